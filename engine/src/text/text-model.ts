@@ -1,0 +1,111 @@
+/**
+ * Everything about a model that concerns text: tokens, chat template, limits. Loads no weights and
+ * no ONNX Runtime, so that a gateway can use it.
+ */
+import { join } from 'node:path'
+import { Tokenizer } from '@huggingface/tokenizers'
+import { InvalidInputError, messageOf, UnsupportedError } from '@kvasir/runtime/errors'
+import {
+  type ResolvedModel,
+  readJson,
+  readJsonIfPresent,
+  readTextIfPresent,
+  resolveModel,
+} from '../model-files.js'
+import { type ChatMessage, createChatTemplate, templateSource } from './chat-template.js'
+import { createDummyText } from './dummy-text.js'
+import { createStreamDecoder, type StreamDecoder } from './stream-decoder.js'
+import { createTokenTable } from './token-bytes.js'
+
+export interface TextModel {
+  readonly name: string
+  /** SHA-256 of config.json and weights, hexadecimal: equal to the one a device that loaded the model tells. */
+  readonly digest: string
+  readonly contextTokensMax: number
+  readonly vocabularySize: number
+  /** Tokens that end a text. */
+  readonly stopTokens: readonly number[]
+  readonly hasChatTemplate: boolean
+  /** With the tokens that begin a text unless `addSpecialTokens` is false. */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): number[]
+  /** Throws UnsupportedError without a chat template, InvalidInputError when it refuses the messages. */
+  renderChat(messages: readonly ChatMessage[]): string
+  /** The rendered messages as tokens, ready for an answer. Throws as `renderChat` does. */
+  encodeChat(messages: readonly ChatMessage[]): number[]
+  /** A single token's bytes; of a special token its name. */
+  tokenBytes(id: number): Uint8Array
+  /** A single token as text; bytes that are no whole character become U+FFFD. */
+  tokenText(id: number): string
+  /** Reads an answer token by token; special tokens add nothing. */
+  decoder(): StreamDecoder
+}
+
+/** `model`: as for `resolveModel`. */
+export async function loadTextModel(model: string): Promise<TextModel> {
+  const resolved = await resolveModel(model)
+  const digest = await resolved.digest()
+  if (resolved.folder === undefined) return createDummyText(resolved, digest)
+  return loadFolder(resolved, resolved.folder, digest)
+}
+
+async function loadFolder(model: ResolvedModel, folder: string, digest: string): Promise<TextModel> {
+  const tokenizerJson = await readJson(join(folder, 'tokenizer.json'))
+  const settings = (await readJsonIfPresent(join(folder, 'tokenizer_config.json'))) ?? {}
+  const table = createTokenTable(tokenizerJson, model.name)
+  let tokenizer: Tokenizer
+  try {
+    tokenizer = new Tokenizer(tokenizerJson, settings)
+  } catch (error) {
+    throw new InvalidInputError(
+      `tokenizer.json of the model ${model.name} cannot be used (${messageOf(error)}); fetch the model again.`,
+    )
+  }
+
+  const names = specialTokenNames(settings)
+  const source =
+    (await readTextIfPresent(join(folder, 'chat_template.jinja'))) ?? templateSource(settings.chat_template)
+  const template = source === undefined ? undefined : createChatTemplate(source, names, model.name)
+  const begin = settings.add_bos_token === true ? tokenizer.token_to_id(names.bos_token ?? '') : undefined
+
+  /** Some tokenizers say only in tokenizer_config.json that a text begins with a token. */
+  const withBegin = (tokens: number[]) =>
+    begin === undefined || tokens[0] === begin ? tokens : [begin, ...tokens]
+  const encode: TextModel['encode'] = (text, options) => {
+    const special = options?.addSpecialTokens !== false
+    const tokens = tokenizer.encode(text, { add_special_tokens: special }).ids
+    return special ? withBegin(tokens) : tokens
+  }
+  const renderChat = (messages: readonly ChatMessage[]) => {
+    if (template === undefined) {
+      throw new UnsupportedError(`The model ${model.name} has no chat template; use /v1/completions with it.`)
+    }
+    return template.render(messages)
+  }
+  const none = new Uint8Array(0)
+  return {
+    name: model.name,
+    digest,
+    contextTokensMax: model.config.contextTokensMax,
+    vocabularySize: model.config.vocabularySize,
+    stopTokens: model.stopTokens,
+    hasChatTemplate: template !== undefined,
+    encode,
+    renderChat,
+    // The template itself writes the special tokens; only a begin token it left out is added.
+    encodeChat: (messages) => withBegin(encode(renderChat(messages), { addSpecialTokens: false })),
+    tokenBytes: (id) => table.bytes(id),
+    tokenText: (id) => new TextDecoder('utf-8', { ignoreBOM: true }).decode(table.bytes(id)),
+    decoder: () => createStreamDecoder((id) => (table.isSpecial(id) ? none : table.bytes(id))),
+  }
+}
+
+/** `bos_token`, `eos_token`, … of tokenizer_config.json, each a text or an object with `content`. */
+function specialTokenNames(settings: Record<string, unknown>): Record<string, string> {
+  const names: Record<string, string> = {}
+  for (const key of ['bos_token', 'eos_token', 'unk_token', 'pad_token']) {
+    const value = settings[key]
+    const text = typeof value === 'object' && value !== null && 'content' in value ? value.content : value
+    if (typeof text === 'string') names[key] = text
+  }
+  return names
+}
