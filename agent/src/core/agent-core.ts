@@ -48,7 +48,8 @@ export class AgentCore {
 
   step(event: CoreEvent, nowMs: number): CoreAction[] {
     for (const counter of this.state.leases.expired(nowMs)) this.state.endLease(counter, 'cancelled')
-    this.handle(event, nowMs)
+    const refusal = this.handle(event, nowMs)
+    if (refusal !== undefined) this.state.emit({ type: 'refused', reason: refusal })
     this.startNextStep(nowMs)
     this.reportDrained()
     return this.state.takeActions()
@@ -75,7 +76,8 @@ export class AgentCore {
     return this.state.memory.blocks(counter)
   }
 
-  private handle(event: CoreEvent, nowMs: number): void {
+  /** Why the event is refused, if it is. */
+  private handle(event: CoreEvent, nowMs: number): Refusal | undefined {
     switch (event.type) {
       case 'reserve':
         return this.reserve(event, nowMs)
@@ -87,74 +89,88 @@ export class AgentCore {
         return this.prefill(event)
       case 'decode':
         return this.decode(event)
-      case 'received':
-        return this.received(event)
-      case 'sent':
-      case 'end': {
-        const sequence = this.state.sequences.get(event.sequence)
-        if (sequence !== undefined)
-          this.state.endSequence(sequence, event.type === 'sent' ? 'sent' : event.cause)
-        return
-      }
-      case 'pin':
-        return this.state.memory.pin(event.counter)
-      case 'unpin':
-        return this.state.memory.unpin(event.counter)
-      case 'step-finished':
-        return this.stepFinished(event)
-      case 'step-failed':
-        for (const { sequence: id } of this.state.finishStep()) {
-          const sequence = this.state.sequences.get(id)
-          if (sequence !== undefined) this.state.endSequence(sequence, 'failed')
-        }
-        return
-      case 'tick':
-        return
-      case 'drain':
-        this.draining = true
-        for (const sequence of [...this.state.sequences.values()]) {
-          if (sequence.phase === 'waiting') this.state.endSequence(sequence, 'draining')
-        }
-        return
-      case 'end-all':
-        for (const sequence of [...this.state.sequences.values()])
-          this.state.endSequence(sequence, 'draining')
-        for (const counter of [...this.state.facts.keys()]) this.state.endLease(counter, 'draining')
-        return
+      default:
+        this.proceed(event)
+        return undefined
     }
   }
 
-  private reserve({ requestId, epoch, tokens }: Event<'reserve'>, nowMs: number): void {
+  /** What cannot be refused: the progress of work that was taken in. */
+  private proceed(
+    event: Exclude<CoreEvent, Event<'reserve' | 'extend' | 'release' | 'prefill' | 'decode'>>,
+  ): void {
+    const { state } = this
+    switch (event.type) {
+      case 'received':
+        this.received(event)
+        break
+      case 'sent':
+      case 'end': {
+        const sequence = state.sequences.get(event.sequence)
+        if (sequence !== undefined) state.endSequence(sequence, event.type === 'sent' ? 'sent' : event.cause)
+        break
+      }
+      case 'pin':
+        state.memory.pin(event.counter)
+        break
+      case 'unpin':
+        state.memory.unpin(event.counter)
+        break
+      case 'step-finished':
+        this.stepFinished(event)
+        break
+      case 'step-failed':
+        for (const { sequence: id } of state.finishStep()) {
+          const sequence = state.sequences.get(id)
+          if (sequence !== undefined) state.endSequence(sequence, 'failed')
+        }
+        break
+      case 'drain':
+        this.draining = true
+        for (const sequence of this.waiting()) state.endSequence(sequence, 'draining')
+        break
+      case 'end-all':
+        for (const sequence of [...state.sequences.values()]) state.endSequence(sequence, 'draining')
+        for (const counter of [...state.facts.keys()]) state.endLease(counter, 'draining')
+        break
+      case 'tick':
+        break
+    }
+  }
+
+  private reserve({ requestId, epoch, tokens }: Event<'reserve'>, nowMs: number): Refusal | undefined {
     const refusal = this.refusePlacement('decode', requestId, epoch, tokens)
-    if (refusal !== undefined) return this.refuse(refusal)
-    if (this.state.decodeSlotsUsed >= this.options.decodeSlots) return this.refuse('slots')
+    if (refusal !== undefined) return refusal
+    if (this.state.decodeSlotsUsed >= this.options.decodeSlots) return 'slots'
     const owner = { role: 'decode', requestId, epoch, sequence: undefined } as const
     const counter = this.state.lease(owner, tokens, nowMs)
-    if (counter === undefined) return this.refuse('memory')
+    if (counter === undefined) return 'memory'
     this.grant(counter)
+    return undefined
   }
 
-  private extend({ lease, tokens }: Event<'extend'>, nowMs: number): void {
+  private extend({ lease, tokens }: Event<'extend'>, nowMs: number): Refusal | undefined {
     const refusal = this.refuseLease(lease)
-    if (refusal !== undefined) return this.refuse(refusal)
-    if (!this.state.memory.couldEverFit(tokens)) return this.refuse('too-large')
-    if (!this.state.memory.extend(lease.counter, tokens)) return this.refuse('memory')
+    if (refusal !== undefined) return refusal
+    if (!this.state.memory.couldEverFit(tokens)) return 'too-large'
+    if (!this.state.memory.extend(lease.counter, tokens)) return 'memory'
     this.state.leases.renew(lease.counter, nowMs)
     this.grant(lease.counter)
+    return undefined
   }
 
-  private release({ lease }: Event<'release'>): void {
+  private release({ lease }: Event<'release'>): Refusal | undefined {
     const refusal = this.refuseLease(lease)
-    if (refusal === 'lease-ended') return this.state.emit({ type: 'released', wasAlive: false })
-    if (refusal !== undefined) return this.refuse(refusal)
-    this.state.endLease(lease.counter, 'released')
-    this.state.emit({ type: 'released', wasAlive: true })
+    if (refusal !== undefined && refusal !== 'lease-ended') return refusal
+    if (refusal === undefined) this.state.endLease(lease.counter, 'released')
+    this.state.emit({ type: 'released', wasAlive: refusal === undefined })
+    return undefined
   }
 
-  private prefill({ sequence, requestId, epoch, promptTokens }: Event<'prefill'>): void {
+  private prefill({ sequence, requestId, epoch, promptTokens }: Event<'prefill'>): Refusal | undefined {
     const refusal = this.refusePlacement('prefill', requestId, epoch, promptTokens)
-    if (refusal !== undefined) return this.refuse(refusal)
-    if (this.waiting().length >= this.options.waitingMax) return this.refuse('queue-full')
+    if (refusal !== undefined) return refusal
+    if (this.waiting().length >= this.options.waitingMax) return 'queue-full'
     this.state.sequences.set(sequence, {
       id: sequence,
       role: 'prefill',
@@ -169,19 +185,20 @@ export class AgentCore {
       computedTokens: 0,
       sampledTokens: 0,
     })
+    return undefined
   }
 
-  private decode(event: Event<'decode'>): void {
+  private decode(event: Event<'decode'>): Refusal | undefined {
     const { sequence, lease, requestId, epoch, promptTokens, firstIndex, tokensMax, kv } = event
     const refusal = this.refuseLease(lease)
-    if (refusal !== undefined) return this.refuse(refusal)
+    if (refusal !== undefined) return refusal
     const facts = this.state.facts.get(lease.counter)
     if (facts?.role !== 'decode' || facts.requestId !== requestId || facts.epoch !== epoch) {
-      return this.refuse('lease-mismatch')
+      return 'lease-mismatch'
     }
-    if (facts.sequence !== undefined) return this.refuse('duplicate')
-    if (!this.state.memory.couldEverFit(promptTokens)) return this.refuse('too-large')
-    if (!this.state.memory.extend(lease.counter, promptTokens)) return this.refuse('memory')
+    if (facts.sequence !== undefined) return 'duplicate'
+    if (!this.state.memory.couldEverFit(promptTokens)) return 'too-large'
+    if (!this.state.memory.extend(lease.counter, promptTokens)) return 'memory'
     facts.sequence = sequence
     this.state.leases.use(lease.counter)
     this.state.sequences.set(sequence, {
@@ -199,6 +216,7 @@ export class AgentCore {
       sampledTokens: 0,
     })
     this.state.emit({ type: 'attached', sequence, blocks: [...this.state.memory.blocks(lease.counter)] })
+    return undefined
   }
 
   private received({ sequence: id, stopped }: Event<'received'>): void {
@@ -317,10 +335,6 @@ export class AgentCore {
   private grant(counter: bigint): void {
     const tokens = this.state.memory.blocks(counter).length * BLOCK_TOKENS
     this.state.emit({ type: 'granted', counter, tokens })
-  }
-
-  private refuse(reason: Refusal): void {
-    this.state.emit({ type: 'refused', reason })
   }
 
   private reportDrained(): void {

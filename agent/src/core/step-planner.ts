@@ -42,15 +42,13 @@ export function planRows(
   decodes: readonly { readonly sequence: number; readonly position: number }[],
   limits: StepLimits,
 ): PlannedRows[] {
-  const rows: PlannedRows[] = decodes
-    .slice(0, limits.rowsMax)
-    .map(({ sequence, position }) => ({
-      sequence,
-      role: 'decode',
-      start: position,
-      count: 1,
-      wantLogits: true,
-    }))
+  const rows: PlannedRows[] = decodes.slice(0, limits.rowsMax).map(({ sequence, position }) => ({
+    sequence,
+    role: 'decode',
+    start: position,
+    count: 1,
+    wantLogits: true,
+  }))
   const chunk = rows.length > 0 ? limits.sharedChunkTokens : limits.chunkTokens
   let budget = Math.min(chunk, limits.rowsMax - rows.length)
   for (const { sequence, computedTokens, promptTokens } of prefills) {

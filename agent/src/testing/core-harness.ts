@@ -146,7 +146,8 @@ export class CoreHarness {
         return
       }
       case 'finish-step':
-        return this.finishStep(operation.stops, operation.fails)
+        this.finishStep(operation.stops, operation.fails)
+        return
       case 'wait':
         this.nowMs += operation.elapsedMs
         this.apply({ type: 'tick' })
@@ -232,7 +233,8 @@ export class CoreHarness {
         this.cancelled = true
         return
       case 'run-step':
-        return this.observeStep(action.parts)
+        this.observeStep(action.parts)
+        return
       case 'drained':
         if (this.drained) fail('Drained twice')
         this.drained = true
