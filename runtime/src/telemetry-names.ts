@@ -1,0 +1,92 @@
+/**
+ * Every span name and attribute that Kvasir's traces use.
+ *
+ * Rule T1: a span of an agent is a direct child of the coordinator's call span, never of
+ * another agent's span, so an agent that is killed leaves no orphan.
+ * Rule T2: times inside a span are microseconds since its start, on the clock of the
+ * process that made it; no duration is computed across two clocks.
+ */
+
+export const SPAN = {
+  /** Coordinator, the root: from the HTTP request to the last token. */
+  request: 'request',
+  /** Coordinator: validate, render the chat template, tokenize, hash. */
+  prepare: 'prepare',
+  /** Coordinator: one decision. */
+  place: 'place',
+  /** Coordinator, a call: memory and a slot on the decode device. */
+  reserve: 'reserve',
+  /** Coordinator, a call: prefill; parent of `prefill.run` and `kv.send`. */
+  prefill: 'prefill',
+  /** Coordinator, a call: decode; parent of `kv.receive` and `decode.run`. */
+  decode: 'decode',
+  /** Agent: the prefill on the device. */
+  prefillRun: 'prefill.run',
+  /** Agent: the KV transfer as its sender sees it. */
+  kvSend: 'kv.send',
+  /** Agent: the KV transfer as its receiver sees it. */
+  kvReceive: 'kv.receive',
+  /** Agent: the sequence's decode steps. */
+  decodeRun: 'decode.run',
+} as const
+
+export type SpanName = (typeof SPAN)[keyof typeof SPAN]
+
+export const ATTRIBUTE = {
+  requestId: 'kvasir.request_id',
+  /** Counts the placements of a request from 1. */
+  epoch: 'kvasir.epoch',
+  deviceId: 'kvasir.device_id',
+  transferId: 'kvasir.transfer_id',
+  tokens: 'kvasir.tokens',
+  numericsChanged: 'kvasir.numerics_changed',
+  nearTies: 'kvasir.near_ties',
+  /** Code of the error that ended the span. */
+  errorCode: 'kvasir.error_code',
+
+  kvBytes: 'kvasir.kv.bytes',
+  kvChunks: 'kvasir.kv.chunks',
+  kvBytesPerSecond: 'kvasir.kv.bytes_per_second',
+  /** 1 − exposed ÷ busy: the share of the transfer hidden behind prefill. */
+  kvOverlap: 'kvasir.kv.overlap',
+  /** Sum of the chunks' transfer times. */
+  kvBusyUs: 'kvasir.kv.busy_us',
+  /** From the end of prefill to the last acknowledgement. */
+  kvExposedUs: 'kvasir.kv.exposed_us',
+  /** When each chunk was handed to the transport (array). */
+  kvChunkSentUs: 'kvasir.kv.chunk_sent_us',
+  /** When each chunk was acknowledged (array). */
+  kvChunkAckedUs: 'kvasir.kv.chunk_acked_us',
+
+  /** When each layer was done (array). */
+  prefillLayerUs: 'kvasir.prefill.layer_us',
+  /** When each token was sampled (array of at most TOKEN_TIMES_MAX). */
+  decodeTokenUs: 'kvasir.decode.token_us',
+  /** Most sequences that shared a step with this one. */
+  decodeBatchMax: 'kvasir.decode.batch_max',
+
+  placementReason: 'kvasir.placement.reason',
+  prefillDevice: 'kvasir.placement.prefill_device',
+  decodeDevice: 'kvasir.placement.decode_device',
+} as const
+
+/** Attributes of OpenTelemetry's GenAI conventions, which are still in development. */
+export const GEN_AI = {
+  operationName: 'gen_ai.operation.name',
+  providerName: 'gen_ai.provider.name',
+  requestModel: 'gen_ai.request.model',
+  requestMaxTokens: 'gen_ai.request.max_tokens',
+  requestTemperature: 'gen_ai.request.temperature',
+  requestTopP: 'gen_ai.request.top_p',
+  requestSeed: 'gen_ai.request.seed',
+  requestStream: 'gen_ai.request.stream',
+  responseId: 'gen_ai.response.id',
+  responseModel: 'gen_ai.response.model',
+  responseFinishReasons: 'gen_ai.response.finish_reasons',
+  usageInputTokens: 'gen_ai.usage.input_tokens',
+  usageOutputTokens: 'gen_ai.usage.output_tokens',
+  usageCacheReadInputTokens: 'gen_ai.usage.cache_read.input_tokens',
+} as const
+
+/** Most entries of a `decode.token_us` array. */
+export const TOKEN_TIMES_MAX = 4_096
