@@ -101,7 +101,7 @@ type BidiMethod<Request, Response> = (
 
 // `never` and `unknown` here only match shapes; the helpers infer the real types.
 type MethodsLike<C, Shape> = { [K in keyof C]: C[K] extends Shape ? K : never }[keyof C] & string
-type UnaryName<C> = MethodsLike<C, UnaryMethod<never, never>>
+type UnaryName<C> = MethodsLike<C, UnaryMethod<never, unknown>>
 type ServerStreamName<C> = MethodsLike<C, ServerStreamMethod<never, unknown>>
 type BidiName<C> = MethodsLike<C, BidiMethod<never, unknown>>
 
