@@ -1,0 +1,305 @@
+/**
+ * What the coordinator believes of every device: who is alive, how full it is, and
+ * what this coordinator itself has asked of it since the last report.
+ *
+ * A view, not the truth: using it wrongly costs time, never correctness, since the
+ * owning device has the last word (I6).
+ *
+ * V1. A device is `ready` only while it was heard: by load reports at most
+ *     REPORT_SILENCE_MAX_MS ago, or, where reports stopped (our bus or its own is
+ *     down), by health checks at most CHECK_SILENCE_MAX_MS ago. An advertisement is
+ *     not a sign of life: the bucket keeps those of the dead.
+ * V2. Messages of an incarnation that another one superseded are ignored for ever;
+ *     messages of one that was not advertised yet, until it is.
+ * V3. What is committed for an epoch is uncommitted exactly once.
+ */
+import type { DeviceFacts, DeviceRef, LoadFacts } from './facts.js'
+
+/** Reports come every 500 ms; a crashed device is passed over within this time (I5). */
+export const REPORT_SILENCE_MAX_MS = 1_100
+/** Checks go out every second, and an answer may take CHECK_TIMEOUT_MS. */
+export const CHECK_SILENCE_MAX_MS = 1_700
+export const CHECK_INTERVAL_MS = 1_000
+export const CHECK_TIMEOUT_MS = 500
+/** Failed checks in a row after which running work is given up; gRPC's keepalive is usually faster. */
+const FAILED_CHECKS_LOST = 2
+/** A device silent for so long is no longer checked nor shown. */
+const FORGET_AFTER_MS = 60_000
+/** A device that refused is left alone for so long, or until its next report. */
+const REFUSED_PAUSE_MS = 250
+/** Superseded incarnations remembered for each device. */
+const SUPERSEDED_MAX = 8
+
+export type DeviceState = 'ready' | 'draining' | 'lost'
+
+/** What an epoch takes of a device. */
+export interface Commitment {
+  readonly slots: number
+  readonly kvBytes: number
+  readonly prefillTokens: number
+}
+
+export interface DeviceView {
+  readonly facts: DeviceFacts
+  readonly ref: DeviceRef
+  readonly load: LoadFacts | undefined
+  readonly heardAtMs: number
+  /** What this coordinator's epochs take of it now. */
+  readonly own: Commitment
+}
+
+interface DeviceEntry extends DeviceView {
+  facts: DeviceFacts
+  ref: DeviceRef
+  load: LoadFacts | undefined
+  heardAtMs: number
+  advertisedAtMs: number
+  heardBy: 'reports' | 'checks'
+  withdrawn: boolean
+  /** A call or a check failed since it was last heard. */
+  suspect: boolean
+  failedChecks: number
+  /** Running work on it was given up. */
+  givenUp: boolean
+  checkedAtMs: number
+  refusedUntilMs: number
+  superseded: string[]
+  own: Commitment
+  /** Peak of `own` since the last report. */
+  ownPeak: Commitment
+  /** Use by others, as of the last report. */
+  others: Commitment
+}
+
+/** What a pass of time brought about. */
+export interface Ageing {
+  readonly checks: readonly DeviceRef[]
+  /** Running work on these is to be given up. */
+  readonly lost: readonly DeviceRef[]
+  readonly forgotten: readonly DeviceRef[]
+}
+
+const NOTHING: Commitment = { slots: 0, kvBytes: 0, prefillTokens: 0 }
+
+export class ClusterView {
+  readonly #devices = new Map<string, DeviceEntry>()
+  #busConnected = true
+
+  get busConnected(): boolean {
+    return this.#busConnected
+  }
+
+  devices(): Iterable<DeviceView> {
+    return this.#devices.values()
+  }
+
+  device(deviceId: string): DeviceView | undefined {
+    return this.#devices.get(deviceId)
+  }
+
+  state(deviceId: string, nowMs: number): DeviceState {
+    const entry = this.#devices.get(deviceId)
+    if (!entry || entry.suspect || !isHeard(entry, nowMs)) return 'lost'
+    return entry.withdrawn || entry.load?.draining === true ? 'draining' : 'ready'
+  }
+
+  isRefusing(deviceId: string, nowMs: number): boolean {
+    const entry = this.#devices.get(deviceId)
+    return entry !== undefined && entry.refusedUntilMs > nowMs
+  }
+
+  /** Decode slots in use, by anyone. */
+  slotsUsed(deviceId: string): number {
+    const entry = this.#devices.get(deviceId)
+    return entry ? entry.others.slots + entry.own.slots : 0
+  }
+
+  /** Prompt tokens ahead of a new prefill. */
+  prefillTokensAhead(deviceId: string): number {
+    const entry = this.#devices.get(deviceId)
+    return entry ? entry.others.prefillTokens + entry.own.prefillTokens : 0
+  }
+
+  /** Room for one more sequence: the freest tier's, since a sequence is kept in one. */
+  kvBytesFree(deviceId: string): number {
+    const entry = this.#devices.get(deviceId)
+    if (!entry) return 0
+    const capacities = entry.load?.tiers ?? entry.facts.tiers
+    const capacity = Math.max(0, ...capacities.map((tier) => tier.capacityBytes))
+    return capacity - entry.others.kvBytes - entry.own.kvBytes
+  }
+
+  /** Returns the life that this advertisement ends, if any. */
+  advertise(facts: DeviceFacts, nowMs: number): DeviceRef | undefined {
+    const old = this.#devices.get(facts.deviceId)
+    if (old?.superseded.includes(facts.incarnation)) return undefined
+    if (old && old.facts.incarnation === facts.incarnation) {
+      old.facts = facts
+      old.withdrawn = false
+      old.advertisedAtMs = nowMs
+      return undefined
+    }
+    const superseded = old ? [...old.superseded, old.facts.incarnation].slice(-SUPERSEDED_MAX) : []
+    this.#devices.set(facts.deviceId, {
+      facts,
+      ref: { deviceId: facts.deviceId, incarnation: facts.incarnation },
+      load: undefined,
+      heardAtMs: Number.NEGATIVE_INFINITY,
+      advertisedAtMs: nowMs,
+      heardBy: 'reports',
+      withdrawn: false,
+      suspect: false,
+      failedChecks: 0,
+      givenUp: false,
+      checkedAtMs: Number.NEGATIVE_INFINITY,
+      refusedUntilMs: 0,
+      superseded,
+      own: NOTHING,
+      ownPeak: NOTHING,
+      others: NOTHING,
+    })
+    return old?.ref
+  }
+
+  /** The device took its advertisement back: it gets nothing new and finishes what it has. */
+  withdraw(deviceId: string): void {
+    const entry = this.#devices.get(deviceId)
+    if (entry) entry.withdrawn = true
+  }
+
+  report(load: LoadFacts, nowMs: number): void {
+    const entry = this.#current(load)
+    if (!entry || (entry.load && load.sequence <= entry.load.sequence)) return
+    entry.load = load
+    entry.heardBy = 'reports'
+    entry.refusedUntilMs = 0
+    heard(entry, nowMs)
+    // The report may be older than what was asked of the device since: our own part of it is taken
+    // at its peak, since a device thought too free refuses, but one thought too full is idle.
+    const used = {
+      slots: load.decodeSlotsUsed,
+      kvBytes: leasedBytes(load),
+      prefillTokens: load.prefillTokensWaiting,
+    }
+    entry.others = combine(used, entry.ownPeak, (all, own) => Math.max(0, all - own))
+    entry.ownPeak = entry.own
+  }
+
+  /** The answer to a health check. Counts once the device's reports have begun. */
+  checked(device: DeviceRef, ok: boolean, nowMs: number): void {
+    const entry = this.#current(device)
+    if (!entry || entry.heardBy === 'reports') {
+      // Asked because a call failed: a yes ends the suspicion, a no changes nothing before reports stop.
+      if (entry?.suspect && ok) heard(entry, entry.heardAtMs)
+      return
+    }
+    if (ok) {
+      heard(entry, nowMs)
+    } else {
+      entry.suspect = true
+      entry.failedChecks += 1
+    }
+  }
+
+  /** A call to the device found nobody. */
+  suspect(device: DeviceRef): void {
+    const entry = this.#current(device)
+    if (!entry) return
+    entry.suspect = true
+    entry.checkedAtMs = Number.NEGATIVE_INFINITY
+  }
+
+  refused(deviceId: string, nowMs: number): void {
+    const entry = this.#devices.get(deviceId)
+    if (entry) entry.refusedUntilMs = nowMs + REFUSED_PAUSE_MS
+  }
+
+  /** While our connection is down no report arrives, so every device is asked directly. */
+  setBusConnected(connected: boolean): void {
+    this.#busConnected = connected
+    if (connected) return
+    for (const entry of this.#devices.values()) {
+      // A report that was just missed must not count as silence: the first check decides.
+      if (entry.load) entry.heardBy = 'checks'
+    }
+  }
+
+  /** Lets time pass. Call at least every 100 ms. */
+  age(nowMs: number): Ageing {
+    const checks: DeviceRef[] = []
+    const lost: DeviceRef[] = []
+    const forgotten: DeviceRef[] = []
+    for (const entry of this.#devices.values()) {
+      const silentMs = nowMs - Math.max(entry.heardAtMs, entry.advertisedAtMs)
+      const isIdle = entry.own.slots === 0 && entry.own.prefillTokens === 0
+      if (silentMs > FORGET_AFTER_MS || (entry.withdrawn && isIdle && !isHeard(entry, nowMs))) {
+        this.#devices.delete(entry.facts.deviceId)
+        forgotten.push(entry.ref)
+        lost.push(entry.ref)
+        continue
+      }
+      if (entry.load && !isHeard(entry, nowMs) && entry.heardBy === 'reports') {
+        entry.heardBy = 'checks'
+        entry.suspect = true
+      }
+      const isAsked = entry.load !== undefined && (entry.heardBy === 'checks' || entry.suspect)
+      if (isAsked && nowMs - entry.checkedAtMs >= CHECK_INTERVAL_MS) {
+        entry.checkedAtMs = nowMs
+        checks.push(entry.ref)
+      }
+      if (entry.failedChecks >= FAILED_CHECKS_LOST && !entry.givenUp) {
+        entry.givenUp = true
+        lost.push(entry.ref)
+      }
+    }
+    return { checks, lost, forgotten }
+  }
+
+  commit(device: DeviceRef, commitment: Commitment): void {
+    this.#take(device, commitment, 1)
+  }
+
+  uncommit(device: DeviceRef, commitment: Commitment): void {
+    this.#take(device, commitment, -1)
+  }
+
+  #take(device: DeviceRef, commitment: Commitment, sign: 1 | -1): void {
+    // A later life starts empty, so nothing of an earlier one is given back to it.
+    const entry = this.#current(device)
+    if (!entry) return
+    entry.own = combine(entry.own, commitment, (own, change) => own + sign * change)
+    entry.ownPeak = combine(entry.ownPeak, entry.own, Math.max)
+  }
+
+  #current(device: DeviceRef): DeviceEntry | undefined {
+    const entry = this.#devices.get(device.deviceId)
+    return entry?.facts.incarnation === device.incarnation ? entry : undefined
+  }
+}
+
+function heard(entry: DeviceEntry, nowMs: number): void {
+  entry.heardAtMs = nowMs
+  entry.suspect = false
+  entry.failedChecks = 0
+  entry.givenUp = false
+}
+
+function isHeard(entry: DeviceEntry, nowMs: number): boolean {
+  const silenceMaxMs = entry.heardBy === 'reports' ? REPORT_SILENCE_MAX_MS : CHECK_SILENCE_MAX_MS
+  return nowMs - entry.heardAtMs <= silenceMaxMs
+}
+
+/** Of the freest tier, so that it pairs with the capacity that `kvBytesFree` takes. */
+function leasedBytes(load: LoadFacts): number {
+  const capacity = Math.max(0, ...load.tiers.map((tier) => tier.capacityBytes))
+  const free = Math.max(0, ...load.tiers.map((tier) => tier.capacityBytes - tier.leasedBytes))
+  return capacity - free
+}
+
+function combine(a: Commitment, b: Commitment, join: (a: number, b: number) => number): Commitment {
+  return {
+    slots: join(a.slots, b.slots),
+    kvBytes: join(a.kvBytes, b.kvBytes),
+    prefillTokens: join(a.prefillTokens, b.prefillTokens),
+  }
+}

@@ -1,0 +1,26 @@
+/**
+ * What a finished request tells the cost model. Times are measured on the device's
+ * own clock; parts that did not happen are absent.
+ */
+import type { ProfileName } from './facts.js'
+
+export interface CompletionRecord {
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  readonly prefill?: { readonly deviceId: string; readonly tokens: number; readonly computeMs: number }
+  readonly decode?: {
+    readonly deviceId: string
+    readonly steps: number
+    readonly stepsMs: number
+    /** Sequences that shared a step, at most. */
+    readonly batch: number
+    /** Tokens in the sequence half-way through. */
+    readonly contextTokens: number
+  }
+  readonly transfer?: {
+    readonly fromDeviceId: string
+    readonly toDeviceId: string
+    readonly bytes: number
+    readonly busyMs: number
+  }
+}

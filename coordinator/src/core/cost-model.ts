@@ -1,0 +1,158 @@
+/**
+ * Predicts how long a stage takes on a device: a roofline with links,
+ * `t = max(operations / (peak · efficiency), bytes / (bandwidth · efficiency)) + link`.
+ *
+ * An efficiency belongs to (device, model, role). It moves towards what finished
+ * requests measured (exponentially weighted, bounded), never towards spans. Before a
+ * device's first record it is what the other devices reached with that model, so that
+ * a device nobody has tried is neither feared nor favoured. Rates of links are
+ * learned the same way from transfers.
+ *
+ * C1. A prediction is finite and above zero whatever a device advertises.
+ * C2. An efficiency stays within [EFFICIENCY_MIN, EFFICIENCY_MAX].
+ */
+import type { CompletionRecord } from './completion-record.js'
+import type { DeviceFacts, ModelFacts, PrecisionName, Role } from './facts.js'
+
+const EFFICIENCY_MIN = 1e-4
+/** Above 1, since a CPU's advertised peak may be cautious. */
+const EFFICIENCY_MAX = 4
+/** Published utilisations of GPUs and FPGAs lie between 0.3 and 0.6 of the peak that binds. */
+const EFFICIENCY_GUESS = 0.4
+/** Weight of the newest record: a tenth of an old value is left after about ten records. */
+const RECORD_WEIGHT = 0.2
+/** Stands for all devices together; no device id has this form. */
+const ANY_DEVICE = '*'
+/** Where a device advertises no rate. */
+const UNKNOWN_OPS_PER_SECOND = 50e9
+const UNKNOWN_BYTES_PER_SECOND = 10e9
+/** Where neither end advertises a link and no transfer was seen. */
+const UNKNOWN_LINK_BYTES_PER_SECOND = 1e9
+
+export class CostModel {
+  readonly #efficiencies = new Map<string, number>()
+  readonly #linkBytesPerSecond = new Map<string, number>()
+
+  /** Time to run a prompt of `tokens`, first step to last, milliseconds. */
+  prefillMs(device: DeviceFacts, model: ModelFacts, tokens: number): number {
+    return prefillIdealMs(device, model, tokens) / this.#efficiency(device, model, 'prefill')
+  }
+
+  /** Time of one decode step shared by `batch` sequences of `contextTokens` each, milliseconds. */
+  stepMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
+    return stepIdealMs(device, model, batch, contextTokens) / this.#efficiency(device, model, 'decode')
+  }
+
+  /** The same by the device's advertised rates alone. */
+  stepIdealMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
+    return stepIdealMs(device, model, batch, contextTokens)
+  }
+
+  /** Time to move `bytes` from one device to another with the link to themselves, milliseconds. */
+  transferMs(from: DeviceFacts, to: DeviceFacts, bytes: number): number {
+    if (from.deviceId === to.deviceId) return 0
+    const learned = this.#linkBytesPerSecond.get(pairKey(from.deviceId, to.deviceId))
+    const advertised = [from.link.bytesPerSecond, to.link.bytesPerSecond].filter((rate) => rate >= 1)
+    const nominal = advertised.length > 0 ? Math.min(...advertised) : UNKNOWN_LINK_BYTES_PER_SECOND
+    return (bytes / (learned ?? nominal)) * 1000 + from.link.latencyMs + to.link.latencyMs
+  }
+
+  /** Learns from a finished request. `facts` finds a device that is still known. */
+  observe(record: CompletionRecord, facts: (deviceId: string) => DeviceFacts | undefined): void {
+    const on = (deviceId: string): [DeviceFacts, ModelFacts] | undefined => {
+      const device = facts(deviceId)
+      const model = device?.models.find(
+        (loaded) => loaded.digest === record.modelDigest && loaded.profile === record.profile,
+      )
+      return device && model ? [device, model] : undefined
+    }
+    const { prefill, decode, transfer } = record
+    const prefilledOn = prefill && on(prefill.deviceId)
+    if (prefill && prefilledOn) {
+      const idealMs = prefillIdealMs(...prefilledOn, prefill.tokens)
+      this.#learn(...prefilledOn, 'prefill', idealMs, prefill.computeMs)
+    }
+    const decodedOn = decode && on(decode.deviceId)
+    if (decode && decodedOn && decode.steps > 0) {
+      const idealMs = decode.steps * stepIdealMs(...decodedOn, decode.batch, decode.contextTokens)
+      this.#learn(...decodedOn, 'decode', idealMs, decode.stepsMs)
+    }
+    if (transfer && transfer.bytes > 0 && transfer.busyMs > 0) {
+      const key = pairKey(transfer.fromDeviceId, transfer.toDeviceId)
+      const rate = (transfer.bytes / transfer.busyMs) * 1000
+      this.#linkBytesPerSecond.set(key, blend(this.#linkBytesPerSecond.get(key), rate))
+    }
+  }
+
+  /** Drops what was learned of a device that left. */
+  forget(deviceId: string): void {
+    const ofDevice = (key: string): boolean => key.split(' ').includes(deviceId)
+    for (const key of [...this.#efficiencies.keys()]) if (ofDevice(key)) this.#efficiencies.delete(key)
+    for (const key of [...this.#linkBytesPerSecond.keys()]) {
+      if (ofDevice(key)) this.#linkBytesPerSecond.delete(key)
+    }
+  }
+
+  #efficiency(device: DeviceFacts, model: ModelFacts, role: Role): number {
+    const own = this.#efficiencies.get(efficiencyKey(device.deviceId, model, role))
+    return own ?? this.#efficiencies.get(efficiencyKey(ANY_DEVICE, model, role)) ?? EFFICIENCY_GUESS
+  }
+
+  #learn(device: DeviceFacts, model: ModelFacts, role: Role, idealMs: number, measuredMs: number): void {
+    if (!(measuredMs > 0)) return
+    const seen = Math.min(EFFICIENCY_MAX, Math.max(EFFICIENCY_MIN, idealMs / measuredMs))
+    for (const deviceId of [device.deviceId, ANY_DEVICE]) {
+      const key = efficiencyKey(deviceId, model, role)
+      this.#efficiencies.set(key, blend(this.#efficiencies.get(key), seen))
+    }
+  }
+}
+
+function blend(old: number | undefined, seen: number): number {
+  return old === undefined ? seen : old + RECORD_WEIGHT * (seen - old)
+}
+
+function efficiencyKey(deviceId: string, model: ModelFacts, role: Role): string {
+  return `${deviceId} ${model.digest}/${model.profile}/${role}`
+}
+
+function pairKey(fromDeviceId: string, toDeviceId: string): string {
+  return `${fromDeviceId} ${toDeviceId}`
+}
+
+function prefillIdealMs(device: DeviceFacts, model: ModelFacts, tokens: number): number {
+  // Scores and weighted sums under the causal mask. The key width over all layers is a quarter of
+  // the f32 KV bytes halved; grouped queries are not advertised, so this is a lower bound.
+  const keyWidth = model.kvBytesPerToken / 8
+  const operations = 2 * model.parameters * tokens + 2 * tokens * tokens * keyWidth
+  const bytes = model.weightBytes + tokens * model.kvBytesPerToken
+  return rooflineMs(device, model, operations, bytes)
+}
+
+function stepIdealMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
+  const operations = 2 * model.parameters * batch
+  const bytes = model.weightBytes + batch * contextTokens * model.kvBytesPerToken
+  return rooflineMs(device, model, operations, bytes)
+}
+
+function rooflineMs(device: DeviceFacts, model: ModelFacts, operations: number, bytes: number): number {
+  const bytesPerSecond = Math.max(0, ...device.tiers.map((tier) => tier.bytesPerSecond))
+  const seconds = Math.max(
+    operations / rateOr(peakOpsPerSecond(device, model), UNKNOWN_OPS_PER_SECOND),
+    bytes / rateOr(bytesPerSecond, UNKNOWN_BYTES_PER_SECOND),
+  )
+  // A step of nothing still takes a microsecond, which keeps every ratio finite.
+  return Math.max(seconds * 1000, 1e-3)
+}
+
+/** A rate below one a second is nobody's. */
+function rateOr(rate: number, unknown: number): number {
+  return rate >= 1 ? rate : unknown
+}
+
+/** The exact profile computes in f32; the paper's takes the fastest rate that the device has. */
+function peakOpsPerSecond(device: DeviceFacts, model: ModelFacts): number {
+  const usable = (precision: PrecisionName): boolean => model.profile === 'paper' || precision === 'f32'
+  const rates = device.compute.filter((rate) => usable(rate.precision)).map((rate) => rate.opsPerSecond)
+  return Math.max(0, ...rates)
+}

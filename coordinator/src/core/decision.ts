@@ -1,0 +1,116 @@
+/**
+ * What a placement decided and what it weighed, in compact arrays; text is rendered
+ * only when somebody asks.
+ */
+import type { DeviceRef, Role } from './facts.js'
+
+/** Why a device may be turned away, in the order in which it is checked. */
+export const FILTER_REASONS = [
+  'lost',
+  'draining',
+  'protocol',
+  'model',
+  'capability',
+  'failed-before',
+  'refused',
+  'slots',
+  'memory',
+] as const
+export type FilterReason = (typeof FILTER_REASONS)[number]
+
+/** Devices turned away, by position in FILTER_REASONS; each device counts once. */
+export type FilterCounts = readonly number[]
+
+/** Why this device prefills. */
+export type PrefillRule =
+  /** It lists prefill before decode. */
+  | 'prefers-prefill'
+  /** No device that prefers prefill is left. */
+  | 'only-one-left'
+
+/** Why this device decodes. */
+export type DecodeRule =
+  /** It lists decode before prefill and has a free slot. */
+  | 'free-slot'
+  /** No device that prefers decode has a free slot. */
+  | 'no-free-slot'
+  /** It is predicted to be several times as fast as the best device that prefers decode. */
+  | 'much-faster'
+
+export interface WeighedPair {
+  readonly prefill: DeviceRef
+  readonly decode: DeviceRef
+  readonly ttftMs: number
+  readonly tpotMs: number
+}
+
+export interface Decision {
+  readonly requestId: string
+  readonly epoch: number
+  readonly prefill: DeviceRef
+  readonly decode: DeviceRef
+  readonly ttftMs: number
+  readonly tpotMs: number
+  readonly prefillRule: PrefillRule
+  readonly decodeRule: DecodeRule
+  /** Why the request had to be placed again; null for the first time. */
+  readonly movedBecause: string | null
+  /** The best pairs, at most PAIRS_KEPT, the chosen one first. */
+  readonly weighed: readonly WeighedPair[]
+  readonly filtered: Readonly<Record<Role, FilterCounts>>
+}
+
+export const PAIRS_KEPT = 8
+
+/** The counts that are not zero, by name. */
+export function filterCounts(counts: FilterCounts): Record<string, number> {
+  const named: Record<string, number> = {}
+  FILTER_REASONS.forEach((reason, index) => {
+    const count = counts[index] ?? 0
+    if (count > 0) named[reason] = count
+  })
+  return named
+}
+
+const PREFILL_TEXT: Record<PrefillRule, string> = {
+  'prefers-prefill': 'which is best at it',
+  'only-one-left': 'since no device that prefers prefill is left',
+}
+const DECODE_TEXT: Record<DecodeRule, string> = {
+  'free-slot': 'which has a free decode slot',
+  'no-free-slot': 'since no device that prefers decoding has a free slot',
+  'much-faster': 'which is predicted to be several times as fast as any device that prefers decoding',
+}
+
+/** One clear sentence for a person. */
+export function explain(decision: Decision): string {
+  const prefill = `${decision.prefill.deviceId} prefills, ${PREFILL_TEXT[decision.prefillRule]}`
+  const decode = `${decision.decode.deviceId} decodes, ${DECODE_TEXT[decision.decodeRule]}`
+  const again = decision.movedBecause ? `Placed again because ${decision.movedBecause}: ` : ''
+  return `${again}${prefill}, and ${decode}.`
+}
+
+/** One sentence on why nothing could be placed. */
+export function explainNoPlacement(filtered: Readonly<Record<Role, FilterCounts>>): string {
+  const list = (role: Role): string[] => {
+    const reasons = FILTER_REASONS.flatMap((reason, index) => {
+      const count = filtered[role][index] ?? 0
+      return count > 0 ? [`${count} ${FILTER_TEXT[reason]}`] : []
+    })
+    return reasons.length > 0 ? [`${role}: ${reasons.join(', ')}`] : []
+  }
+  const roles = [...list('prefill'), ...list('decode')]
+  return roles.length > 0 ? `devices turned away for ${roles.join('; for ')}` : 'no device is known'
+}
+
+const FILTER_TEXT: Record<FilterReason, string> = {
+  lost: 'not heard from',
+  draining: 'draining',
+  protocol: 'of another protocol version',
+  model: 'without the model',
+  capability: 'not able to',
+  'failed-before': 'failed this request before',
+  refused: 'just refused',
+  slots: 'without a free slot',
+  memory: 'without enough memory',
+}

@@ -1,0 +1,80 @@
+/**
+ * What the core knows of a device, as plain values: the shell translates protobuf
+ * messages into these, the study writes them itself.
+ *
+ * Byte counts are numbers (below 2^53), an incarnation is an opaque string: it is
+ * only ever compared for equality.
+ */
+
+export type Role = 'prefill' | 'decode'
+export type CapabilityName = 'prefill' | 'decode' | 'kv-tier'
+export type ProfileName = 'exact' | 'paper'
+export type PrecisionName = 'f32' | 'f16' | 'bf16' | 'int8' | 'int4'
+
+export interface ModelFacts {
+  readonly name: string
+  readonly digest: string
+  readonly profile: ProfileName
+  readonly contextTokensMax: number
+  /** KV of one token over all layers. */
+  readonly kvBytesPerToken: number
+  readonly layers: number
+  readonly parameters: number
+  /** Weights read by one decode step. */
+  readonly weightBytes: number
+}
+
+export interface TierFacts {
+  readonly name: string
+  readonly capacityBytes: number
+  readonly bytesPerSecond: number
+}
+
+export interface DeviceFacts {
+  readonly deviceId: string
+  readonly incarnation: string
+  readonly protocolVersion: number
+  readonly protocolVersionMin: number
+  /** In order of preference: what is listed first is what the device is best at. */
+  readonly capabilities: readonly CapabilityName[]
+  readonly models: readonly ModelFacts[]
+  readonly decodeSlots: number
+  /** Nearest first. */
+  readonly tiers: readonly TierFacts[]
+  readonly compute: readonly { readonly precision: PrecisionName; readonly opsPerSecond: number }[]
+  readonly link: { readonly bytesPerSecond: number; readonly latencyMs: number }
+}
+
+export interface LoadFacts {
+  readonly deviceId: string
+  readonly incarnation: string
+  readonly sequence: number
+  readonly decodeSlotsUsed: number
+  readonly prefillTokensWaiting: number
+  readonly tiers: readonly {
+    readonly name: string
+    readonly leasedBytes: number
+    readonly capacityBytes: number
+  }[]
+  readonly leases: number
+  readonly draining: boolean
+}
+
+/** One life of a device. */
+export interface DeviceRef {
+  readonly deviceId: string
+  readonly incarnation: string
+}
+
+/** The model on this device, where it is loaded with this digest and these numerics. */
+export function modelOn(device: DeviceFacts, digest: string, profile: ProfileName): ModelFacts | undefined {
+  return device.models.find((model) => model.digest === digest && model.profile === profile)
+}
+
+/** Which of the two roles the device lists first; undefined where it lists neither. */
+export function preferredRole(device: DeviceFacts): Role | undefined {
+  for (const capability of device.capabilities) {
+    if (capability === 'prefill' || capability === 'decode') return capability
+  }
+  return undefined
+}

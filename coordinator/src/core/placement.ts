@@ -1,0 +1,265 @@
+/**
+ * Filter → Score → Pick: which device prefills a request and which decodes it.
+ *
+ * Filters are absolute, in the order of FILTER_REASONS. The score of a pair is its
+ * predicted time to the last token: wait and prefill, the part of the KV transfer
+ * that prefill does not hide, and the decode steps.
+ *
+ * The house rule (after GLITCHES), by capability order, never by kind:
+ * - a device that lists prefill first prefills; one that lists decode first does so
+ *   only when no other is left;
+ * - a device that lists decode first and has a free slot decodes. One that lists
+ *   prefill first decodes when there is none, or when it is *much* faster: its best
+ *   pair must take under MUCH_FASTER of the time of the best pair with a free decode
+ *   slot, by the calibrated prediction and by the advertised rates of a decode step
+ *   as well. The bar is high because every step it decodes delays the prompts behind
+ *   it, which one request's time does not show, and double because measured times
+ *   swing with contention; equal devices therefore always split the work.
+ */
+import type { ClusterView, DeviceView } from './cluster-view.js'
+import type { CostModel } from './cost-model.js'
+import {
+  type Decision,
+  type DecodeRule,
+  FILTER_REASONS,
+  type FilterCounts,
+  type FilterReason,
+  PAIRS_KEPT,
+  type WeighedPair,
+} from './decision.js'
+import { type ModelFacts, modelOn, type ProfileName, preferredRole, type Role } from './facts.js'
+
+const MUCH_FASTER = 0.25
+/** Pairs whose predicted times differ by less than about this share count as equal: the emptier one wins. */
+const TIE_SHARE = 0.05
+/** Devices of each role that are paired up. */
+const PAIRED_MAX = 8
+/** Tokens generated are not known in advance; no more than this many are weighed. */
+const TOKENS_WEIGHED_MAX = 256
+/** Tokens of a KV block: memory is leased in whole ones. */
+const BLOCK_TOKENS = 16
+
+export interface PlacementInput {
+  readonly requestId: string
+  readonly epoch: number
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  /** Tokens to prefill: prompt and what was emitted before. */
+  readonly prefillTokens: number
+  /** Tokens to reserve room for on the decoding device. */
+  readonly reserveTokens: number
+  /** Most tokens still to come. */
+  readonly tokensLeft: number
+  readonly movedBecause: string | null
+  /** Devices that failed this request a moment ago. */
+  readonly avoids: (deviceId: string) => boolean
+}
+
+export interface PlacementLimits {
+  readonly protocolVersion: number
+  readonly protocolVersionMin: number
+}
+
+interface Candidate {
+  readonly device: DeviceView
+  readonly model: ModelFacts
+  readonly prefers: Role
+  /** Time of the prefill, with its wait, or of one decode step. */
+  readonly roleMs: number
+}
+
+interface ScoredPair extends WeighedPair {
+  readonly decodeSlotsUsed: number
+  /** A decode step by the advertised rates alone. */
+  readonly idealTpotMs: number
+  readonly totalMs: number
+}
+
+export type PlacementOutcome =
+  | { readonly placed: true; readonly decision: Decision }
+  | { readonly placed: false; readonly filtered: Readonly<Record<Role, FilterCounts>> }
+
+/** Bytes of whole blocks for so many tokens. */
+export function kvBytes(model: ModelFacts, tokens: number): number {
+  return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * model.kvBytesPerToken
+}
+
+export function place(
+  input: PlacementInput,
+  view: ClusterView,
+  costs: CostModel,
+  limits: PlacementLimits,
+  nowMs: number,
+): PlacementOutcome {
+  const counts: Record<Role, number[]> = {
+    prefill: FILTER_REASONS.map(() => 0),
+    decode: FILTER_REASONS.map(() => 0),
+  }
+  const candidates: Record<Role, Candidate[]> = { prefill: [], decode: [] }
+  for (const device of view.devices()) {
+    for (const role of ['prefill', 'decode'] as const) {
+      const turnedAway = filter(device, role, input, view, limits, nowMs)
+      if (turnedAway) {
+        const index = FILTER_REASONS.indexOf(turnedAway)
+        counts[role][index] = (counts[role][index] ?? 0) + 1
+      } else {
+        const candidate = scoreRole(device, role, input, view, costs)
+        if (candidate) candidates[role].push(candidate)
+      }
+    }
+  }
+  const prefilling = preferred(candidates.prefill, 'prefill')
+  const [decodeFirst, prefillFirst] = splitBy(candidates.decode, 'decode')
+  const usual = scorePairs(prefilling, decodeFirst, input, view, costs)
+  const unusual = scorePairs(prefilling, prefillFirst, input, view, costs)
+  const bestUsual = usual[0]
+  const bestUnusual = unusual[0]
+  let decodeRule: DecodeRule = 'free-slot'
+  let ranked = [...usual, ...unusual]
+  if (!bestUsual) {
+    decodeRule = 'no-free-slot'
+  } else if (bestUnusual && isMuchFaster(bestUnusual, bestUsual)) {
+    decodeRule = 'much-faster'
+    ranked = [...unusual, ...usual]
+  }
+  const best = ranked[0]
+  if (!best) return { placed: false, filtered: counts }
+  const chosen = prefilling.find(({ device }) => device.facts.deviceId === best.prefill.deviceId)
+  return {
+    placed: true,
+    decision: {
+      requestId: input.requestId,
+      epoch: input.epoch,
+      prefill: best.prefill,
+      decode: best.decode,
+      ttftMs: best.ttftMs,
+      tpotMs: best.tpotMs,
+      prefillRule: chosen?.prefers === 'prefill' ? 'prefers-prefill' : 'only-one-left',
+      decodeRule,
+      movedBecause: input.movedBecause,
+      weighed: ranked.slice(0, PAIRS_KEPT).map(({ prefill, decode, ttftMs, tpotMs }) => {
+        return { prefill, decode, ttftMs, tpotMs }
+      }),
+      filtered: counts,
+    },
+  }
+}
+
+/** The first reason against the device in this role; undefined where there is none. */
+function filter(
+  device: DeviceView,
+  role: Role,
+  input: PlacementInput,
+  view: ClusterView,
+  limits: PlacementLimits,
+  nowMs: number,
+): FilterReason | undefined {
+  const { facts } = device
+  const state = view.state(facts.deviceId, nowMs)
+  if (state !== 'ready') return state
+  const isSpoken =
+    facts.protocolVersion >= limits.protocolVersionMin && facts.protocolVersionMin <= limits.protocolVersion
+  if (!isSpoken) return 'protocol'
+  const model = modelOn(facts, input.modelDigest, input.profile)
+  if (!model || model.contextTokensMax < input.prefillTokens) return 'model'
+  if (!facts.capabilities.includes(role)) return 'capability'
+  if (input.avoids(facts.deviceId)) return 'failed-before'
+  if (view.isRefusing(facts.deviceId, nowMs)) return 'refused'
+  if (role === 'decode' && view.slotsUsed(facts.deviceId) >= facts.decodeSlots) return 'slots'
+  const tokens = role === 'decode' ? input.reserveTokens : input.prefillTokens
+  if (kvBytes(model, tokens) > view.kvBytesFree(facts.deviceId)) return 'memory'
+  return undefined
+}
+
+function scoreRole(
+  device: DeviceView,
+  role: Role,
+  input: PlacementInput,
+  view: ClusterView,
+  costs: CostModel,
+): Candidate | undefined {
+  const { facts } = device
+  const model = modelOn(facts, input.modelDigest, input.profile)
+  const prefers = preferredRole(facts)
+  if (!model || !prefers) return undefined
+  const batch = view.slotsUsed(facts.deviceId) + 1
+  const roleMs =
+    role === 'prefill'
+      ? costs.prefillMs(facts, model, view.prefillTokensAhead(facts.deviceId) + input.prefillTokens)
+      : costs.stepMs(facts, model, batch, input.reserveTokens)
+  return { device, model, prefers, roleMs }
+}
+
+/** Those that prefer the role; all of them where none does. */
+function preferred(candidates: readonly Candidate[], role: Role): readonly Candidate[] {
+  const [first, second] = splitBy(candidates, role)
+  return first.length > 0 ? first : second
+}
+
+function splitBy(candidates: readonly Candidate[], role: Role): [readonly Candidate[], readonly Candidate[]] {
+  const first = candidates.filter((candidate) => candidate.prefers === role)
+  const second = candidates.filter((candidate) => candidate.prefers !== role)
+  return [first, second]
+}
+
+/** The pairs of the best few of each role, best first. */
+function scorePairs(
+  prefilling: readonly Candidate[],
+  decoding: readonly Candidate[],
+  input: PlacementInput,
+  view: ClusterView,
+  costs: CostModel,
+): ScoredPair[] {
+  const quickest = (candidates: readonly Candidate[]): readonly Candidate[] =>
+    candidates.length <= PAIRED_MAX
+      ? candidates
+      : candidates.toSorted((a, b) => a.roleMs - b.roleMs).slice(0, PAIRED_MAX)
+  const tokens = Math.min(input.tokensLeft, TOKENS_WEIGHED_MAX)
+  const pairs: ScoredPair[] = []
+  for (const prefill of quickest(prefilling)) {
+    for (const decode of quickest(decoding)) {
+      const bytes = kvBytes(prefill.model, input.prefillTokens)
+      const transferMs = costs.transferMs(prefill.device.facts, decode.device.facts, bytes)
+      const slotsUsed = view.slotsUsed(decode.device.facts.deviceId)
+      const totalMs = prefill.roleMs + exposedMs(prefill, transferMs) + (tokens - 1) * decode.roleMs
+      pairs.push({
+        prefill: prefill.device.ref,
+        decode: decode.device.ref,
+        ttftMs: prefill.roleMs,
+        tpotMs: decode.roleMs,
+        decodeSlotsUsed: slotsUsed,
+        idealTpotMs: costs.stepIdealMs(decode.device.facts, decode.model, slotsUsed + 1, input.reserveTokens),
+        totalMs,
+      })
+    }
+  }
+  return pairs.sort(comparePairs)
+}
+
+function isMuchFaster(pair: ScoredPair, than: ScoredPair): boolean {
+  const bar = (value: number): number => MUCH_FASTER * value
+  return pair.totalMs < bar(than.totalMs) && pair.idealTpotMs < bar(than.idealTpotMs)
+}
+
+/** Layer i travels while layer i + 1 computes: what is left is the last layer, or what the link cannot keep up with. */
+function exposedMs(prefill: Candidate, transferMs: number): number {
+  const layers = Math.max(1, prefill.model.layers)
+  return Math.max(transferMs / layers, transferMs - (prefill.roleMs * (layers - 1)) / layers)
+}
+
+function comparePairs(a: ScoredPair, b: ScoredPair): number {
+  // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
+  const step = (pair: ScoredPair): number => Math.round(Math.log(pair.totalMs) / Math.log(1 + TIE_SHARE))
+  return (
+    step(a) - step(b) ||
+    a.decodeSlotsUsed - b.decodeSlotsUsed ||
+    a.totalMs - b.totalMs ||
+    compareText(a.prefill.deviceId, b.prefill.deviceId) ||
+    compareText(a.decode.deviceId, b.decode.deviceId)
+  )
+}
+
+function compareText(a: string, b: string): number {
+  if (a === b) return 0
+  return a < b ? -1 : 1
+}

@@ -1,0 +1,111 @@
+/**
+ * What goes into the coordinator's core and what comes out.
+ *
+ * Events of an epoch that is no longer in force are ignored by the core, so a shell
+ * may deliver late ones without care. Every request that was submitted ends with
+ * exactly one of `finish`, `fail`, `cancelled`; every `reserve` is followed by
+ * exactly one of `finish`, `abandon`, and until then it is the only one of its request.
+ */
+import type { CompletionRecord } from './completion-record.js'
+import type { Decision } from './decision.js'
+import type { DeviceFacts, DeviceRef, LoadFacts, ProfileName } from './facts.js'
+
+/** Why a call failed, by what follows from it. */
+export type Fault =
+  /** The peer is gone: it is suspect at once, and the request goes elsewhere. */
+  | 'unreachable'
+  /** No room or draining: nothing was done; the device is left alone for a moment. */
+  | 'refused'
+  /** The lease is over; nothing is wrong with the device. */
+  | 'lease-expired'
+  /** The device could not do it: the request avoids it for a while. */
+  | 'broken'
+  /** No device will do it: the request itself is at fault. */
+  | 'rejected'
+
+export type CallName = 'reserve' | 'prefill' | 'decode'
+
+interface OfEpoch {
+  readonly requestId: string
+  readonly epoch: number
+}
+
+export type RequestEvent =
+  | ({ readonly type: 'reserved' } & OfEpoch)
+  /** The prefilling device took the prompt: progress, nothing more. */
+  | ({ readonly type: 'prefill-admitted' } & OfEpoch)
+  /** Prefill on another device than the decoding one was computed; `stopped`: its token ended the sequence. */
+  | ({ readonly type: 'prefill-finished'; readonly stopped: boolean } & OfEpoch)
+  /** The prefilling device holds nothing any more. */
+  | ({ readonly type: 'kv-sent' } & OfEpoch)
+  | ({ readonly type: 'decode-started' } & OfEpoch)
+  /** Tokens from the decoding device, a count from an index on. */
+  | ({ readonly type: 'tokens'; readonly firstIndex: number; readonly count: number } & OfEpoch)
+  | ({ readonly type: 'decode-finished'; readonly reason: 'stop' | 'length' | 'preempted' } & OfEpoch)
+  | ({
+      readonly type: 'call-failed'
+      readonly call: CallName
+      readonly fault: Fault
+      /** The device at fault, which a decode call may say is the source. */
+      readonly deviceId: string
+    } & OfEpoch)
+
+export type CoordinatorEvent =
+  | { readonly type: 'tick' }
+  | { readonly type: 'bus'; readonly connected: boolean }
+  | { readonly type: 'advertised'; readonly device: DeviceFacts }
+  | { readonly type: 'withdrawn'; readonly deviceId: string }
+  | { readonly type: 'load'; readonly load: LoadFacts }
+  | { readonly type: 'health'; readonly device: DeviceRef; readonly ok: boolean }
+  | {
+      readonly type: 'submit'
+      readonly requestId: string
+      readonly modelDigest: string
+      readonly profile: ProfileName
+      readonly promptTokens: number
+      readonly maxTokens: number
+    }
+  | { readonly type: 'cancel'; readonly requestId: string }
+  | { readonly type: 'completed'; readonly record: CompletionRecord }
+  | RequestEvent
+
+export type FailCode = 'overloaded' | 'unavailable' | 'deadline' | 'rejected'
+
+export type CoordinatorAction =
+  /** Ask the device's health service; answer with `health`, also when the time is over. */
+  | { readonly type: 'check-health'; readonly device: DeviceRef; readonly timeoutMs: number }
+  /** Nothing will be asked of this life of the device again: close what leads to it. */
+  | { readonly type: 'forget-device'; readonly device: DeviceRef }
+  | {
+      readonly type: 'reserve'
+      readonly requestId: string
+      readonly epoch: number
+      readonly tokens: number
+      readonly decision: Decision
+    }
+  /** Start the calls. Without `prefill` the decoding device prefills. */
+  | {
+      readonly type: 'run'
+      readonly requestId: string
+      readonly epoch: number
+      readonly prefill: DeviceRef | null
+      readonly decode: DeviceRef
+      readonly firstIndex: number
+      /** The calls' deadline, from now. */
+      readonly timeoutMs: number
+    }
+  /** Hand tokens `from` … `from + count − 1` to the client. */
+  | { readonly type: 'emit'; readonly requestId: string; readonly from: number; readonly count: number }
+  /** Stop the epoch's calls and release what it reserved. */
+  | { readonly type: 'abandon'; readonly requestId: string; readonly epoch: number; readonly cause: string }
+  /** The request is back in the queue, to be placed anew. */
+  | { readonly type: 'requeue'; readonly requestId: string; readonly cause: string }
+  | { readonly type: 'finish'; readonly requestId: string; readonly reason: 'stop' | 'length' }
+  | {
+      readonly type: 'fail'
+      readonly requestId: string
+      readonly code: FailCode
+      readonly message: string
+      readonly retryAfterMs: number
+    }
+  | { readonly type: 'cancelled'; readonly requestId: string }

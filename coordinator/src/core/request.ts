@@ -1,0 +1,94 @@
+/**
+ * One request as the core keeps it: a few counts and which epoch is in force.
+ *
+ * R1. `emitted` only grows, by one token after the other (I3).
+ * R2. In state `queued` there is no epoch in force and nothing is committed; in every
+ *     other state there is one.
+ */
+import type { Commitment } from './cluster-view.js'
+import type { Decision } from './decision.js'
+import type { DeviceRef, ProfileName } from './facts.js'
+
+/** What an epoch takes of the view, by what ends it. */
+export type Share =
+  /** Slot and memory of the decoding device: until the epoch ends. */
+  | 'decode'
+  /** Memory of the prompt where another device prefills: until its KV is sent. */
+  | 'prompt'
+  /** A place in the queue of the prefilling device: until the prompt is computed. */
+  | 'turn'
+
+export interface Epoch {
+  readonly number: number
+  readonly decision: Decision
+  readonly firstIndex: number
+  readonly shares: Map<Share, { readonly device: DeviceRef; readonly commitment: Commitment }>
+  /** The first token comes from another device and is not here yet. */
+  awaitsPrefill: boolean
+  /** Index of the next token from the decoding device. */
+  decodeNext: number
+  hasDecodeStarted: boolean
+  /** The decoding device said that it is done, which counts once every token is here. */
+  finished: 'stop' | 'length' | null
+}
+
+export interface Request {
+  readonly requestId: string
+  readonly arrival: number
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  readonly promptTokens: number
+  readonly maxTokens: number
+  readonly deadlineMs: number
+  state: 'queued' | 'reserving' | 'running'
+  /** Calls were started once, so that it goes to the head of the queue when it loses its place. */
+  hasBegun: boolean
+  emitted: number
+  /** Epochs used so far. */
+  epochs: number
+  epoch: Epoch | null
+  /** In state queued: when waiting is over. */
+  placeByMs: number
+  /** In the other states: when silence means failure. */
+  progressByMs: number
+  failures: number
+  movedBecause: string | null
+  /** Devices to avoid, until when, and how often they failed this request. */
+  readonly avoided: Map<string, { untilMs: number; failures: number }>
+}
+
+export function movesToAnotherDevice(epoch: Epoch): boolean {
+  return epoch.decision.prefill.deviceId !== epoch.decision.decode.deviceId
+}
+
+/** Index after the last token that can be handed on in order. */
+export function availableTokens(request: Request, epoch: Epoch): number {
+  if (epoch.awaitsPrefill) return request.emitted
+  return Math.min(epoch.decodeNext, request.maxTokens)
+}
+
+/** Whether an epoch cannot go on without this life of the device. */
+export function isNeeded(epoch: Epoch, device: DeviceRef): boolean {
+  const is = (ref: DeviceRef): boolean =>
+    ref.deviceId === device.deviceId && ref.incarnation === device.incarnation
+  return is(epoch.decision.decode) || (is(epoch.decision.prefill) && !isPrefillOver(epoch))
+}
+
+/** Its KV has arrived and its token too: the prefilling device is no longer needed. */
+export function isPrefillOver(epoch: Epoch): boolean {
+  return epoch.hasDecodeStarted && !epoch.awaitsPrefill
+}
+
+/** A device that failed a request is avoided by it for so long, doubled with every failure. */
+const AVOID_MS = 500
+const AVOID_MAX_MS = 8_000
+
+export function avoid(request: Request, deviceId: string, nowMs: number): void {
+  const failures = (request.avoided.get(deviceId)?.failures ?? 0) + 1
+  const untilMs = nowMs + Math.min(AVOID_MAX_MS, AVOID_MS * 2 ** (failures - 1))
+  request.avoided.set(deviceId, { untilMs, failures })
+}
+
+export function avoids(request: Request, deviceId: string, nowMs: number): boolean {
+  return (request.avoided.get(deviceId)?.untilMs ?? 0) > nowMs
+}

@@ -1,0 +1,443 @@
+/**
+ * A cluster in virtual time for property tests: devices that own their slots, calls
+ * with random delays, and a schedule of faults. Everything follows from the schedule
+ * and the seed, so a failing case replays.
+ *
+ * It also checks, as it goes, what must hold of the core's actions; a breach throws.
+ */
+import { REPORT_SILENCE_MAX_MS } from '../cluster-view.js'
+import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
+import type { DeviceFacts, DeviceRef } from '../facts.js'
+import type { CoordinatorAction, CoordinatorEvent, Fault } from '../protocol.js'
+import { TEST_MODEL_DIGEST, testDevice, testLoad } from './devices.js'
+
+export const SIMULATED_REQUEST_DEADLINE_MS = 20_000
+const CHECKED_SILENCE_MAX_MS = 1_700
+
+export interface SimulatedFault {
+  readonly atMs: number
+  readonly device: number
+  readonly kind: 'kill' | 'restart' | 'hang' | 'stick' | 'resume' | 'drain' | 'bus-down' | 'bus-up'
+}
+
+export interface SimulatedRequest {
+  readonly atMs: number
+  readonly promptTokens: number
+  readonly maxTokens: number
+  /** Left by its client after so long; null: stays. */
+  readonly leavesAfterMs: number | null
+}
+
+export interface SimulatedRun {
+  readonly seed: number
+  readonly faults: readonly SimulatedFault[]
+  readonly requests: readonly SimulatedRequest[]
+}
+
+interface SimulatedDevice {
+  facts: DeviceFacts
+  life: number
+  /** A stuck one reports and answers checks, but no call ever comes back. */
+  state: 'up' | 'stuck' | 'hung' | 'dead'
+  draining: boolean
+  reports: number
+  /** Reservations by `request.epoch`. */
+  readonly leases: Set<string>
+  heardAtMs: number
+  heardBy: 'report' | 'check'
+}
+
+interface Seen {
+  readonly submittedAtMs: number
+  readonly maxTokens: number
+  emitted: number
+  end: string | null
+  openEpoch: number | null
+}
+
+export class SimulatedCluster {
+  readonly #core = new CoordinatorCore({
+    protocolVersion: 1,
+    protocolVersionMin: 1,
+    queuedMax: 8,
+    placementDeadlineMs: 5_000,
+    requestDeadlineMs: SIMULATED_REQUEST_DEADLINE_MS,
+  })
+  readonly #devices: SimulatedDevice[]
+  readonly #seen = new Map<string, Seen>()
+  readonly #agenda: { atMs: number; does: () => void }[] = []
+  #nowMs = 0
+  #busConnected = true
+  #random: number
+
+  constructor(run: SimulatedRun) {
+    this.#random = run.seed >>> 0
+    this.#devices = [
+      testDevice({ deviceId: 'gpu-0', capabilities: ['prefill', 'decode'], decodeSlots: 2, kvTokens: 2_048 }),
+      testDevice({
+        deviceId: 'fpga-0',
+        capabilities: ['decode', 'prefill'],
+        decodeSlots: 2,
+        kvTokens: 1_024,
+      }),
+      testDevice({
+        deviceId: 'fpga-1',
+        capabilities: ['decode', 'prefill'],
+        decodeSlots: 1,
+        kvTokens: 1_024,
+      }),
+    ].map((facts) => ({
+      facts,
+      life: 1,
+      state: 'up' as const,
+      draining: false,
+      reports: 0,
+      leases: new Set<string>(),
+      heardAtMs: Number.NEGATIVE_INFINITY,
+      heardBy: 'report' as const,
+    }))
+    for (const device of this.#devices) {
+      this.#step({ type: 'advertised', device: device.facts })
+      this.#reportLater(device, 0)
+    }
+    for (const fault of run.faults) this.#at(fault.atMs, () => this.#fault(fault))
+    run.requests.forEach((request, index) => {
+      this.#at(request.atMs, () => this.#submit(`r${index}`, request))
+    })
+  }
+
+  /** Plays until every request has ended and a while longer; throws on a breach. */
+  play(): void {
+    let quietUntilMs = Number.POSITIVE_INFINITY
+    let nextTickMs = 0
+    for (let turns = 0; turns < 200_000; turns += 1) {
+      const next = this.#agenda[0]
+      if (next && next.atMs < nextTickMs) {
+        this.#agenda.shift()
+        this.#nowMs = next.atMs
+        next.does()
+      } else {
+        this.#nowMs = nextTickMs
+        nextTickMs += TICK_MS
+        this.#step({ type: 'tick' })
+      }
+      const isOver = this.#nowMs > 5_000 && [...this.#seen.values()].every(({ end }) => end !== null)
+      if (!isOver) quietUntilMs = this.#nowMs + 2_000
+      if (this.#nowMs > quietUntilMs) {
+        this.#checkRest()
+        return
+      }
+      for (const [requestId, seen] of this.#seen) {
+        const isLate = this.#nowMs > seen.submittedAtMs + SIMULATED_REQUEST_DEADLINE_MS + TICK_MS
+        if (seen.end === null && isLate) throw new Error(`${requestId} hangs.`)
+      }
+    }
+    throw new Error('The simulation does not end.')
+  }
+
+  /** How each request ended, in order of submission. */
+  ends(): (string | null)[] {
+    return [...this.#seen.values()].map(({ end }) => end)
+  }
+
+  #submit(requestId: string, request: SimulatedRequest): void {
+    const { promptTokens, maxTokens, leavesAfterMs } = request
+    this.#seen.set(requestId, {
+      submittedAtMs: this.#nowMs,
+      maxTokens,
+      emitted: 0,
+      end: null,
+      openEpoch: null,
+    })
+    const modelDigest = TEST_MODEL_DIGEST
+    this.#step({ type: 'submit', requestId, modelDigest, profile: 'exact', promptTokens, maxTokens })
+    if (leavesAfterMs !== null) this.#later(leavesAfterMs, () => this.#step({ type: 'cancel', requestId }))
+  }
+
+  #fault({ kind, device: index }: SimulatedFault): void {
+    if (kind === 'bus-down' || kind === 'bus-up') {
+      this.#busConnected = kind === 'bus-up'
+      this.#step({ type: 'bus', connected: this.#busConnected })
+      return
+    }
+    const device = this.#devices[index % this.#devices.length]
+    if (!device) return
+    if (kind === 'kill') {
+      device.state = 'dead'
+      device.leases.clear()
+    } else if (kind === 'hang' && device.state === 'up') {
+      device.state = 'hung'
+    } else if (kind === 'stick' && device.state === 'up') {
+      device.state = 'stuck'
+    } else if (kind === 'resume' && (device.state === 'hung' || device.state === 'stuck')) {
+      device.state = 'up'
+      this.#reportLater(device, 0)
+    } else if (kind === 'drain') {
+      device.draining = true
+    } else if (kind === 'restart') {
+      device.state = 'up'
+      device.draining = false
+      device.life += 1
+      device.reports = 0
+      device.leases.clear()
+      device.facts = { ...device.facts, incarnation: `${device.facts.deviceId}/life-${device.life}` }
+      device.heardAtMs = Number.NEGATIVE_INFINITY
+      if (this.#busConnected) this.#step({ type: 'advertised', device: device.facts })
+      this.#reportLater(device, 10)
+    }
+  }
+
+  #reportLater(device: SimulatedDevice, delayMs: number): void {
+    const { life } = device
+    this.#later(delayMs, () => {
+      if (device.life !== life || device.state === 'hung' || device.state === 'dead') return
+      this.#reportLater(device, 500)
+      if (!this.#busConnected) return
+      // The advertisement is repeated now and then, as it is after an outage.
+      this.#step({ type: 'advertised', device: device.facts })
+      device.reports += 1
+      device.heardAtMs = this.#nowMs
+      device.heardBy = 'report'
+      const use = { slots: device.leases.size, draining: device.draining }
+      this.#step({ type: 'load', load: testLoad(device.facts, device.reports, use) })
+    })
+  }
+
+  #step(event: CoordinatorEvent): void {
+    for (const action of this.#core.step(event, this.#nowMs)) this.#do(action)
+  }
+
+  #do(action: CoordinatorAction): void {
+    switch (action.type) {
+      case 'check-health':
+        this.#checkHealth(action.device, action.timeoutMs)
+        return
+      case 'reserve':
+        this.#reserve(action)
+        return
+      case 'run':
+        this.#run(action)
+        return
+      case 'emit': {
+        const seen = this.#alive(action.requestId)
+        if (action.from !== seen.emitted) throw new Error(`${action.requestId} lost or doubled a token.`)
+        seen.emitted += action.count
+        if (seen.emitted > seen.maxTokens) throw new Error(`${action.requestId} got too many tokens.`)
+        return
+      }
+      case 'abandon':
+        if (this.#alive(action.requestId).openEpoch !== action.epoch) throw new Error('Abandoned twice.')
+        this.#closeEpoch(action.requestId)
+        return
+      case 'finish': {
+        const seen = this.#alive(action.requestId)
+        const isShort = action.reason === 'length' && seen.emitted !== seen.maxTokens
+        if (isShort) throw new Error(`${action.requestId} ended early.`)
+        this.#closeEpoch(action.requestId)
+        seen.end = action.type
+        return
+      }
+      case 'fail':
+      case 'cancelled': {
+        const seen = this.#alive(action.requestId)
+        if (seen.openEpoch !== null) throw new Error(`${action.requestId} ended with an epoch open.`)
+        seen.end = action.type
+        return
+      }
+      case 'requeue':
+      case 'forget-device':
+    }
+  }
+
+  #checkHealth(ref: DeviceRef, timeoutMs: number): void {
+    const device = this.#device(ref.deviceId)
+    const delayMs = device.state === 'hung' ? timeoutMs : this.#between(1, 20)
+    this.#later(delayMs, () => {
+      const isAnswering = device.state === 'up' || device.state === 'stuck'
+      const ok = isAnswering && device.facts.incarnation === ref.incarnation
+      if (ok) {
+        device.heardAtMs = this.#nowMs
+        device.heardBy = 'check'
+      }
+      this.#step({ type: 'health', device: ref, ok })
+    })
+  }
+
+  #reserve(action: Extract<CoordinatorAction, { type: 'reserve' }>): void {
+    const { requestId, epoch, decision } = action
+    const seen = this.#alive(requestId)
+    if (seen.openEpoch !== null) throw new Error(`${requestId} reserved twice.`)
+    seen.openEpoch = epoch
+    for (const ref of [decision.prefill, decision.decode]) this.#mustBeHeard(ref)
+    const device = this.#device(decision.decode.deviceId)
+    this.#call(
+      device,
+      decision.decode,
+      () => {
+        if (seen.openEpoch !== epoch) return
+        if (device.draining || device.leases.size >= device.facts.decodeSlots) {
+          this.#failed(requestId, epoch, 'reserve', 'refused', device.facts.deviceId)
+        } else {
+          device.leases.add(`${requestId}.${epoch}`)
+          this.#step({ type: 'reserved', requestId, epoch })
+        }
+      },
+      (delayMs) =>
+        this.#later(delayMs, () =>
+          this.#failed(requestId, epoch, 'reserve', 'unreachable', device.facts.deviceId),
+        ),
+    )
+  }
+
+  #run(action: Extract<CoordinatorAction, { type: 'run' }>): void {
+    const { requestId, epoch, firstIndex } = action
+    const seen = this.#alive(requestId)
+    const decodeDevice = this.#device(action.decode.deviceId)
+    const decode = (): void => {
+      this.#step({ type: 'decode-started', requestId, epoch })
+      this.#decode(requestId, epoch, action.decode, action.prefill ? firstIndex + 1 : firstIndex)
+    }
+    const lost =
+      (deviceId: string) =>
+      (delayMs: number): void => {
+        this.#later(delayMs, () => this.#failed(requestId, epoch, 'decode', 'unreachable', deviceId))
+      }
+    if (!action.prefill) {
+      this.#call(decodeDevice, action.decode, decode, lost(decodeDevice.facts.deviceId))
+      return
+    }
+    const prefillDevice = this.#device(action.prefill.deviceId)
+    const isRefused = this.#chance(0.05)
+    this.#call(
+      prefillDevice,
+      action.prefill,
+      () => {
+        if (seen.openEpoch !== epoch) return
+        if (isRefused) {
+          this.#failed(requestId, epoch, 'prefill', 'refused', prefillDevice.facts.deviceId)
+          return
+        }
+        // The decoder's first token may overtake the prefill's.
+        this.#later(this.#between(0, 30), () => {
+          this.#step({ type: 'prefill-finished', requestId, epoch, stopped: this.#chance(0.05) })
+        })
+        this.#later(this.#between(0, 30), () => this.#step({ type: 'kv-sent', requestId, epoch }))
+        this.#call(decodeDevice, action.decode, decode, lost(decodeDevice.facts.deviceId))
+      },
+      lost(prefillDevice.facts.deviceId),
+    )
+  }
+
+  #decode(requestId: string, epoch: number, ref: DeviceRef, index: number): void {
+    const seen = this.#seen.get(requestId)
+    const device = this.#device(ref.deviceId)
+    if (seen?.openEpoch !== epoch) return
+    if (index >= seen.maxTokens) {
+      this.#step({ type: 'decode-finished', requestId, epoch, reason: 'length' })
+      return
+    }
+    const dice = this.#between(0, 1_000)
+    this.#call(
+      device,
+      ref,
+      () => {
+        const ofEpoch = { requestId, epoch }
+        if (dice < 10) this.#step({ type: 'decode-finished', ...ofEpoch, reason: 'preempted' })
+        else if (dice < 20) this.#failed(requestId, epoch, 'decode', 'lease-expired', ref.deviceId)
+        else if (dice < 30) this.#failed(requestId, epoch, 'decode', 'broken', ref.deviceId)
+        else {
+          const count = Math.min(1 + (dice % 3), seen.maxTokens - index)
+          this.#step({ type: 'tokens', ...ofEpoch, firstIndex: index, count })
+          this.#decode(requestId, epoch, ref, index + count)
+        }
+      },
+      (delayMs) =>
+        this.#later(delayMs, () => this.#failed(requestId, epoch, 'decode', 'unreachable', ref.deviceId)),
+    )
+  }
+
+  /** Answers after a while; `lost` where that life of the device does not live to answer. */
+  #call(device: SimulatedDevice, ref: DeviceRef, answers: () => void, lost: (delayMs: number) => void): void {
+    this.#later(this.#between(1, 40), () => {
+      if (device.state === 'up' && device.facts.incarnation === ref.incarnation) answers()
+      else if (device.state !== 'stuck') lost(device.state === 'hung' ? this.#between(1_000, 2_000) : 1)
+    })
+  }
+
+  #failed(
+    requestId: string,
+    epoch: number,
+    call: 'reserve' | 'prefill' | 'decode',
+    fault: Fault,
+    deviceId: string,
+  ): void {
+    this.#step({ type: 'call-failed', requestId, epoch, call, fault, deviceId })
+  }
+
+  #mustBeHeard(ref: DeviceRef): void {
+    const device = this.#device(ref.deviceId)
+    const silenceMaxMs =
+      device.heardBy === 'report' && this.#busConnected ? REPORT_SILENCE_MAX_MS : CHECKED_SILENCE_MAX_MS
+    // Of an earlier life nothing can be known while the bus is down.
+    if (device.facts.incarnation !== ref.incarnation) {
+      if (this.#busConnected && device.heardAtMs > 0) throw new Error(`${ref.incarnation} is over.`)
+      return
+    }
+    if (this.#nowMs - device.heardAtMs > silenceMaxMs) throw new Error(`${ref.deviceId} was not heard.`)
+  }
+
+  #checkRest(): void {
+    for (const device of this.#devices) {
+      if (device.leases.size > 0) throw new Error(`${device.facts.deviceId} keeps ${[...device.leases]}.`)
+      const { deviceId } = device.facts
+      const own = Object.values(this.#core.view.device(deviceId)?.own ?? {})
+      if (own.some((amount) => amount !== 0)) throw new Error(`${deviceId} seems in use.`)
+    }
+    if (this.#core.activeCount !== 0 || this.#core.queuedCount !== 0) throw new Error('Requests are left.')
+  }
+
+  #alive(requestId: string): Seen {
+    const seen = this.#seen.get(requestId)
+    if (!seen || seen.end !== null) throw new Error(`${requestId} is over.`)
+    return seen
+  }
+
+  #closeEpoch(requestId: string): void {
+    const seen = this.#alive(requestId)
+    for (const device of this.#devices) device.leases.delete(`${requestId}.${seen.openEpoch}`)
+    seen.openEpoch = null
+  }
+
+  #device(deviceId: string): SimulatedDevice {
+    const device = this.#devices.find(({ facts }) => facts.deviceId === deviceId)
+    if (!device) throw new Error(`The core made up ${deviceId}.`)
+    return device
+  }
+
+  #later(delayMs: number, does: () => void): void {
+    this.#at(this.#nowMs + delayMs, does)
+  }
+
+  #at(atMs: number, does: () => void): void {
+    const entry = { atMs, does }
+    let index = this.#agenda.length
+    while (index > 0) {
+      const before = this.#agenda[index - 1]
+      if (!before || before.atMs <= atMs) break
+      index -= 1
+    }
+    this.#agenda.splice(index, 0, entry)
+  }
+
+  #chance(share: number): boolean {
+    return this.#between(0, 1_000_000) < share * 1_000_000
+  }
+
+  /** A whole number from `from` up to, not including, `to`. */
+  #between(from: number, to: number): number {
+    this.#random = (this.#random + 0x6d2b79f5) >>> 0
+    let mixed = Math.imul(this.#random ^ (this.#random >>> 15), 1 | this.#random)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return from + (((mixed ^ (mixed >>> 14)) >>> 0) % (to - from))
+  }
+}

@@ -1,0 +1,251 @@
+/**
+ * Plays a scenario to the core and writes down what it does, as text for a person.
+ *
+ * A scenario is a list of lines. `> MS VERB …` is an event at that time, `#` a comment;
+ * every other line is what the core did, and is written anew by each run. Between two
+ * events time passes in ticks; devices that were advertised report every 500 ms until
+ * they are `silent`, and answer health checks while they are not `dead`.
+ */
+import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
+import { type Decision, explain, filterCounts } from '../decision.js'
+import type { CapabilityName, DeviceFacts } from '../facts.js'
+import type { CallName, CoordinatorAction, CoordinatorEvent, Fault } from '../protocol.js'
+import { TEST_MODEL_DIGEST, testDevice, testLoad } from './devices.js'
+
+const REPORT_MS = 500
+
+interface PlayedDevice {
+  readonly facts: DeviceFacts
+  reports: number
+  nextReportMs: number
+  isSilent: boolean
+  isDead: boolean
+  use: { slots?: number; kvTokens?: number; draining?: boolean }
+}
+
+/** The scenario with the core's actions in it. */
+export function playTranscript(scenario: string): string {
+  const player = new Player()
+  for (const line of scenario.split('\n')) {
+    if (line.startsWith('#') || line === '') player.lines.push(line)
+    else if (line.startsWith('> ')) player.play(line)
+  }
+  return `${player.lines.join('\n').trimEnd()}\n`
+}
+
+class Player {
+  readonly lines: string[] = []
+  readonly #core = new CoordinatorCore({
+    protocolVersion: 1,
+    protocolVersionMin: 1,
+    queuedMax: 4,
+    placementDeadlineMs: 10_000,
+    requestDeadlineMs: 600_000,
+  })
+  readonly #devices = new Map<string, PlayedDevice>()
+  readonly #decisions = new Map<string, Decision>()
+  #nowMs = 0
+  #busConnected = true
+
+  play(line: string): void {
+    const [, time = '', verb = '', ...words] = line.split(/\s+/)
+    this.#passUntil(Number(time))
+    this.lines.push(line)
+    const named = words.filter((word) => !word.includes('='))
+    const settings = new Map(
+      words.filter((word) => word.includes('=')).map((word) => word.split('=') as [string, string]),
+    )
+    this.#verb(verb, named, (key, fallback) => settings.get(key) ?? fallback)
+  }
+
+  #verb(verb: string, [first = '', second = '', third = '']: string[], setting: Setting): void {
+    const number = (key: string, fallback: number): number => Number(setting(key, String(fallback)))
+    const [requestId = '', epochText = ''] = first.split('.')
+    const ofEpoch = { requestId, epoch: Number(epochText) }
+    switch (verb) {
+      case 'device': {
+        const facts = testDevice({
+          deviceId: first,
+          life: number('life', 1),
+          capabilities: setting('can', 'prefill,decode').split(',') as CapabilityName[],
+          decodeSlots: number('slots', 8),
+          kvTokens: number('tokens', 65_536),
+          opsPerSecond: number('gops', 100) * 1e9,
+          bytesPerSecond: number('gbps', 10) * 1e9,
+          protocolVersion: number('protocol', 1),
+        })
+        const device = {
+          facts,
+          reports: 0,
+          nextReportMs: this.#nowMs,
+          isSilent: false,
+          isDead: false,
+          use: {},
+        }
+        this.#devices.set(first, device)
+        this.#step({ type: 'advertised', device: facts })
+        this.#report(device)
+        return
+      }
+      case 'load': {
+        const device = this.#device(first)
+        device.use = {
+          slots: number('slots', 0),
+          kvTokens: number('tokens', 0),
+          draining: setting('draining', 'no') === 'yes',
+        }
+        this.#report(device)
+        return
+      }
+      case 'silent':
+        this.#device(first).isSilent = true
+        return
+      case 'dead':
+        this.#device(first).isSilent = true
+        this.#device(first).isDead = true
+        return
+      case 'withdraw':
+        this.#step({ type: 'withdrawn', deviceId: first })
+        return
+      case 'bus':
+        this.#busConnected = first === 'up'
+        this.#step({ type: 'bus', connected: this.#busConnected })
+        return
+      case 'submit':
+        this.#step({
+          type: 'submit',
+          requestId: first,
+          modelDigest: setting('model', TEST_MODEL_DIGEST),
+          profile: 'exact',
+          promptTokens: number('prompt', 100),
+          maxTokens: number('max', 8),
+        })
+        return
+      case 'cancel':
+        this.#step({ type: 'cancel', requestId: first })
+        return
+      case 'why': {
+        const decision = this.#decisions.get(requestId)
+        if (decision) this.lines.push(...describe(decision))
+        return
+      }
+      case 'tokens':
+        this.#step({ type: 'tokens', ...ofEpoch, firstIndex: number('from', 0), count: number('count', 1) })
+        return
+      case 'prefill-finished':
+        this.#step({ type: 'prefill-finished', ...ofEpoch, stopped: second === 'stopped' })
+        return
+      case 'decode-finished':
+        this.#step({
+          type: 'decode-finished',
+          ...ofEpoch,
+          reason: second as 'stop' | 'length' | 'preempted',
+        })
+        return
+      case 'failed':
+        this.#step({
+          type: 'call-failed',
+          ...ofEpoch,
+          call: second as CallName,
+          fault: third as Fault,
+          deviceId: setting('at', ''),
+        })
+        return
+      case 'reserved':
+      case 'kv-sent':
+      case 'decode-started':
+      case 'prefill-admitted':
+        this.#step({ type: verb, ...ofEpoch })
+        return
+      case 'wait':
+        return
+      default:
+        throw new Error(`The scenario says "${verb}", which nobody plays.`)
+    }
+  }
+
+  #device(deviceId: string): PlayedDevice {
+    const device = this.#devices.get(deviceId)
+    if (!device) throw new Error(`The scenario has no device ${deviceId}.`)
+    return device
+  }
+
+  #passUntil(untilMs: number): void {
+    while (this.#nowMs + TICK_MS <= untilMs) {
+      this.#nowMs += TICK_MS
+      for (const device of this.#devices.values()) {
+        const isHeard = !device.isSilent && this.#busConnected && this.#nowMs >= device.nextReportMs
+        if (isHeard) this.#report(device)
+      }
+      this.#step({ type: 'tick' })
+    }
+    this.#nowMs = untilMs
+  }
+
+  #report(device: PlayedDevice): void {
+    device.nextReportMs = this.#nowMs + REPORT_MS
+    device.reports += 1
+    this.#step({ type: 'load', load: testLoad(device.facts, device.reports, device.use) })
+  }
+
+  #step(event: CoordinatorEvent): void {
+    for (const action of this.#core.step(event, this.#nowMs)) {
+      this.lines.push(`${String(this.#nowMs).padStart(7)} ${write(action)}`)
+      if (action.type === 'reserve') this.#decisions.set(action.requestId, action.decision)
+      if (action.type === 'check-health') {
+        const device = this.#devices.get(action.device.deviceId)
+        const ok = device?.isDead === false && device.facts.incarnation === action.device.incarnation
+        this.#step({ type: 'health', device: action.device, ok })
+      }
+    }
+  }
+}
+
+type Setting = (key: string, fallback: string) => string
+
+function write(action: CoordinatorAction): string {
+  switch (action.type) {
+    case 'check-health':
+      return `check health of ${action.device.incarnation}`
+    case 'forget-device':
+      return `forget ${action.device.incarnation}`
+    case 'reserve': {
+      const { prefill, decode } = action.decision
+      return `reserve ${action.requestId}.${action.epoch} on ${decode.deviceId} for ${action.tokens} tokens, to be prefilled on ${prefill.deviceId}`
+    }
+    case 'run': {
+      const where = action.prefill
+        ? `prefill on ${action.prefill.deviceId}, decode on ${action.decode.deviceId}`
+        : `prefill and decode on ${action.decode.deviceId}`
+      return `run ${action.requestId}.${action.epoch} from token ${action.firstIndex}: ${where}`
+    }
+    case 'emit':
+      return action.count === 1
+        ? `emit ${action.requestId} token ${action.from}`
+        : `emit ${action.requestId} tokens ${action.from} to ${action.from + action.count - 1}`
+    case 'abandon':
+      return `abandon ${action.requestId}.${action.epoch}: ${action.cause}`
+    case 'requeue':
+      return `requeue ${action.requestId}: ${action.cause}`
+    case 'finish':
+      return `finish ${action.requestId}: ${action.reason}`
+    case 'fail':
+      return `fail ${action.requestId}, ${action.code}: ${action.message}`
+    case 'cancelled':
+      return `cancelled ${action.requestId}`
+  }
+}
+
+function describe(decision: Decision): string[] {
+  const lines = [explain(decision)]
+  for (const { prefill, decode, ttftMs, tpotMs } of decision.weighed) {
+    const times = `first token ${ttftMs.toFixed(2)} ms, then ${tpotMs.toFixed(2)} ms a token`
+    lines.push(`${prefill.deviceId} + ${decode.deviceId}: ${times}`)
+  }
+  for (const role of ['prefill', 'decode'] as const) {
+    const counts = Object.entries(filterCounts(decision.filtered[role]))
+    if (counts.length > 0)
+      lines.push(`not for ${role}: ${counts.map(([why, n]) => `${n} ${why}`).join(', ')}`)
+  }
+  return lines.map((line) => `          ${line}`)
+}
