@@ -1,0 +1,136 @@
+/**
+ * Which attention calls a step needs, worked out once for all its layers.
+ *
+ * L1 Rows of a step are ordered so that every call takes consecutive rows: first the sequences with
+ *    one new token, by length, then the others.
+ * L2 Sequences with one new token share calls. A call pads its block tables to its longest sequence,
+ *    so lengths that differ by more than twice go to different calls.
+ * L3 A sequence with several new tokens has calls of its own, cut where the scores would grow too large.
+ * L4 Every call has at least two query rows for each KV head (attention-graph.ts says why).
+ */
+import { BLOCK_TOKENS, type StepSequence } from './device-driver.js'
+import type { KvSlabs } from './kv-slab.js'
+
+export interface AttentionCall {
+  /** First row of the step, and how many. */
+  readonly rowStart: number
+  readonly rows: number
+  readonly batch: number
+  /** Query rows of one sequence as the graph sees them. */
+  readonly queryRows: number
+  /** Each row is given twice, since a lone one would not be computed alike. */
+  readonly doubled: boolean
+  readonly keys: number
+  /** `[batch, kv heads, keys / 16]`. */
+  readonly keyRuns: Int32Array
+  readonly valueRuns: Int32Array
+  /** `[batch, 1, 1, queryRows, keys]`. */
+  readonly mask: Float32Array
+}
+
+/** One query: consecutive new tokens of one sequence, the first at `position`. */
+export interface Query {
+  readonly blocks: Uint32Array
+  readonly position: number
+  readonly rows: number
+}
+
+export interface HeadShape {
+  readonly heads: number
+  readonly kvHeads: number
+}
+
+/** Scores of one call, floats: 16 MB, of which three copies live at a time. */
+const SCORES_MAX = 4 << 20
+const TILE_ROWS_MIN = 16
+/** Up to this many keys padding costs less than another call. */
+const SHORT_KEYS = 256
+
+/** The order of a step's rows: indices into `sequences`. */
+export function rowOrder(sequences: readonly StepSequence[]): number[] {
+  const length = (index: number) => {
+    const sequence = sequences[index]
+    return sequence === undefined ? 0 : sequence.start + sequence.tokens.length
+  }
+  const indices = sequences.map((_, index) => index)
+  const single = indices.filter((index) => sequences[index]?.tokens.length === 1)
+  const several = indices.filter((index) => sequences[index]?.tokens.length !== 1)
+  return [...single.sort((a, b) => length(a) - length(b)), ...several]
+}
+
+/** `queries` cover the rows from 0 on, in order; those with one row come first, by length. */
+export function planAttention(queries: readonly Query[], shape: HeadShape, slabs: KvSlabs): AttentionCall[] {
+  const calls: AttentionCall[] = []
+  let row = 0
+  let at = 0
+  while (queries[at]?.rows === 1) {
+    const sameClass = lengthClass(queries[at])
+    let end = at + 1
+    while (queries[end]?.rows === 1 && lengthClass(queries[end]) === sameClass) end++
+    const shared = queries.slice(at, end)
+    calls.push(makeCall(shared, row, shape, slabs))
+    row += shared.length
+    at = end
+  }
+  for (const query of queries.slice(at)) {
+    const keys = paddedKeys(query.position + query.rows)
+    const tile = Math.max(TILE_ROWS_MIN, Math.floor(SCORES_MAX / (shape.heads * keys)))
+    for (let done = 0; done < query.rows; done += tile) {
+      const rows = Math.min(tile, query.rows - done)
+      calls.push(makeCall([{ ...query, position: query.position + done, rows }], row, shape, slabs))
+      row += rows
+    }
+  }
+  return calls
+}
+
+function paddedKeys(tokens: number): number {
+  return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS
+}
+
+function lengthClass(query: Query | undefined): number {
+  return Math.ceil(Math.log2(Math.max(SHORT_KEYS, paddedKeys((query?.position ?? 0) + 1))))
+}
+
+function makeCall(
+  queries: readonly Query[],
+  rowStart: number,
+  { heads, kvHeads }: HeadShape,
+  slabs: KvSlabs,
+): AttentionCall {
+  const rows = queries[0]?.rows ?? 0
+  const doubled = rows * (heads / kvHeads) < 2
+  const queryRows = doubled ? 2 * rows : rows
+  const keys = Math.max(...queries.map((query) => paddedKeys(query.position + query.rows)))
+  const blockCount = keys / BLOCK_TOKENS
+  const keyRuns = new Int32Array(queries.length * kvHeads * blockCount)
+  const valueRuns = new Int32Array(keyRuns.length)
+  const mask = new Float32Array(queries.length * queryRows * keys)
+  for (const [b, query] of queries.entries()) {
+    const used = paddedKeys(query.position + query.rows) / BLOCK_TOKENS
+    for (let head = 0; head < kvHeads; head++) {
+      const base = (b * kvHeads + head) * blockCount
+      for (let i = 0; i < blockCount; i++) {
+        const block = i < used ? (query.blocks[i] ?? 0) : slabs.zeroBlock
+        keyRuns[base + i] = slabs.keyRun(block, head)
+        valueRuns[base + i] = slabs.valueRun(block, head)
+      }
+    }
+    for (let r = 0; r < queryRows; r++) {
+      const visible = query.position + (doubled ? 0 : r) + 1
+      const base = (b * queryRows + r) * keys
+      mask.fill(Number.NEGATIVE_INFINITY, base + visible, base + keys)
+    }
+  }
+  return {
+    rowStart,
+    rows: rows * queries.length,
+    batch: queries.length,
+    queryRows,
+    doubled,
+    keys,
+    keyRuns,
+    valueRuns,
+    mask,
+  }
+}

@@ -1,0 +1,109 @@
+/**
+ * The device driver on ONNX Runtime's CPU provider: one worker thread that computes, so that the
+ * caller's thread is never blocked.
+ *
+ * O1 Every call settles: when the thread ends, for whatever reason, pending and later calls reject.
+ * O2 `data` given to `writeBlocks` is transferred when it is the whole of its buffer, else copied.
+ */
+import { availableParallelism } from 'node:os'
+import { MessageChannel, Worker } from 'node:worker_threads'
+import { CancelledError, InternalError, type KvasirError, messageOf } from '@kvasir/runtime/errors'
+import type { DeviceDriver, DriverStats, LoadedModelFacts, StepResult } from './device-driver.js'
+import { STEP_ROWS_MAX } from './limits.js'
+import { type FromWorker, revivedError, type ToWorker, type WorkerCall } from './worker-protocol.js'
+
+/** More than this many threads a call cost more to wake than they save. */
+const THREADS_MAX = 16
+
+export interface OrtDriverOptions {
+  /** Threads of one call into ONNX Runtime; default: all cores, at most 16. */
+  readonly threads?: number
+}
+
+interface Pending {
+  readonly resolve: (value: unknown) => void
+  readonly reject: (error: KvasirError) => void
+}
+
+export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
+  const threads = Math.min(options.threads ?? availableParallelism(), THREADS_MAX)
+  const { port1: port, port2 } = new MessageChannel()
+  // The same file from src/ and from dist/. Flags of this process, such as a test runner's, stay here.
+  const worker = new Worker(new URL('../dist/ort-worker.js', import.meta.url), {
+    workerData: { port: port2 },
+    transferList: [port2],
+    execArgv: [],
+    name: 'onnxruntime',
+  })
+  const pending = new Map<number, Pending>()
+  let lastId = 0
+  let ended: KvasirError | undefined
+  let stepId: number | undefined
+  let onLayer: ((layer: number) => void) | undefined
+
+  const end = (error: KvasirError) => {
+    ended ??= error
+    port.close()
+    for (const call of pending.values()) call.reject(ended)
+    pending.clear()
+  }
+  worker.on('error', (error) => {
+    end(new InternalError(`The engine's thread failed: ${messageOf(error)}`, { cause: error }))
+  })
+  worker.on('exit', (code) => end(new InternalError(`The engine's thread ended with code ${code}.`)))
+  port.on('message', (message: FromWorker) => {
+    if (message.kind === 'layer') return onLayer?.(message.layer)
+    const call = pending.get(message.id)
+    pending.delete(message.id)
+    if (message.kind === 'done') call?.resolve(message.value)
+    else call?.reject(revivedError(message.error))
+  })
+
+  function send(message: ToWorker, transfer: ArrayBuffer[] = []): void {
+    port.postMessage(message, transfer)
+  }
+
+  // Only the worker knows the results' types; both sides are of one version and one package.
+  function ask<T>(call: WorkerCall, transfer: ArrayBuffer[] = []): Promise<T> {
+    if (ended !== undefined) return Promise.reject(ended)
+    const id = ++lastId
+    if (call.kind === 'step') stepId = id
+    return new Promise<T>((resolve, reject) => {
+      pending.set(id, { resolve: (value) => resolve(value as T), reject })
+      send({ id, call }, transfer)
+    })
+  }
+
+  return {
+    describe: () => ({
+      name: 'onnxruntime-cpu',
+      kernels: [{ name: 'llama-f32', version: 1 }],
+      rowsMax: STEP_ROWS_MAX,
+    }),
+    loadModel: (load) => ask<LoadedModelFacts>({ kind: 'load', options: load, threads }),
+    async step(sequences, layerDone) {
+      if (stepId !== undefined) throw new InternalError('The driver runs a step already; wait for it.')
+      onLayer = layerDone
+      try {
+        return await ask<StepResult>({ kind: 'step', sequences })
+      } finally {
+        stepId = undefined
+        onLayer = undefined
+      }
+    },
+    cancelStep() {
+      if (stepId !== undefined && ended === undefined) send({ kind: 'cancel' })
+    },
+    readBlocks: (layer, blocks) => ask<Uint8Array>({ kind: 'read', layer, blocks }),
+    writeBlocks(layer, blocks, data) {
+      const whole = data.byteLength === data.buffer.byteLength && data.buffer instanceof ArrayBuffer
+      const own = whole ? data : data.slice()
+      return ask<void>({ kind: 'write', layer, blocks, data: own }, [own.buffer as ArrayBuffer])
+    },
+    stats: () => ask<DriverStats>({ kind: 'stats' }),
+    async close() {
+      end(new CancelledError('The driver was closed.'))
+      await worker.terminate()
+    },
+  }
+}

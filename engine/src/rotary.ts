@@ -1,0 +1,40 @@
+/** Tables of rotary position embeddings, `[positions, head dim / 2]`, computed as the reference does in f32. */
+import type { Llama3Scaling, ModelConfig } from './model-config.js'
+
+export interface RotaryTables {
+  readonly positions: number
+  readonly cos: Float32Array
+  readonly sin: Float32Array
+}
+
+export function rotaryTables(
+  { headDim, ropeTheta, ropeScaling }: ModelConfig,
+  positions: number,
+): RotaryTables {
+  const half = headDim / 2
+  const cos = new Float32Array(positions * half)
+  const sin = new Float32Array(positions * half)
+  for (let i = 0; i < half; i++) {
+    let frequency = Math.fround(1 / Math.fround(ropeTheta ** Math.fround((2 * i) / headDim)))
+    if (ropeScaling !== undefined) frequency = Math.fround(scaledFrequency(frequency, ropeScaling))
+    for (let position = 0; position < positions; position++) {
+      const angle = Math.fround(position * frequency)
+      cos[position * half + i] = Math.cos(angle)
+      sin[position * half + i] = Math.sin(angle)
+    }
+  }
+  return { positions, cos, sin }
+}
+
+/**
+ * Llama 3: long waves are stretched by `factor`, short ones are kept, and those between go over
+ * smoothly by how many times they fit into the original context.
+ */
+export function scaledFrequency(frequency: number, scaling: Llama3Scaling): number {
+  const { factor, lowFrequencyFactor: low, highFrequencyFactor: high, originalContextTokens } = scaling
+  const turns = (originalContextTokens * frequency) / (2 * Math.PI)
+  if (turns < low) return frequency / factor
+  if (turns > high) return frequency
+  const smooth = (turns - low) / (high - low)
+  return ((1 - smooth) * frequency) / factor + smooth * frequency
+}
