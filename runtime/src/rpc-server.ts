@@ -9,11 +9,13 @@
  * R3 `close` ends every call; it and `drain` may be called in any order and again.
  */
 import {
+  logVerbosity,
   Server,
   ServerCredentials,
   ServerInterceptingCall,
   type ServerInterceptor,
   type ServiceDefinition,
+  setLogVerbosity,
   status,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js'
@@ -25,6 +27,9 @@ import { readProtocolVersion } from './rpc-context.js'
 import { SERVER_OPTIONS } from './rpc-limits.js'
 
 export { bidi, type CallContext, type Send, serverStream, unary } from './rpc-handlers.js'
+
+// What the transport would print is thrown here too, as a sentence.
+if (process.env.GRPC_VERBOSITY === undefined) setLogVerbosity(logVerbosity.NONE)
 
 export interface RpcServerOptions {
   readonly host: string

@@ -596,7 +596,7 @@ describe('connections', () => {
       const cutAt = performance.now()
       expect(await failure(messages.next())).toBeInstanceOf(UnreachableError)
       expect(performance.now() - cutAt).toBeLessThan(2_800)
-      await withDeadline(serverAborted.promise, 3_000, 'the server to notice')
+      await withDeadline(serverAborted.promise, 2_000, 'the server to notice')
     } finally {
       caller.close()
       relay.close()
