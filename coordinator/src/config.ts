@@ -1,0 +1,71 @@
+/**
+ * Settings of the coordinator process: each is a flag, a variable KVASIR_…, or a key of the
+ * settings file (docs/configuration.md).
+ */
+import { z } from 'zod'
+
+const port = z.int().min(0).max(65_535)
+
+export const coordinatorConfigSchema = z
+  .object({
+    nats: z.string().default('nats://127.0.0.1:4222').describe('URL of the NATS server.'),
+    model: z
+      .array(z.string().min(1))
+      .min(1, 'name at least one model folder')
+      .describe('Folders of the models whose tokenizer and chat template are served; repeatable.'),
+    host: z.string().default('127.0.0.1').describe('Address that the HTTP server listens on.'),
+    port: port.optional().describe('Port; taken is an error, 0 takes any free one.'),
+    portPreferred: port
+      .optional()
+      .describe('Port to try first; when it is taken, the next free one. Default 8080.'),
+    advertiseHost: z
+      .string()
+      .optional()
+      .describe('Host name under which agents reach this server; `host` by default, or the machine’s name.'),
+    coordinatorId: z
+      .string()
+      .regex(/^[A-Za-z0-9_-]{1,64}$/, 'use letters, digits, "-" or "_"')
+      .optional()
+      .describe('Name of this coordinator in the cluster; a random one by default.'),
+    logFile: z
+      .string()
+      .optional()
+      .describe('Log as JSON lines to this file, instead of readable lines to stderr.'),
+    apiKeys: z
+      .array(z.string().min(8, 'use keys of at least 8 characters'))
+      .default([])
+      .describe('Keys that clients must send as bearer tokens; none means that everyone may use the API.'),
+    bodyBytesMax: z
+      .int()
+      .min(1_024)
+      .default(8 * 1024 * 1024)
+      .describe('Largest request body, bytes.'),
+    streamBufferBytesMax: z
+      .int()
+      .min(1_024)
+      .default(1024 * 1024)
+      .describe('What a slow client may leave unread before its request is cancelled, bytes.'),
+    streamDrainMs: z
+      .int()
+      .min(100)
+      .default(30_000)
+      .describe('How long a client may take for the rest of a stream that has ended, milliseconds.'),
+    promptsWaitingMax: z.int().min(1).default(256).describe('Prompts that may wait for the tokenizer.'),
+    traceSampleRatio: z.number().min(0).max(1).default(1).describe('Share of ordinary traces that is kept.'),
+    slowRequestMs: z
+      .number()
+      .min(0)
+      .default(10_000)
+      .describe('Requests slower than this are always traced, milliseconds.'),
+    tracesMax: z.int().min(1).default(2_000).describe('Traces held in memory.'),
+    traceBytesMax: z
+      .int()
+      .min(65_536)
+      .default(64 * 1024 * 1024)
+      .describe('Memory held by traces, bytes.'),
+  })
+  .refine((config) => config.port === undefined || config.portPreferred === undefined, {
+    error: 'give --port or --port-preferred, not both',
+  })
+
+export type CoordinatorConfig = z.output<typeof coordinatorConfigSchema>

@@ -1,0 +1,31 @@
+/**
+ * What the gateway's routes stand on.
+ */
+import type { TextModel } from '@kvasir/engine/text/text-model'
+import type { Clock } from '@kvasir/runtime/clock'
+import type { Logger } from '@kvasir/runtime/log'
+import type { GenerationService } from '../generation.js'
+import type { TraceStore } from '../trace-store/trace-store.js'
+import type { PromptEncoder } from './prompt-encoder.js'
+
+export interface GatewayLimits {
+  /** Largest request body that is read. */
+  readonly bodyBytesMax: number
+  /** What a slow client may leave unread before it is cut off. */
+  readonly streamBufferBytesMax: number
+  /** How long a client may take for the rest of a stream that has ended. */
+  readonly streamDrainMs: number
+}
+
+export interface GatewayContext {
+  readonly service: GenerationService
+  /** By the name that clients use. */
+  readonly textModels: ReadonlyMap<string, TextModel>
+  readonly encoder: PromptEncoder
+  readonly traces: TraceStore
+  /** Bearer keys; with none, everyone may use the API. */
+  readonly apiKeys: readonly string[]
+  readonly limits: GatewayLimits
+  readonly clock: Clock
+  readonly log: Logger
+}

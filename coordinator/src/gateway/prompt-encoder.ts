@@ -1,0 +1,90 @@
+/**
+ * The gateway's side of the text worker: turns prompts into tokens, off the main thread.
+ *
+ * Invariants: at most `jobsMax` prompts wait, more are refused before any work; every wait
+ * has a deadline; a worker that died fails its jobs and is started anew for the next one.
+ */
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import { type Deferred, deferred, withDeadline } from '@kvasir/runtime/deferred'
+import { errorOf, messageOf, OverloadedError, UnavailableError } from '@kvasir/runtime/errors'
+import type { PromptJob, PromptResult, PromptText, PromptWorkerData } from './prompt-worker-messages.js'
+
+/** The built file, whether this one runs from src/ or from dist/. */
+const WORKER_FILE = fileURLToPath(new URL('../../dist/gateway/text-worker.js', import.meta.url))
+const JOB_TIMEOUT_MS = 10_000
+
+/** Tokens of a prompt, special ones included, or how many there are at least where that is too many. */
+export type EncodedPrompt = { readonly tokens: readonly number[] } | { readonly tokensAtLeast: number }
+
+export interface PromptEncoder {
+  /**
+   * Throws what the model's tokenizer or chat
+   * template throws, OverloadedError when too many prompts wait, DeadlineError.
+   */
+  encode(model: string, prompt: PromptText): Promise<EncodedPrompt>
+  close(): Promise<void>
+}
+
+export function createPromptEncoder(options: {
+  /** The models to load, as `loadTextModel` takes them. */
+  readonly models: readonly string[]
+  readonly jobsMax: number
+}): PromptEncoder {
+  const waiting = new Map<number, Deferred<EncodedPrompt>>()
+  let worker: Worker | undefined
+  let nextId = 0
+
+  function start(): Worker {
+    const workerData: PromptWorkerData = { models: options.models }
+    // Conditions given to the main thread (tests run from source) must not reach the built worker.
+    const started = new Worker(WORKER_FILE, { workerData, execArgv: [] })
+    started.on('message', (result: PromptResult) => settle(result))
+    started.on('error', (error) => lost(started, messageOf(error)))
+    started.on('exit', () => lost(started, 'it ended'))
+    return started
+  }
+
+  function settle(result: PromptResult): void {
+    const job = waiting.get(result.id)
+    waiting.delete(result.id)
+    if ('tokens' in result) {
+      job?.resolve({ tokens: Array.from(result.tokens) })
+    } else if ('tokensAtLeast' in result) {
+      job?.resolve({ tokensAtLeast: result.tokensAtLeast })
+    } else {
+      const { code, message, param } = result.error
+      job?.reject(errorOf(code, message, param === undefined ? {} : { param }))
+    }
+  }
+
+  function lost(which: Worker, reason: string): void {
+    if (worker !== which) return
+    worker = undefined
+    for (const job of waiting.values()) {
+      job.reject(new UnavailableError(`The tokenizer's worker was lost (${reason}). Try again.`))
+    }
+    waiting.clear()
+  }
+
+  worker = start()
+  return {
+    async encode(model, prompt) {
+      if (waiting.size >= options.jobsMax) {
+        throw new OverloadedError('Too many prompts wait for the tokenizer. Try again in a moment.')
+      }
+      const id = nextId++
+      const job = deferred<EncodedPrompt>()
+      waiting.set(id, job)
+      worker ??= start()
+      worker.postMessage({ id, model, prompt } satisfies PromptJob)
+      return withDeadline(job.promise, JOB_TIMEOUT_MS, 'waiting for the tokenizer')
+    },
+    async close() {
+      const closing = worker
+      if (closing === undefined) return
+      lost(closing, 'the server is closing')
+      await closing.terminate()
+    },
+  }
+}

@@ -1,0 +1,34 @@
+/**
+ * What the gateway and its text worker say to each other.
+ */
+import type { ErrorCode } from '@kvasir/runtime/errors'
+import type { ChatMessage } from './generation-plan.js'
+
+export interface PromptWorkerData {
+  /** The models to load, as given on the command line. */
+  readonly models: readonly string[]
+}
+
+/** A prompt that needs a tokenizer. */
+export type PromptText =
+  | { readonly kind: 'chat'; readonly messages: readonly ChatMessage[] }
+  | { readonly kind: 'text'; readonly text: string }
+
+export interface PromptJob {
+  readonly id: number
+  /** Name of the model. */
+  readonly model: string
+  readonly prompt: PromptText
+}
+
+export type PromptResult =
+  | { readonly id: number; readonly tokens: Uint32Array<ArrayBuffer> }
+  /** The text is so long that it was not tokenized: it has this many tokens or more. */
+  | { readonly id: number; readonly tokensAtLeast: number }
+  | { readonly id: number; readonly error: PromptError }
+
+export interface PromptError {
+  readonly code: ErrorCode
+  readonly message: string
+  readonly param: string | undefined
+}

@@ -1,0 +1,80 @@
+/**
+ * What can be read of a running coordinator: models, cluster, requests, health, metrics.
+ */
+import type { FastifyInstance } from 'fastify'
+import { requestIdOf } from './answer.js'
+import { ApiError } from './api-error.js'
+import type { Exchanges } from './exchanges.js'
+import type { GatewayContext } from './gateway-context.js'
+import type { GatewayMetrics } from './metrics.js'
+
+interface ById {
+  Params: { id: string }
+}
+
+export function registerReadRoutes(
+  app: FastifyInstance,
+  gateway: GatewayContext,
+  exchanges: Exchanges,
+  metrics: GatewayMetrics,
+): void {
+  const { service, textModels, clock } = gateway
+  const createdSeconds = Math.floor(clock.wallMs() / 1000)
+
+  app.get('/v1/models', async () => ({ object: 'list', data: [...textModels.keys()].map(modelCard) }))
+
+  // A model's name may hold slashes, such as org/model.
+  app.get<{ Params: { '*': string } }>('/v1/models/*', async (request) => {
+    const name = request.params['*']
+    if (textModels.has(name)) return modelCard(name)
+    throw new ApiError({
+      status: 404,
+      message: `There is no model "${name}" here. GET /v1/models lists those that are.`,
+      code: 'model_not_found',
+      param: 'model',
+    })
+  })
+
+  app.get('/v1/cluster', async () => service.cluster())
+
+  app.get<ById>('/v1/requests/:id', async (request) => {
+    const report = service.request(requestIdOf(request.params.id))
+    if (report !== undefined) return report
+    throw new ApiError({
+      status: 404,
+      message: `No request "${request.params.id}" is known here: it never reached a device, or is long over.`,
+      code: 'request_not_found',
+    })
+  })
+
+  app.get('/health/live', async () => ({ status: 'live' }))
+
+  app.get('/health/ready', async (_request, reply) => {
+    const models = service
+      .models()
+      .map(({ name }) => name)
+      .filter((name) => textModels.has(name))
+    if (exchanges.draining) return reply.code(503).send({ status: 'draining', models })
+    if (models.length === 0) return reply.code(503).send({ status: 'no model can be served', models })
+    return { status: 'ready', models }
+  })
+
+  app.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.render()))
+
+  function modelCard(name: string) {
+    const model = textModels.get(name)
+    return {
+      id: name,
+      object: 'model',
+      created: createdSeconds,
+      owned_by: 'kvasir',
+      kvasir: {
+        digest: model?.digest,
+        context_tokens_max: model?.contextTokensMax,
+        chat: model?.hasChatTemplate,
+        /** Whether live devices can serve it from prompt to last token now. */
+        ready: service.models().some((served) => served.name === name),
+      },
+    }
+  }
+}

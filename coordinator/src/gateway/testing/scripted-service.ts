@@ -1,0 +1,144 @@
+/**
+ * A serving side for tests, whose tokens come when the test says so.
+ */
+import type { Token } from '@kvasir/proto/kvasir/inference/v1/inference'
+import { AsyncQueue, deferred } from '@kvasir/runtime/deferred'
+import type {
+  ClusterReport,
+  Generation,
+  GenerationEvent,
+  GenerationRequest,
+  GenerationService,
+  RequestReport,
+} from '../../generation.js'
+
+type CancelCause = Parameters<Generation['cancel']>[0]
+
+export interface ScriptedGeneration {
+  readonly request: GenerationRequest
+  /** One event with these token ids. */
+  tokens(...ids: number[]): void
+  finish(reason?: 'stop' | 'length'): void
+  fail(error: Error): void
+  /** Resolves when the gateway cancels. */
+  readonly cancelled: Promise<CancelCause>
+}
+
+export interface ScriptedService extends GenerationService {
+  /** Called for each submission; by default nothing happens until the test acts. */
+  onSubmit: (generation: ScriptedGeneration) => void
+  readonly submitted: ScriptedGeneration[]
+  /** Resolves with the next submission that nobody has waited for. */
+  next(): Promise<ScriptedGeneration>
+  servedModels: string[]
+}
+
+/** Token `index` with a log probability and two alternatives that can be told apart. */
+export function testToken(index: number, id: number): Token {
+  return {
+    index,
+    id,
+    logprob: -0.5 - index,
+    top: [
+      { id, logprob: -0.5 - index },
+      { id: 65, logprob: -9 },
+    ],
+    nearTie: false,
+  }
+}
+
+export function scriptedService(report: Partial<RequestReport> = {}): ScriptedService {
+  const arrivals = new AsyncQueue<ScriptedGeneration>(1_000)
+  const iterator = arrivals[Symbol.asyncIterator]()
+  const service: ScriptedService = {
+    onSubmit: () => {},
+    submitted: [],
+    servedModels: ['letters'],
+    async next() {
+      const { value } = await iterator.next()
+      if (value === undefined) throw new Error('no more submissions')
+      return value
+    },
+    submit(request) {
+      const events = new AsyncQueue<GenerationEvent>(1_000_000)
+      const cancelled = deferred<CancelCause>()
+      let index = 0
+      const generation: ScriptedGeneration = {
+        request,
+        cancelled: cancelled.promise,
+        tokens: (...ids) =>
+          void events.push({ type: 'tokens', tokens: ids.map((id) => testToken(index++, id)) }),
+        finish(reason = 'length') {
+          events.push({ type: 'finished', reason })
+          events.end()
+        },
+        fail: (error) => events.fail(error),
+      }
+      service.submitted.push(generation)
+      arrivals.push(generation)
+      service.onSubmit(generation)
+      return {
+        events,
+        cancel(cause) {
+          cancelled.resolve(cause)
+          events.end()
+        },
+      }
+    },
+    request: (id) => {
+      const known = service.submitted.find(({ request }) => request.requestId === id)
+      return known && { ...REPORT, requestId: id, model: known.request.model, ...report }
+    },
+    cluster: () => CLUSTER,
+    models: () => service.servedModels.map((name) => ({ name, digest: 'd1', contextTokensMax: 100 })),
+  }
+  return service
+}
+
+const REPORT: RequestReport = {
+  requestId: '',
+  traceId: '',
+  model: '',
+  state: 'finished',
+  placements: [],
+  promptTokens: 0,
+  completionTokens: 0,
+  cachedTokens: 0,
+  numericsChanged: false,
+  nearTies: 0,
+  finishReason: 'length',
+  error: null,
+  predicted: null,
+  measured: { queueMs: null, ttftMs: null, tpotMs: null },
+  kv: { bytes: 4_096, chunks: 1, overlap: null, bytesPerSecond: null },
+}
+
+const CLUSTER: ClusterReport = {
+  coordinatorId: 'coordinator-test',
+  busConnected: true,
+  queuedRequests: 3,
+  activeRequests: 2,
+  devices: [
+    {
+      deviceId: 'gpu-0',
+      incarnation: '1',
+      kind: 'gpu',
+      deviceModel: 'test GPU',
+      machine: 'm1',
+      state: 'ready',
+      capabilities: ['prefill', 'decode'],
+      models: [{ name: 'letters', digest: 'd1', profile: 'exact' }],
+      decodeSlots: 8,
+      decodeSlotsUsed: 1,
+      prefillTokensWaiting: 0,
+      leases: 1,
+      tiers: [
+        { name: 'hbm', kind: 'hbm', capacityBytes: 1_000, leasedBytes: 250, bandwidthBytesPerSecond: 1e9 },
+      ],
+      link: { class: 'loopback', bytesPerSecond: 0 },
+      modelled: false,
+      lastHeardMs: 10,
+      endpoints: { control: '127.0.0.1:1', kv: '127.0.0.1:2' },
+    },
+  ],
+}
