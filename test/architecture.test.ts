@@ -19,16 +19,7 @@ const allowed: Record<string, readonly string[]> = {
   'gpu-agent': ['proto', 'runtime', 'agent'],
   'fpga-agent': ['proto', 'runtime', 'agent'],
   coordinator: ['proto', 'runtime', 'engine/text'],
-  cli: [
-    'proto',
-    'runtime',
-    'engine',
-    'agent',
-    'host-agent',
-    'gpu-agent',
-    'fpga-agent',
-    'coordinator',
-  ],
+  cli: ['proto', 'runtime', 'engine', 'agent', 'host-agent', 'gpu-agent', 'fpga-agent', 'coordinator'],
 }
 
 interface SourceImport {
@@ -87,9 +78,7 @@ describe('imports point one way', () => {
       for (const entry of importsOf(file)) {
         if (/^onnx/.test(entry.specifier)) wrong.push(entry)
         if (entry.specifier.startsWith('.')) {
-          queue.push(
-            relative(root, resolve(root, dirname(file), entry.specifier)).replace(/\.js$/, '.ts'),
-          )
+          queue.push(relative(root, resolve(root, dirname(file), entry.specifier)).replace(/\.js$/, '.ts'))
         }
       }
     }
