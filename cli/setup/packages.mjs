@@ -32,6 +32,7 @@ const installArguments = [
  * @property {boolean} [optional]
  * @property {Record<string, string>} [dependencies]
  * @property {Record<string, string>} [devDependencies]
+ * @property {Record<string, string>} [bin]
  */
 
 /**
@@ -86,7 +87,10 @@ export function installedAgreesWithLock(root) {
   if (installed === undefined || locked === undefined) return false
   for (const [name, wanted] of Object.entries(locked)) {
     if (!name.startsWith('node_modules/')) {
-      if (!asksTheSame(wanted, path.join(root, name, 'package.json'))) return false
+      const manifest = readJson(path.join(root, name, 'package.json'))
+      if (wishesOf(wanted) !== wishesOf(manifest)) return false
+      // npm's own record leaves the root out.
+      if (name !== '' && wishesOf(wanted) !== wishesOf(installed[name])) return false
       continue
     }
     const have = installed[name]
@@ -98,17 +102,13 @@ export function installedAgreesWithLock(root) {
 }
 
 /**
- * @param {LockedPackage} locked a workspace as the lock file has it
- * @param {string} manifestFile
+ * What a workspace asks npm for, as comparable text.
+ * @param {LockedPackage | undefined} workspace
  */
-function asksTheSame(locked, manifestFile) {
-  if (!existsSync(manifestFile)) return false
-  const manifest = /** @type {LockedPackage} */ (JSON.parse(readFileSync(manifestFile, 'utf8')))
-  /** @param {Record<string, string> | undefined} wishes */
-  const text = (wishes) => JSON.stringify(Object.entries(wishes ?? {}).sort())
-  return (
-    text(locked.dependencies) === text(manifest.dependencies) &&
-    text(locked.devDependencies) === text(manifest.devDependencies)
+function wishesOf(workspace) {
+  const { dependencies, devDependencies, bin } = workspace ?? {}
+  return JSON.stringify(
+    [dependencies, devDependencies, bin].map((wishes) => Object.entries(wishes ?? {}).sort()),
   )
 }
 
@@ -117,8 +117,16 @@ function asksTheSame(locked, manifestFile) {
  * @returns {Record<string, LockedPackage> | undefined} undefined where it is missing or unreadable
  */
 function readLock(file) {
+  return readJson(file)?.packages
+}
+
+/**
+ * @param {string} file
+ * @returns {any} undefined where it is missing or unreadable
+ */
+function readJson(file) {
   try {
-    return JSON.parse(readFileSync(file, 'utf8')).packages
+    return JSON.parse(readFileSync(file, 'utf8'))
   } catch {
     return undefined
   }

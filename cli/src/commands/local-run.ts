@@ -1,0 +1,81 @@
+/** `kvasir run --local`: the cluster's engine, alone in this process; the text that the cluster must equal. */
+import { randomBytes } from 'node:crypto'
+import { createLocalGenerator } from '@kvasir/engine/local-generator'
+import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
+import { InvalidInputError } from '@kvasir/runtime/errors'
+import { tpotMsOf, ttftMsOf } from '../client/generation.js'
+import { say, withProgress } from '../terminal.js'
+import type { RunDocument, RunOptions } from './run.js'
+
+/** @param write called with each piece of text as it is generated */
+export async function runLocally(
+  prompt: string,
+  options: RunOptions & { readonly model: string },
+  signal: AbortSignal,
+  write: (text: string) => void,
+): Promise<RunDocument> {
+  const textModel = await loadTextModel(options.model)
+  const promptTokens = encodePrompt(textModel, prompt)
+  const room = textModel.contextTokensMax - promptTokens.length
+  if (room < 1) {
+    throw new InvalidInputError(
+      `The prompt has ${promptTokens.length} tokens, and the context of ${textModel.name} is ${textModel.contextTokensMax}: shorten it.`,
+    )
+  }
+  const generator = await withProgress(createLocalGenerator({ model: options.model }), (seconds) =>
+    say(`loading the model … ${seconds} s`),
+  )
+  try {
+    const maxTokens = Math.min(options.maxTokens, room)
+    const decoder = textModel.decoder()
+    const tokens: number[] = []
+    const tokenMs: number[] = []
+    let text = ''
+    const emit = (piece: string) => {
+      text += piece
+      if (piece !== '') write(piece)
+    }
+    const begin = performance.now()
+    const generation = generator.generate(promptTokens, {
+      sampling: {
+        temperature: options.temperature,
+        topP: options.topP,
+        topK: 0,
+        seed: options.seed === undefined ? randomBytes(8).readBigUInt64LE() : BigInt(options.seed),
+        logprobs: false,
+        topLogprobs: 0,
+      },
+      maxTokens,
+      stopTokens: textModel.stopTokens,
+      signal,
+    })
+    for await (const token of generation) {
+      tokenMs.push(performance.now() - begin)
+      tokens.push(token.id)
+      emit(decoder.push(token.id))
+    }
+    emit(decoder.flush())
+    return {
+      requestId: null,
+      traceId: null,
+      text,
+      tokens,
+      finishReason: tokens.length < maxTokens ? 'stop' : 'length',
+      numericsChanged: false,
+      usage: { promptTokens: promptTokens.length, completionTokens: tokens.length, cachedTokens: 0 },
+      placement: null,
+      kv: null,
+      ttftMs: ttftMsOf({ tokenMs }) ?? null,
+      tpotMs: tpotMsOf({ tokenMs }) ?? null,
+    }
+  } finally {
+    await generator.close()
+  }
+}
+
+function encodePrompt(textModel: TextModel, prompt: string): number[] {
+  if (prompt === '') throw new InvalidInputError('The prompt is empty: say something.')
+  return textModel.hasChatTemplate
+    ? textModel.encodeChat([{ role: 'user', content: prompt }])
+    : textModel.encode(prompt)
+}

@@ -1,0 +1,38 @@
+/** Parsers of option values; a wrong value is a usage error that commander reports by name. */
+import { InvalidArgumentError } from 'commander'
+
+/** A whole number from 0 to `max`. */
+export function countOption(max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (/^\d+$/.test(text) && value <= max) return value
+    throw new InvalidArgumentError(`Give a whole number from 0 to ${max}.`)
+  }
+}
+
+/** A whole number from 1 to `max`. */
+export function positiveOption(max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (/^\d+$/.test(text) && value >= 1 && value <= max) return value
+    throw new InvalidArgumentError(`Give a whole number from 1 to ${max}.`)
+  }
+}
+
+/** A number from `min` to `max`. */
+export function numberOption(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (text.trim() !== '' && value >= min && value <= max) return value
+    throw new InvalidArgumentError(`Give a number from ${min} to ${max}.`)
+  }
+}
+
+/** Bytes a second, as a plain number or with k, M or G: 25M is 25,000,000. */
+export function rateOption(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text)
+  const scale = { '': 1, k: 1e3, M: 1e6, G: 1e9 }[match?.[2] ?? '']
+  const value = Number(match?.[1]) * (scale ?? Number.NaN)
+  if (value >= 1) return Math.round(value)
+  throw new InvalidArgumentError('Give bytes a second, such as 25000000 or 25M.')
+}

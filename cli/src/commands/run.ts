@@ -1,0 +1,136 @@
+/**
+ * `kvasir run PROMPT`: one generation, streamed to the terminal; by the cluster, or with
+ * `--local` by the same engine in this process, which needs no cluster.
+ *
+ * A model with a chat template gets the prompt as one user message; another continues it.
+ * Sampling is greedy unless a temperature is given, so that two runs can be compared.
+ */
+import type { RequestReport } from '@kvasir/coordinator/generation'
+import type { Command } from 'commander'
+import { callJson } from '../client/api-client.js'
+import { generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
+import { locateCluster } from '../client/locate-cluster.js'
+import { firstModel } from '../client/models.js'
+import { EXIT, type ExitCode } from '../exit-codes.js'
+import { print, printJson, say, withProgress } from '../terminal.js'
+import { runLocally } from './local-run.js'
+import { countOption, numberOption, positiveOption } from './option-values.js'
+import { interruptSignal, type Run } from './run-command.js'
+import { modelDefault } from './up-options.js'
+
+export interface RunOptions {
+  readonly maxTokens: number
+  readonly seed?: number
+  readonly temperature: number
+  readonly topP: number
+  readonly local?: boolean
+  readonly json?: boolean
+  readonly model?: string
+}
+
+/** The document of `run --json`; docs/schemas/run.json. */
+export interface RunDocument {
+  /** Null where no cluster was used. */
+  readonly requestId: string | null
+  readonly traceId: string | null
+  readonly text: string
+  readonly tokens: readonly number[]
+  readonly finishReason: string
+  readonly numericsChanged: boolean
+  readonly usage: {
+    readonly promptTokens: number
+    readonly completionTokens: number
+    readonly cachedTokens: number
+  }
+  readonly placement: { readonly prefillDevice: string; readonly decodeDevice: string } | null
+  readonly kv: { readonly bytes: number; readonly chunks: number; readonly overlap: number | null } | null
+  readonly ttftMs: number | null
+  readonly tpotMs: number | null
+}
+
+export function runCommandOf(program: Command, run: Run): void {
+  program
+    .command('run <prompt>')
+    .description('generate text from a prompt and stream it')
+    .option('--max-tokens <count>', 'most tokens to generate', positiveOption(1_000_000), 128)
+    .option('--seed <number>', 'seed of the sampling', countOption(Number.MAX_SAFE_INTEGER))
+    .option('--temperature <number>', '0 takes the likeliest token', numberOption(0, 2), 0)
+    .option(
+      '--top-p <number>',
+      'keep the likeliest tokens of this probability',
+      numberOption(0.000_001, 1),
+      1,
+    )
+    .option('--model <name>', 'model of the cluster; with --local a model folder (default: skald)')
+    .option('--local', 'use the engine in this process, without a cluster')
+    .option('--json', 'print one JSON document instead of the text')
+    .action((prompt: string, options: RunOptions) =>
+      run(async () => {
+        const interrupted = interruptSignal()
+        try {
+          const write = (text: string) => {
+            if (!options.json) process.stdout.write(text)
+          }
+          const document = options.local
+            ? await runLocally(
+                prompt,
+                { ...options, model: options.model ?? modelDefault },
+                interrupted,
+                write,
+              )
+            : await runOnCluster(prompt, options, interrupted, write)
+          if (options.json) printJson(document)
+          else print('')
+          return EXIT.ok
+        } catch (error) {
+          if (interrupted.aborted) return EXIT.interrupted
+          throw error
+        }
+      }),
+    )
+}
+
+async function runOnCluster(
+  prompt: string,
+  options: RunOptions,
+  signal: AbortSignal,
+  write: (text: string) => void,
+): Promise<RunDocument> {
+  const url = locateCluster()
+  const model = await firstModel(url, options.model)
+  const wish = {
+    model: model.id,
+    prompt,
+    chat: model.kvasir.chat,
+    maxTokens: options.maxTokens,
+    temperature: options.temperature,
+    topP: options.topP,
+    ...(options.seed === undefined ? {} : { seed: options.seed }),
+  }
+  let arrived = false
+  const onText = (text: string) => {
+    arrived = true
+    write(text)
+  }
+  const result = await withProgress(generate(url, wish, signal, onText), (seconds) => {
+    if (!arrived || options.json) say(`waiting for the answer … ${seconds} s`)
+  })
+  const report = await callJson<RequestReport>(url, `/v1/requests/${result.requestId}`)
+  const placement = report.placements.at(-1)
+  return {
+    requestId: result.requestId,
+    traceId: result.traceId,
+    text: result.text,
+    tokens: result.tokens,
+    finishReason: result.finishReason,
+    numericsChanged: result.numericsChanged,
+    usage: result.usage,
+    placement:
+      placement === undefined
+        ? null
+        : { prefillDevice: placement.prefillDevice, decodeDevice: placement.decodeDevice },
+    kv: { bytes: report.kv.bytes, chunks: report.kv.chunks, overlap: report.kv.overlap },
+    ttftMs: ttftMsOf(result) ?? null,
+    tpotMs: tpotMsOf(result) ?? null,
+  }
+}

@@ -1,0 +1,55 @@
+/** `kvasir status`: whether a cluster runs, its processes, and what it is doing. */
+import type { ClusterReport } from '@kvasir/coordinator/generation'
+import type { Command } from 'commander'
+import { callJson } from '../client/api-client.js'
+import { locateCluster } from '../client/locate-cluster.js'
+import { EXIT, type ExitCode } from '../exit-codes.js'
+import { formatDuration } from '../format.js'
+import { type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
+import { color, print, printJson, renderTable } from '../terminal.js'
+import type { Run } from './run-command.js'
+
+export function statusCommand(program: Command, run: Run): void {
+  program
+    .command('status')
+    .description('say whether a cluster runs, its processes and its load; exit code 1 where none runs')
+    .option('--json', 'print one JSON document')
+    .action((options: { json?: boolean }) => run(() => status(options.json ?? false)))
+}
+
+async function status(json: boolean): Promise<ExitCode> {
+  // A cluster that KVASIR_URL names is not this machine's: it has no record here.
+  const isOurs = !process.env.KVASIR_URL
+  const record = isOurs ? readLiveRecord() : undefined
+  if (isOurs && record === undefined) {
+    if (json) printJson({ running: false })
+    else print('No cluster runs here: start one with `npx kvasir up --detach`.')
+    return EXIT.failure
+  }
+  const url = locateCluster()
+  const cluster = await callJson<ClusterReport>(url, '/v1/cluster')
+  if (json) printJson({ running: true, url, supervisor: record ?? null, cluster })
+  else show(url, record, cluster)
+  return EXIT.ok
+}
+
+function show(url: string, record: RunRecord | undefined, cluster: ClusterReport): void {
+  print(`${color.bold('cluster')}  ${url}`)
+  if (record !== undefined) {
+    const sinceMs = Date.now() - Date.parse(record.startedAt)
+    print(`supervisor  process ${record.pid}, up for ${formatDuration(sinceMs)}, version ${record.version}`)
+  }
+  const ready = cluster.devices.filter((device) => device.state === 'ready').length
+  print(`devices     ${ready} of ${cluster.devices.length} ready`)
+  print(`requests    ${cluster.activeRequests} active, ${cluster.queuedRequests} waiting`)
+  print(
+    `NATS        ${cluster.busConnected ? 'connected' : color.yellow('not connected; serving goes on without it')}`,
+  )
+  if (record === undefined) return
+  const rows = record.processes.map(({ name, pid, logFile }) => [
+    name,
+    pid === 0 ? color.yellow('starting again') : String(pid),
+    color.dim(logFile),
+  ])
+  print(`\n${renderTable(rows, ['process', 'pid', 'log'])}`)
+}

@@ -1,0 +1,56 @@
+/** The options that `start` and `up` share, and what they mean. */
+import { hostname } from 'node:os'
+import path from 'node:path'
+import { resolveModel } from '@kvasir/engine/model-files'
+import { InvalidInputError } from '@kvasir/runtime/errors'
+import { projectRoot } from '@kvasir/runtime/state-folder'
+import type { Command } from 'commander'
+import type { ClusterWish } from '../supervisor/cluster-plan.js'
+import { countOption, rateOption } from './option-values.js'
+
+export interface UpOptions {
+  readonly port?: number
+  readonly nats?: string
+  readonly model: string
+  readonly gpus: number
+  readonly fpgas: number
+  readonly linkBytesPerSecond?: number
+}
+
+export const modelDefault = path.join(projectRoot(), 'models', 'skald')
+
+export function addUpOptions(command: Command): Command {
+  return command
+    .option(
+      '--port <number>',
+      'port of the HTTP API (default: 8080, or the next free one)',
+      countOption(65_535),
+    )
+    .option('--nats <url>', 'join this NATS server instead of starting one')
+    .option('--model <spec>', 'model folder in Hugging Face layout, or dummy:llama-0.5b', modelDefault)
+    .option('--gpus <count>', 'gpu agents', countOption(64), 1)
+    .option('--fpgas <count>', 'fpga agents', countOption(64), 2)
+    .option(
+      '--link-bytes-per-second <rate>',
+      "hold every agent's link to this rate (default: as fast as it goes)",
+      rateOption,
+    )
+}
+
+/**
+ * @throws a KvasirError about the model before anything is started
+ */
+export async function clusterWish(options: UpOptions): Promise<ClusterWish> {
+  if (options.nats !== undefined && !/^(nats|tls|ws|wss):\/\/\S+$/.test(options.nats)) {
+    throw new InvalidInputError(`--nats is "${options.nats}"; give a URL such as nats://127.0.0.1:4222.`)
+  }
+  const model = await resolveModel(options.model)
+  return {
+    model: model.folder ?? options.model,
+    gpus: options.gpus,
+    fpgas: options.fpgas,
+    port: options.port,
+    linkBytesPerSecond: options.linkBytesPerSecond,
+    devicePrefix: options.nats === undefined ? '' : `${hostname().replace(/[^A-Za-z0-9]+/g, '-')}-`,
+  }
+}

@@ -1,0 +1,131 @@
+/**
+ * `kvasir up`: a cluster that stays until it is stopped, in this terminal or detached.
+ *
+ * A detached supervisor has a session of its own and writes to `.kvasir/log/supervisor.log`;
+ * this command follows that file until the cluster serves or the supervisor has ended.
+ */
+import { spawn } from 'node:child_process'
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync } from 'node:fs'
+import path from 'node:path'
+import { delay } from '@kvasir/runtime/deferred'
+import { UnavailableError } from '@kvasir/runtime/errors'
+import { logFolder, projectRoot } from '@kvasir/runtime/state-folder'
+import type { Command } from 'commander'
+import { EXIT, type ExitCode } from '../exit-codes.js'
+import { type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
+import { runSupervisor } from '../supervisor/run-supervisor.js'
+import { print, printJson, say } from '../terminal.js'
+import { interruptSignal, type Run } from './run-command.js'
+import { addUpOptions, clusterWish, type UpOptions } from './up-options.js'
+
+const pollMs = 50
+
+interface CommandOptions extends UpOptions {
+  readonly detach?: boolean
+  readonly json?: boolean
+}
+
+export function upCommand(program: Command, run: Run): void {
+  addUpOptions(program.command('up'))
+    .description('start a local cluster and stay up; --detach leaves it running')
+    .option('--detach', 'return once the cluster serves, and leave it running')
+    .option('--json', 'print the run record as JSON')
+    .action((options: CommandOptions) =>
+      run(async () => {
+        const wish = await clusterWish(options)
+        if (options.detach) return upDetached(options)
+        return runSupervisor({
+          wish,
+          natsUrl: options.nats,
+          whenReady: async () => {
+            tellRecord(readLiveRecord(), options.json)
+            return 'stay'
+          },
+        })
+      }),
+    )
+}
+
+async function upDetached(options: CommandOptions): Promise<ExitCode> {
+  const interrupted = interruptSignal()
+  const logFile = path.join(logFolder(), 'supervisor.log')
+  mkdirSync(logFolder(), { recursive: true })
+  if (existsSync(logFile)) renameSync(logFile, `${logFile}.previous`)
+  const log = openSync(logFile, 'a')
+  const child = spawn(
+    process.execPath,
+    [path.join(projectRoot(), 'cli/bin/kvasir.mjs'), 'up', ...argumentsOf(options)],
+    {
+      detached: true,
+      stdio: ['ignore', log, log],
+      env: detachedEnvironment(),
+    },
+  )
+  closeSync(log)
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => resolve())
+    child.once('error', () => resolve())
+  })
+  let over = false
+  void ended.then(() => {
+    over = true
+  })
+  for (let shown = 0; ; ) {
+    shown = showNewLines(logFile, shown)
+    const record = readLiveRecord()
+    if (record !== undefined && record.pid === child.pid) {
+      child.unref()
+      tellRecord(record, options.json)
+      return EXIT.ok
+    }
+    if (over) {
+      showNewLines(logFile, shown)
+      throw new UnavailableError(
+        `The cluster did not start; the lines above say why, and so does ${logFile}.`,
+      )
+    }
+    if (interrupted.aborted) {
+      child.kill('SIGTERM')
+      await ended
+      return EXIT.interrupted
+    }
+    await delay(pollMs)
+  }
+}
+
+/** Prints the lines that were added to a file; returns how many characters were shown in all. */
+function showNewLines(file: string, shown: number): number {
+  const text = readFileSync(file, 'utf8')
+  const end = text.lastIndexOf('\n') + 1
+  if (end > shown) process.stderr.write(text.slice(shown, end))
+  return Math.max(end, shown)
+}
+
+function argumentsOf(options: CommandOptions): string[] {
+  const args = ['--model', options.model, '--gpus', String(options.gpus), '--fpgas', String(options.fpgas)]
+  if (options.port !== undefined) args.push('--port', String(options.port))
+  if (options.nats !== undefined) args.push('--nats', options.nats)
+  if (options.linkBytesPerSecond !== undefined) {
+    args.push('--link-bytes-per-second', String(options.linkBytesPerSecond))
+  }
+  return args
+}
+
+/** Without what ties a process to the npm or the process that started it. */
+function detachedEnvironment(): NodeJS.ProcessEnv {
+  const environment = { ...process.env }
+  for (const name of Object.keys(environment)) {
+    if (name.startsWith('npm_') || name === 'KVASIR_PARENT_PID') delete environment[name]
+  }
+  return environment
+}
+
+function tellRecord(record: RunRecord | undefined, json: boolean | undefined): void {
+  if (record === undefined) return
+  if (json) {
+    printJson(record)
+    return
+  }
+  say(`the cluster is up at ${record.url}`)
+  print(record.url)
+}

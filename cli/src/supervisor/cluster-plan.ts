@@ -1,0 +1,72 @@
+/**
+ * Which processes make a local cluster and how each is started. Pure.
+ *
+ * Device ids are `gpu-0`, `fpga-0`, …; where the cluster joins a NATS that others use too,
+ * they carry a prefix, since ids must differ in one cluster.
+ */
+import { InvalidInputError } from '@kvasir/runtime/errors'
+
+export interface ClusterWish {
+  /** A model directory or `dummy:NAME`. */
+  readonly model: string
+  readonly gpus: number
+  readonly fpgas: number
+  /** Port of the HTTP API; taken by others is an error. Undefined: 8080 or a free one. */
+  readonly port: number | undefined
+  /** Rate that every agent's link is held to, bytes a second; undefined: as fast as it goes. */
+  readonly linkBytesPerSecond: number | undefined
+  /** Prefix of device ids, '' for none. */
+  readonly devicePrefix: string
+}
+
+export interface PlannedProcess {
+  readonly name: string
+  /** Script below the project's root. */
+  readonly script: string
+  readonly args: readonly string[]
+}
+
+export interface ClusterPlan {
+  readonly coordinator: PlannedProcess
+  readonly agents: readonly PlannedProcess[]
+}
+
+const portPreferred = 8080
+
+/** @throws InvalidInputError where nothing could prefill or decode */
+export function planCluster(wish: ClusterWish, natsUrl: string): ClusterPlan {
+  if (wish.gpus + wish.fpgas === 0) {
+    throw new InvalidInputError('A cluster needs at least one gpu or fpga agent: raise --gpus or --fpgas.')
+  }
+  const port = wish.port === undefined ? ['--port-preferred', portPreferred] : ['--port', wish.port]
+  const agents = [
+    agent('host', 0, []),
+    ...numbered(wish.gpus, (index) => agent('gpu', index, ['--model', wish.model])),
+    ...numbered(wish.fpgas, (index) => agent('fpga', index, ['--model', wish.model])),
+  ]
+  return {
+    coordinator: {
+      name: 'coordinator',
+      script: 'coordinator/dist/main.js',
+      args: ['--nats', natsUrl, '--model', wish.model, ...port.map(String)],
+    },
+    agents,
+  }
+
+  function agent(kind: string, index: number, args: readonly string[]): PlannedProcess {
+    const link =
+      wish.linkBytesPerSecond === undefined
+        ? []
+        : ['--link-bytes-per-second', String(wish.linkBytesPerSecond)]
+    const name = `${kind}-${index}`
+    return {
+      name,
+      script: `${kind}-agent/dist/main.js`,
+      args: ['--nats', natsUrl, '--device-id', `${wish.devicePrefix}${name}`, ...args, ...link],
+    }
+  }
+}
+
+function numbered<T>(count: number, make: (index: number) => T): T[] {
+  return Array.from({ length: count }, (_, index) => make(index))
+}
