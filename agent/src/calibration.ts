@@ -1,0 +1,48 @@
+/**
+ * Measures what the device really does with the loaded model, in a few steps before it
+ * serves: the rate of arithmetic from a short prefill, the rate of memory from single
+ * tokens. The steps also warm the device up for the first request.
+ *
+ * What comes out is what the whole step achieved, not a peak of the hardware.
+ */
+import type { DeviceDriver, LoadedModelFacts, StepSequence } from '@kvasir/engine/device-driver'
+import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
+import { blocksForTokens } from './core/block-allocator.js'
+
+export interface MeasuredRates {
+  /** A multiply-add counts as two. */
+  readonly opsPerSecond: number
+  readonly bytesPerSecond: number
+}
+
+const PREFILL_TOKENS = 32
+const DECODE_STEPS = 3
+
+/** `kvBlocks`: size of the pool, nothing of which is in use yet. */
+export async function measureRates(
+  driver: DeviceDriver,
+  model: LoadedModelFacts,
+  kvBlocks: number,
+): Promise<MeasuredRates> {
+  const room = Math.min(kvBlocks * BLOCK_TOKENS, model.contextTokensMax)
+  const tokens = Math.max(1, Math.min(PREFILL_TOKENS, room - 1))
+  const blocks = Uint32Array.from({ length: Math.min(kvBlocks, blocksForTokens(tokens + 1)) }, (_, id) => id)
+  const run = async (start: number, count: number): Promise<number> => {
+    const sequence: StepSequence = { blocks, start, tokens: new Uint32Array(count), wantLogits: true }
+    return (await driver.step([sequence])).elapsedUs
+  }
+  await run(0, tokens)
+  const prefillUs = await run(0, tokens)
+  let decodeUs = Number.POSITIVE_INFINITY
+  if (room > tokens) {
+    for (let step = 0; step < DECODE_STEPS; step += 1) decodeUs = Math.min(decodeUs, await run(tokens, 1))
+  }
+  return {
+    opsPerSecond: perSecond(2 * model.parameters * tokens, prefillUs),
+    bytesPerSecond: perSecond(model.weightBytes, decodeUs),
+  }
+}
+
+function perSecond(amount: number, elapsedUs: number): number {
+  return elapsedUs > 0 && Number.isFinite(elapsedUs) ? Math.round((amount / elapsedUs) * 1e6) : 0
+}

@@ -1,0 +1,288 @@
+/**
+ * Joins the agent core to the driver: carries out what the core decides, samples
+ * tokens, and tells each sequence's owner what became of it.
+ *
+ * Not its job: gRPC, transfers, spans. The owner of a sequence is a `SequenceOwner`.
+ *
+ * Invariants:
+ * R1 Owners are called synchronously, never wait, and never stall a step: the next step
+ *    is with the driver before the tokens of the last one are handed out.
+ * R2 An owner hears `ended` once, after all its tokens, and nothing after that.
+ */
+import type { DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
+import { type SampledToken, type SamplingParameters, sampleToken } from '@kvasir/engine/sampler'
+import type { Clock } from '@kvasir/runtime/clock'
+import { KvasirError } from '@kvasir/runtime/errors'
+import type { Logger } from '@kvasir/runtime/log'
+import type { AgentCore } from './core/agent-core.js'
+import type { CoreAction, CoreEvent, CoreLoad, EndReason, Refusal, StepPart } from './core/events.js'
+import type { KvIndex } from './kv-index.js'
+
+export interface SequenceOwner {
+  /** A prefill has memory. */
+  admitted?(counter: bigint, blocks: readonly number[], tokensAhead: number): void
+  /** The device works on it for the first time. */
+  started?(): void
+  /** A layer has computed the first `tokens` tokens of the prompt. */
+  layerComputed?(layer: number, tokens: number): void
+  /** The prompt is computed; called before `sampled`. */
+  promptComputed?(): void
+  /** `stopped`: the token is a stop token, which is not emitted and ends the sequence. */
+  sampled?(token: SampledToken, index: number, stopped: boolean): void
+  /** A step in which it took part, with the number of sequences that shared it. */
+  stepped?(role: 'prefill' | 'decode', elapsedUs: number, sequences: number): void
+  /** `error`: what went wrong where the reason is `failed`. */
+  ended(reason: EndReason, error: KvasirError | undefined): void
+}
+
+export interface SequenceStart {
+  readonly id: number
+  /** The prompt; sampled tokens are added here. */
+  readonly tokens: number[]
+  /** Index of the next token to be sampled. */
+  readonly firstIndex: number
+  readonly sampling: SamplingParameters
+  readonly stopTokens: ReadonlySet<number>
+  readonly tenantSalt: Uint8Array
+  readonly owner: SequenceOwner
+}
+
+interface RunningSequence extends SequenceStart {
+  readonly promptTokens: number
+  counter: bigint | undefined
+  begun: boolean
+  error: KvasirError | undefined
+}
+
+/** What the core answered to an event that asks something. */
+export type Answer =
+  | Extract<CoreAction, { type: 'granted' | 'released' | 'attached' | 'admitted' }>
+  | undefined
+
+export class RefusedByCore extends Error {
+  constructor(readonly reason: Refusal) {
+    super(reason)
+  }
+}
+
+export class DeviceRunner {
+  /** Time of the last step on the device; 0 before the first. */
+  lastStepUs = 0
+  private readonly sequences = new Map<number, RunningSequence>()
+  private nextId = 1
+  /** The driver has a step; false already while its result is looked at. */
+  private stepping = false
+  private onDrained: (() => void) | undefined
+
+  constructor(
+    private readonly core: AgentCore,
+    private readonly driver: DeviceDriver | undefined,
+    private readonly index: KvIndex,
+    private readonly clock: Clock,
+    private readonly log: Logger,
+  ) {}
+
+  newSequenceId(): number {
+    return this.nextId++
+  }
+
+  load(): CoreLoad {
+    return this.core.load()
+  }
+
+  /** Throws RefusedByCore where the core refuses the event. */
+  apply(event: CoreEvent): Answer {
+    return this.performAll(this.core.step(event, this.clock.nowMs()))
+  }
+
+  /** Registers the sequence, then applies the event that brings it in. Throws RefusedByCore, with nothing left behind. */
+  begin(start: SequenceStart, event: Extract<CoreEvent, { type: 'prefill' | 'decode' }>): Answer {
+    const counter = event.type === 'decode' ? event.lease.counter : undefined
+    const promptTokens = start.tokens.length
+    this.sequences.set(start.id, { ...start, promptTokens, counter, begun: false, error: undefined })
+    try {
+      return this.apply(event)
+    } catch (error) {
+      this.sequences.delete(start.id)
+      throw error
+    }
+  }
+
+  /** Its stream is gone. Nothing happens where it has ended already. */
+  cancel(id: number): void {
+    this.apply({ type: 'end', sequence: id, cause: 'cancelled' })
+  }
+
+  /** Its work failed; the owner hears `ended('failed', error)`. */
+  fail(id: number, error: KvasirError): void {
+    const sequence = this.sequences.get(id)
+    if (sequence === undefined) return
+    sequence.error = error
+    this.apply({ type: 'end', sequence: id, cause: 'failed' })
+  }
+
+  /** The prompt's KV came from another device, which sampled `firstToken`. */
+  received(id: number, firstToken: number): void {
+    const sequence = this.sequences.get(id)
+    if (sequence === undefined) return
+    if (sequence.counter !== undefined) {
+      this.index.computed(sequence.counter, sequence.tokens, sequence.promptTokens)
+    }
+    sequence.tokens.push(firstToken)
+    this.apply({ type: 'received', sequence: id, stopped: sequence.stopTokens.has(firstToken) })
+  }
+
+  /** Refuses new work; resolves when all that runs has ended, by itself or at the deadline. */
+  async drain(deadlineMs: number): Promise<void> {
+    const drained = new Promise<void>((resolve) => {
+      this.onDrained = resolve
+    })
+    const timer = setTimeout(() => this.apply({ type: 'end-all' }), deadlineMs)
+    this.apply({ type: 'drain' })
+    await drained
+    clearTimeout(timer)
+  }
+
+  private performAll(actions: readonly CoreAction[]): Answer {
+    let answer: Answer
+    for (const action of actions) {
+      if (action.type === 'refused') throw new RefusedByCore(action.reason)
+      answer = this.perform(action) ?? answer
+    }
+    return answer
+  }
+
+  private perform(action: CoreAction): Answer {
+    switch (action.type) {
+      case 'run-step':
+        void this.runStep(action.parts)
+        return undefined
+      case 'cancel-step':
+        if (this.stepping) this.driver?.cancelStep()
+        return undefined
+      case 'attached': {
+        const sequence = this.sequences.get(action.sequence)
+        if (sequence?.counter !== undefined) this.index.open(sequence.counter, sequence.tenantSalt)
+        return action
+      }
+      case 'admitted': {
+        const sequence = this.sequences.get(action.sequence)
+        if (sequence === undefined) return undefined
+        sequence.counter = action.counter
+        this.index.open(action.counter, sequence.tenantSalt)
+        sequence.owner.admitted?.(action.counter, action.blocks, action.tokensAhead)
+        return action
+      }
+      case 'lease-ended':
+        this.index.close(action.counter)
+        return undefined
+      case 'sequence-ended': {
+        const sequence = this.sequences.get(action.sequence)
+        this.sequences.delete(action.sequence)
+        sequence?.owner.ended(action.reason, sequence.error)
+        return undefined
+      }
+      case 'drained':
+        this.onDrained?.()
+        return undefined
+      default:
+        return action.type === 'refused' ? undefined : action
+    }
+  }
+
+  private async runStep(parts: readonly StepPart[]): Promise<void> {
+    if (this.driver === undefined) return
+    const batch = parts.map((part) => this.stepSequence(part))
+    const prefills = parts.filter(({ role }) => role === 'prefill')
+    const onLayer = (layer: number) => {
+      for (const { sequence, start, count } of prefills) {
+        this.sequences.get(sequence)?.owner.layerComputed?.(layer, start + count)
+      }
+    }
+    let result: StepResult
+    this.stepping = true
+    try {
+      result = await this.driver.step(batch, prefills.length === 0 ? undefined : onLayer)
+    } catch (thrown) {
+      this.stepping = false
+      this.stepFailed(parts, thrown)
+      return
+    }
+    this.stepping = false
+    this.stepFinished(parts, result)
+  }
+
+  private stepSequence({ sequence: id, blocks, start, count, wantLogits }: StepPart): StepSequence {
+    const sequence = this.sequences.get(id)
+    if (sequence === undefined) throw new Error(`The core runs sequence ${id}, which nobody owns`)
+    if (!sequence.begun) {
+      sequence.begun = true
+      sequence.owner.started?.()
+    }
+    const tokens = Uint32Array.from(sequence.tokens.slice(start, start + count))
+    return { blocks: Uint32Array.from(blocks), start, tokens, wantLogits }
+  }
+
+  private stepFailed(parts: readonly StepPart[], thrown: unknown): void {
+    const error = KvasirError.from(thrown)
+    this.log.error({ err: thrown }, 'a device step failed')
+    for (const { sequence: id } of parts) {
+      const sequence = this.sequences.get(id)
+      if (sequence !== undefined) sequence.error = error
+    }
+    this.apply({ type: 'step-failed' })
+  }
+
+  private stepFinished(parts: readonly StepPart[], result: StepResult): void {
+    this.lastStepUs = result.elapsedUs
+    const stopped: number[] = []
+    const tell: { readonly id: number; say(owner: SequenceOwner): void }[] = []
+    const rows = parts.filter(({ wantLogits }) => wantLogits).length
+    const vocabulary = rows === 0 ? 0 : result.logits.length / rows
+    let row = 0
+    for (const part of parts) {
+      const from = row * vocabulary
+      if (part.wantLogits) row += 1
+      const sequence = this.sequences.get(part.sequence)
+      if (sequence === undefined) continue
+      const { id } = sequence
+      tell.push({ id, say: (owner) => owner.stepped?.(part.role, result.elapsedUs, parts.length) })
+      if (result.cancelled) continue
+      if (sequence.counter !== undefined) {
+        this.index.computed(sequence.counter, sequence.tokens, part.start + part.count)
+      }
+      if (!part.wantLogits) continue
+      if (part.role === 'prefill') tell.push({ id, say: (owner) => owner.promptComputed?.() })
+      const token = this.sample(sequence, result.logits.subarray(from, from + vocabulary))
+      if (token === undefined) continue
+      const index = sequence.firstIndex + sequence.tokens.length - sequence.promptTokens
+      const stops = sequence.stopTokens.has(token.id)
+      sequence.tokens.push(token.id)
+      if (stops) stopped.push(part.sequence)
+      tell.push({ id, say: (owner) => owner.sampled?.(token, index, stops) })
+    }
+    const actions = this.core.step(
+      { type: 'step-finished', cancelled: result.cancelled, stopped },
+      this.clock.nowMs(),
+    )
+    const next = actions.filter(({ type }) => type === 'run-step')
+    this.performAll(next)
+    for (const { id, say } of tell) {
+      // What one owner is told may end its sequence, which then hears no more.
+      const owner = this.sequences.get(id)?.owner
+      if (owner !== undefined) say(owner)
+    }
+    this.performAll(actions.filter((action) => !next.includes(action)))
+  }
+
+  /** Undefined where the logits are damaged; the sequence then ends as failed. */
+  private sample(sequence: RunningSequence, logits: Float32Array): SampledToken | undefined {
+    const index = sequence.firstIndex + sequence.tokens.length - sequence.promptTokens
+    try {
+      return sampleToken(logits, sequence.sampling, index)
+    } catch (thrown) {
+      this.fail(sequence.id, KvasirError.from(thrown))
+      return undefined
+    }
+  }
+}

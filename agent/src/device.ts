@@ -1,0 +1,55 @@
+/**
+ * What the services of one agent share: the device, its model and its books.
+ */
+import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
+import type { KvVariant } from '@kvasir/proto/kvasir/capability/v1/capability'
+import type { KvServiceClient, Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { Clock } from '@kvasir/runtime/clock'
+import { UnsupportedError } from '@kvasir/runtime/errors'
+import type { Logger } from '@kvasir/runtime/log'
+import type { DeviceRunner } from './device-runner.js'
+import type { KvIndex } from './kv-index.js'
+import type { AgentLimits } from './limits.js'
+import type { Pacer } from './pacer.js'
+import type { TransferRegistry } from './transfer-registry.js'
+
+/** A model and the device that runs it. */
+export interface LoadedDevice {
+  readonly driver: DeviceDriver
+  readonly model: LoadedModelFacts
+  readonly variant: KvVariant
+  /** Bytes of one block over all layers. */
+  readonly blockBytes: number
+}
+
+export interface Device {
+  readonly deviceId: string
+  readonly incarnation: bigint
+  /** Undefined for an agent that only offers memory. */
+  readonly loaded: LoadedDevice | undefined
+  readonly runner: DeviceRunner
+  readonly index: KvIndex
+  readonly transfers: TransferRegistry
+  readonly pacer: Pacer
+  readonly limits: AgentLimits
+  readonly clock: Clock
+  readonly log: Logger
+  /** The client for another device's KV endpoint. */
+  kvClient(endpoint: string): KvServiceClient
+}
+
+/** Throws UnsupportedError where the agent has no model. */
+export function loadedDevice(device: Device): LoadedDevice {
+  if (device.loaded !== undefined) return device.loaded
+  throw new UnsupportedError(
+    `Device ${device.deviceId} runs no model; choose one whose capabilities say so.`,
+    {
+      ids: { deviceId: device.deviceId },
+    },
+  )
+}
+
+export function leaseOf(device: Device, counter: bigint): Lease {
+  const { deviceId, incarnation, limits } = device
+  return { deviceId, incarnation, counter, ttlMs: limits.leaseTtlMs }
+}

@@ -1,0 +1,38 @@
+/**
+ * Bounds and deadlines of an agent (I2). Tests shorten some of them.
+ */
+import { PREFILL_CHUNK_TOKENS, STEP_ROWS_MAX } from '@kvasir/engine/limits'
+
+export interface AgentLimits {
+  /** Life of a lease that no stream uses. Long enough for the coordinator's next call, and short since it is how long memory stays lost after a coordinator is. */
+  readonly leaseTtlMs: number
+  /** Prefills that wait for memory; more are refused. */
+  readonly waitingMax: number
+  /** Rows of a prefill chunk while nothing decodes, and while decodes share the step. */
+  readonly chunkTokens: number
+  readonly sharedChunkTokens: number
+  readonly rowsMax: number
+  /** Tokens kept for a consumer that does not read; beyond it its sequence ends. */
+  readonly outboxTokensMax: number
+  /** How long a Pull waits for its Prefill to be announced. */
+  readonly announceMs: number
+  /** How long a computed prompt waits for its Pull. */
+  readonly pullMs: number
+  /** Longest silence of a source, its prefill queue included. */
+  readonly silenceMs: number
+  /** KV bytes under way to this device, for each transfer. */
+  readonly windowBytes: number
+}
+
+export const AGENT_LIMITS: AgentLimits = {
+  leaseTtlMs: 5_000,
+  waitingMax: 64,
+  chunkTokens: PREFILL_CHUNK_TOKENS,
+  sharedChunkTokens: 64,
+  rowsMax: STEP_ROWS_MAX,
+  outboxTokensMax: 4_096,
+  announceMs: 5_000,
+  pullMs: 10_000,
+  silenceMs: 120_000,
+  windowBytes: 8 << 20,
+}

@@ -1,0 +1,188 @@
+/**
+ * One Prefill call: the prompt on this device, its KV on the way to another.
+ *
+ * Invariants:
+ * P1 The stream says admitted, finished, kv_sent, in this order, each at most once.
+ * P2 However the call ends, the sequence and its transfer end with it (I4).
+ */
+import type { PrefillRequest, PrefillResponse } from '@kvasir/proto/kvasir/inference/v1/inference'
+import { AsyncQueue } from '@kvasir/runtime/deferred'
+import { DeadlineError, KvasirError } from '@kvasir/runtime/errors'
+import type { CallContext, Send } from '@kvasir/runtime/rpc-server'
+import { recordError, startSpan } from '@kvasir/runtime/telemetry'
+import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
+import { context, type Span } from '@opentelemetry/api'
+import { type Device, leaseOf, loadedDevice } from './device.js'
+import { RefusedByCore, type SequenceOwner } from './device-runner.js'
+import { OutgoingTransfer } from './outgoing-transfer.js'
+import { PrefillSpan } from './prefill-span.js'
+import { endError, refusalError } from './refusals.js'
+import { tokenMessage } from './token-message.js'
+import { checkPrefill } from './validation.js'
+
+export async function runPrefill(
+  device: Device,
+  request: PrefillRequest,
+  call: CallContext,
+  send: Send<PrefillResponse>,
+): Promise<void> {
+  const loaded = loadedDevice(device)
+  const { identity, sampling } = checkPrefill(request, loaded.model)
+  const { runner, clock } = device
+  const id = runner.newSequenceId()
+  const parent = context.active()
+  const attributes = {
+    [ATTRIBUTE.requestId]: identity.requestId,
+    [ATTRIBUTE.epoch]: identity.epoch,
+    [ATTRIBUTE.deviceId]: device.deviceId,
+    [ATTRIBUTE.transferId]: request.transferId,
+    [ATTRIBUTE.tokens]: request.tokens.length,
+  }
+  const arrivedAtMs = clock.nowMs()
+  const messages = new AsyncQueue<PrefillResponse>(4)
+  const run = new PrefillSpan(attributes, parent, clock)
+  let sendSpan: Span | undefined
+  let sendSpanAtMs = 0
+  let counter = 0n
+  let startedAtMs = arrivedAtMs
+  let pullTimer: NodeJS.Timeout | undefined
+
+  const transfer = new OutgoingTransfer({
+    ...loaded,
+    transferId: request.transferId,
+    tokens: request.tokens.length,
+    pacer: device.pacer,
+    clock,
+    opened() {
+      clearTimeout(pullTimer)
+      sendSpanAtMs = clock.nowMs()
+      sendSpan = startSpan(SPAN.kvSend, attributes, parent)
+    },
+    pin: () => runner.apply({ type: 'pin', counter }),
+    unpin: () => runner.apply({ type: 'unpin', counter }),
+  })
+
+  const owner: SequenceOwner = {
+    admitted(leaseCounter, blocks, tokensAhead) {
+      counter = leaseCounter
+      transfer.admitted(blocks)
+      const value = { lease: leaseOf(device, leaseCounter), tokensAhead: BigInt(tokensAhead) }
+      messages.push({ event: { $case: 'admitted', value } })
+    },
+    started() {
+      startedAtMs = clock.nowMs()
+    },
+    layerComputed(layer, tokens) {
+      run.layer()
+      transfer.layerComputed(layer, tokens)
+    },
+    sampled(token, index, stopped) {
+      run.end()
+      transfer.prefillEnded(token.id)
+      const value = {
+        token: stopped ? undefined : tokenMessage(token, index),
+        stopped,
+        queueUs: microseconds(startedAtMs - arrivedAtMs),
+        computeUs: microseconds(clock.nowMs() - startedAtMs),
+      }
+      messages.push({ event: { $case: 'finished', value } })
+      if (transfer.claimed) return
+      const giveUp = () => transfer.fail(noPull(device, request.transferId))
+      pullTimer = setTimeout(giveUp, device.limits.pullMs)
+    },
+    ended(reason, error) {
+      if (reason !== 'sent') {
+        const failure = error ?? endError(reason, device.deviceId)
+        run.end(failure)
+        transfer.fail(failure)
+        messages.fail(failure)
+        return
+      }
+      const { bytes, chunks, busyUs, exposedUs } = transfer.times
+      const value = {
+        bytes: BigInt(bytes),
+        chunks: BigInt(chunks),
+        busyUs: BigInt(busyUs),
+        exposedUs: BigInt(exposedUs),
+      }
+      messages.push({ event: { $case: 'kvSent', value } })
+      messages.end()
+    },
+  }
+
+  const onGone = () => runner.cancel(id)
+  try {
+    device.transfers.offer(transfer)
+    const { requestId, epoch, tenantSalt } = identity
+    const stopTokens = new Set(request.sampling?.stopTokens)
+    runner.begin(
+      {
+        id,
+        tokens: [...request.tokens],
+        firstIndex: request.firstIndex,
+        sampling,
+        stopTokens,
+        tenantSalt,
+        owner,
+      },
+      { type: 'prefill', sequence: id, requestId, epoch, promptTokens: request.tokens.length },
+    )
+    call.signal.addEventListener('abort', onGone, { once: true })
+    if (call.signal.aborted) onGone()
+    transfer.done.promise.then(
+      () => {
+        endSendSpan()
+        runner.apply({ type: 'sent', sequence: id })
+      },
+      (error: unknown) => {
+        endSendSpan(error)
+        runner.fail(id, KvasirError.from(error))
+      },
+    )
+    for await (const message of messages) await send(message)
+  } catch (thrown) {
+    const error =
+      thrown instanceof RefusedByCore
+        ? refusalError(thrown.reason, device.deviceId)
+        : KvasirError.from(thrown)
+    // A receiver may wait for it already.
+    transfer.fail(error)
+    throw error
+  } finally {
+    clearTimeout(pullTimer)
+    call.signal.removeEventListener('abort', onGone)
+    device.transfers.withdraw(transfer)
+    runner.cancel(id)
+    run.end()
+  }
+
+  function endSendSpan(error?: unknown): void {
+    if (sendSpan === undefined) return
+    const { times } = transfer
+    const { sentUs, ackedUs } = times.since(sendSpanAtMs)
+    const { bytes, chunks, busyUs, exposedUs } = times
+    sendSpan.setAttributes({
+      [ATTRIBUTE.kvBytes]: bytes,
+      [ATTRIBUTE.kvChunks]: chunks,
+      [ATTRIBUTE.kvBusyUs]: busyUs,
+      [ATTRIBUTE.kvExposedUs]: exposedUs,
+      [ATTRIBUTE.kvBytesPerSecond]: busyUs === 0 ? 0 : Math.round(bytes / (busyUs / 1e6)),
+      [ATTRIBUTE.kvOverlap]: busyUs === 0 ? 0 : 1 - exposedUs / busyUs,
+      [ATTRIBUTE.kvChunkSentUs]: sentUs,
+      [ATTRIBUTE.kvChunkAckedUs]: ackedUs,
+    })
+    if (error !== undefined) recordError(sendSpan, error)
+    sendSpan.end()
+  }
+}
+
+function noPull(device: Device, transferId: string): KvasirError {
+  return new DeadlineError(
+    `No device pulled the KV of transfer ${transferId} within ${device.limits.pullMs} ms; place the request anew.`,
+    { ids: { deviceId: device.deviceId, transferId } },
+  )
+}
+
+function microseconds(ms: number): bigint {
+  return BigInt(Math.round(ms * 1_000))
+}

@@ -1,0 +1,34 @@
+/**
+ * Settings of an agent process, the same for every kind of device: flags, environment
+ * (KVASIR_…) or a YAML file.
+ */
+import { z } from 'zod'
+
+const port = z.int().min(0).max(65_535)
+
+export const agentSettings = z.strictObject({
+  nats: z.string().default('nats://127.0.0.1:4222').describe('URL of the NATS server'),
+  deviceId: z
+    .string()
+    .regex(/^[A-Za-z0-9-]{1,64}$/, 'use 1 to 64 letters, digits or hyphens')
+    .describe('Id of the device, unique in the cluster'),
+  model: z.string().default('skald').describe('Folder of the model, its name in models/, or dummy:NAME'),
+  host: z.string().default('127.0.0.1').describe('Address to listen on'),
+  controlPort: port.default(0).describe('Port of the control services; 0 takes a free one'),
+  kvPort: port.default(0).describe('Port of the KV transfers; 0 takes a free one'),
+  tierBytes: z
+    .int()
+    .positive()
+    .default(256 << 20)
+    .describe('Bytes of the memory tier that may hold KV blocks'),
+  decodeSlots: z.int().positive().max(1_024).optional().describe('Sequences decoded at once'),
+  threads: z.int().positive().optional().describe('Threads that compute'),
+  linkBytesPerSecond: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe('Rate of a modelled link to which KV transfers are held; 0 does not hold them'),
+  logFile: z.string().optional().describe('JSON log; without it the log goes to the terminal'),
+})
+
+export type AgentSettings = z.output<typeof agentSettings>
