@@ -51,6 +51,13 @@ export const coordinatorConfigSchema = z
       .default(30_000)
       .describe('How long a client may take for the rest of a stream that has ended, milliseconds.'),
     promptsWaitingMax: z.int().min(1).default(256).describe('Prompts that may wait for the tokenizer.'),
+    queuedMax: z.int().min(1).default(256).describe('Requests that may wait for devices; more get a 503.'),
+    placementDeadlineMs: z
+      .int()
+      .min(1)
+      .default(10_000)
+      .describe('Longest wait for a device, the first or a later one, milliseconds; then a 503.'),
+    requestDeadlineMs: z.int().min(1).default(600_000).describe('Longest life of a request, milliseconds.'),
     traceSampleRatio: z.number().min(0).max(1).default(1).describe('Share of ordinary traces that is kept.'),
     slowRequestMs: z
       .number()
