@@ -1,0 +1,196 @@
+/**
+ * Devices for tests: the fake driver behind the real services on real gRPC, in one
+ * process, with short deadlines.
+ */
+import {
+  type DecodeResponse,
+  InferenceServiceClient,
+  type PrefillResponse,
+  type Sampling,
+} from '@kvasir/proto/kvasir/inference/v1/inference'
+import { KvServiceClient, type Lease, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { systemClock } from '@kvasir/runtime/clock'
+import { createLogger } from '@kvasir/runtime/log'
+import { callServerStream, callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
+import type { DeviceDefinition } from '../definition.js'
+import type { KvChange } from '../kv-index.js'
+import type { AgentLimits } from '../limits.js'
+import { type ServingDevice, startServingDevice } from '../serving-device.js'
+import { agentSettings } from '../settings.js'
+import { FAKE_MODEL, type FakeDriverOptions, fakeFactory } from './fake-driver.js'
+
+export const GREEDY: Sampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  seed: 0n,
+  stopTokens: [],
+  topLogprobs: 0,
+  logprobs: false,
+}
+
+export interface TestDeviceOptions {
+  readonly deviceId: string
+  readonly fake?: FakeDriverOptions
+  readonly blocks?: number
+  readonly decodeSlots?: number
+  readonly linkBytesPerSecond?: number
+  readonly limits?: Partial<AgentLimits>
+  readonly onKvChange?: (change: KvChange) => void
+}
+
+export function fakeDefinition(kind: string, fake: FakeDriverOptions = {}): DeviceDefinition {
+  return {
+    kind,
+    capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE'],
+    deviceModel: `fake ${kind}`,
+    tier: { name: 'hbm', kind: 'TIER_KIND_HBM' },
+    decodeSlotsDefault: 8,
+    linkClass: 'loopback',
+    driver: fakeFactory(fake),
+  }
+}
+
+/** What a coordinator would do with one device. */
+export class TestDevice {
+  readonly inference: InferenceServiceClient
+  readonly kv: KvServiceClient
+
+  constructor(readonly serving: ServingDevice) {
+    this.inference = createRpcClient(InferenceServiceClient, serving.control.address)
+    this.kv = createRpcClient(KvServiceClient, serving.control.address)
+  }
+
+  static async start(options: TestDeviceOptions): Promise<TestDevice> {
+    const definition = fakeDefinition('test', options.fake)
+    const blockBytes = (await definition.driver?.blockBytes(FAKE_MODEL)) ?? 0
+    const settings = agentSettings.parse({
+      deviceId: options.deviceId,
+      model: FAKE_MODEL,
+      tierBytes: (options.blocks ?? 256) * blockBytes,
+      decodeSlots: options.decodeSlots,
+      linkBytesPerSecond: options.linkBytesPerSecond,
+    })
+    const log = createLogger({ service: options.deviceId, terminal: false })
+    const { limits, onKvChange } = options
+    return new TestDevice(
+      await startServingDevice({
+        definition,
+        settings,
+        clock: systemClock,
+        log,
+        ...(limits === undefined ? {} : { limits }),
+        ...(onKvChange === undefined ? {} : { onKvChange }),
+      }),
+    )
+  }
+
+  get id(): string {
+    return this.serving.device.deviceId
+  }
+
+  identity(requestId: string, epoch = 1) {
+    const modelDigest = this.serving.device.loaded?.model.digest ?? ''
+    return { requestId, epoch, modelDigest, profile: 'PROFILE_EXACT' as const, tenantSalt: Buffer.alloc(0) }
+  }
+
+  async reserve(requestId: string, tokens: number, epoch = 1): Promise<Lease> {
+    const { lease } = await callUnary(this.kv, 'reserve', { ...this.identity(requestId, epoch), tokens })
+    if (lease === undefined) throw new Error('Reserve gave no lease')
+    return lease
+  }
+
+  prefill(
+    requestId: string,
+    tokens: number[],
+    options: { transferId?: string; signal?: AbortSignal; epoch?: number; sampling?: Sampling } = {},
+  ): AsyncIterableIterator<PrefillResponse> {
+    const { transferId = `transfer-${requestId}`, sampling = GREEDY } = options
+    const sequence = this.identity(requestId, options.epoch)
+    const request = { sequence, transferId, tokens, firstIndex: 0, sampling }
+    return callServerStream(this.inference, 'prefill', request, { signal: options.signal })
+  }
+
+  decode(
+    requestId: string,
+    lease: Lease,
+    tokens: number[],
+    options: {
+      maxTokens: number
+      from?: { id: string; endpoint: string }
+      timing?: PullTiming
+      signal?: AbortSignal
+      epoch?: number
+      sampling?: Sampling
+    },
+  ): AsyncIterableIterator<DecodeResponse> {
+    const { maxTokens, from, timing = PullTiming.LAYERED, sampling = GREEDY } = options
+    const transferId = `transfer-${requestId}`
+    const source =
+      from === undefined ? undefined : { deviceId: from.id, endpoint: from.endpoint, transferId, timing }
+    const sequence = this.identity(requestId, options.epoch)
+    const request = { sequence, lease, tokens, firstIndex: 0, maxTokens, sampling, source }
+    return callServerStream(this.inference, 'decode', request, { signal: options.signal })
+  }
+
+  /** As the source of a transfer. */
+  get source(): { id: string; endpoint: string } {
+    return { id: this.id, endpoint: this.serving.kv.address }
+  }
+
+  /** Waits until nothing is leased and no block used; fails after a second (I4). */
+  async empty(): Promise<void> {
+    const endMs = performance.now() + 1_000
+    for (;;) {
+      const load = this.serving.device.runner.load()
+      if (load.usedBlocks === 0 && load.leases === 0 && load.sequences === 0) return
+      if (performance.now() > endMs) throw new Error(`Not freed within a second: ${JSON.stringify(load)}`)
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+  }
+
+  async close(): Promise<void> {
+    this.inference.close()
+    this.kv.close()
+    await this.serving.close()
+  }
+}
+
+/** What a Decode stream said. */
+export interface DecodeStory {
+  readonly tokens: number[]
+  readonly indices: number[]
+  readonly started: Extract<NonNullable<DecodeResponse['event']>, { $case: 'started' }>['value'] | undefined
+  readonly finished: Extract<NonNullable<DecodeResponse['event']>, { $case: 'finished' }>['value'] | undefined
+}
+
+export async function readDecode(stream: AsyncIterable<DecodeResponse>): Promise<DecodeStory> {
+  const tokens: number[] = []
+  const indices: number[] = []
+  let started: DecodeStory['started']
+  let finished: DecodeStory['finished']
+  for await (const { event } of stream) {
+    if (event?.$case === 'started') started = event.value
+    else if (event?.$case === 'finished') finished = event.value
+    else if (event?.$case === 'tokens') {
+      for (const token of event.value.tokens) {
+        tokens.push(token.id)
+        indices.push(token.index)
+      }
+    }
+  }
+  return { tokens, indices, started, finished }
+}
+
+/** What a Prefill stream said, by the name of the event. */
+export async function readPrefill(
+  stream: AsyncIterable<PrefillResponse>,
+): Promise<PrefillResponse['event'][]> {
+  const events: PrefillResponse['event'][] = []
+  for await (const { event } of stream) events.push(event)
+  return events
+}
+
+export function promptOf(length: number, seed = 1): number[] {
+  return Array.from({ length }, (_, i) => 1 + ((i * 13 + seed * 29) % 90))
+}
