@@ -116,6 +116,10 @@ test('a lease that nobody uses ends after its time to live', async () => {
   const lease = await withKv(
     async (client) => (await callUnary(client, 'reserve', reservation('idle'))).lease,
   )
+  // Reports lag by up to 500 ms: without first seeing the lease, its absence would mean nothing.
+  await until('the lease is reported', async () =>
+    (await cluster.cluster()).devices.some((d) => d.deviceId === 'fpga-0' && d.leases > 0),
+  )
   await untilIdle(cluster, Number(lease?.ttlMs) + 2_000)
   await withKv(async (client) => {
     const error = await failure(callUnary(client, 'extend', { lease, tokens: 200 }))

@@ -5,7 +5,7 @@ import { openai, storyPrompt, streamCompletion } from './support/streams.js'
 
 interface Span {
   readonly spanId: string
-  readonly parentSpanId: string
+  readonly parentSpanId: string | null
   readonly name: string
   readonly service: string
   readonly startUnixNano: string
@@ -26,9 +26,9 @@ async function trace(id: string): Promise<Span[]> {
 
 function expectNoOrphans(spans: readonly Span[]): void {
   const ids = new Set(spans.map((span) => span.spanId))
-  const roots = spans.filter((span) => span.parentSpanId === '')
+  const roots = spans.filter((span) => span.parentSpanId === null)
   expect(roots.map((span) => span.name)).toEqual(['request'])
-  expect(spans.filter((span) => span.parentSpanId !== '' && !ids.has(span.parentSpanId))).toEqual([])
+  expect(spans.filter((span) => span.parentSpanId !== null && !ids.has(span.parentSpanId))).toEqual([])
   for (const span of spans) expect(BigInt(span.endUnixNano) >= BigInt(span.startUnixNano)).toBe(true)
 }
 
