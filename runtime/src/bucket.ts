@@ -20,7 +20,7 @@ const DEADLINE_MS = 2_000
 /** Pause before a watch that failed begins anew. */
 const REWATCH_MS = 250
 /** How often a watch makes sure that its bucket is still the one it watches. */
-const VERIFY_MS = 3_000
+const VERIFY_MS = 2_000
 const VALUE_BYTES_MAX = 256 << 10
 
 export interface BucketEntry {

@@ -7,12 +7,13 @@
  *    Must be called on the main thread: the kernel watches the thread that started it.
  * P2 The child has a session of its own, so Ctrl-C in a terminal reaches this process
  *    alone, which then drains its children in order.
- * P3 The child's output is always read, so it never blocks on a full pipe; the last lines
+ * P3 SIGKILL goes to the child's whole group, so nothing it started is left behind.
+ * P4 The child's output is always read, so it never blocks on a full pipe; the last lines
  *    of stderr are kept to say why it died.
  */
 import { type ChildProcess as NodeChild, spawn, spawnSync } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs'
-import { basename, dirname } from 'node:path'
+import { closeSync, existsSync, mkdirSync, openSync, writeSync } from 'node:fs'
+import { basename, delimiter, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { type Deferred, deferred, withDeadline } from './deferred.js'
@@ -113,7 +114,9 @@ function childOf(
   exited: Deferred<ChildExit>,
 ): Child {
   const kill = (signal: NodeJS.Signals = 'SIGTERM') => {
-    if (!exited.settled && node.exitCode === null && node.signalCode === null) node.kill(signal)
+    if (node.pid === undefined || node.exitCode !== null || node.signalCode !== null) return
+    if (signal === 'SIGKILL') killGroup(node.pid)
+    else node.kill(signal)
   }
   return {
     name,
@@ -133,6 +136,15 @@ function childOf(
         return exited.promise
       }
     },
+  }
+}
+
+/** Kills a child and what it started: it leads a group of its own. */
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch {
+    // It has ended already.
   }
 }
 
@@ -182,11 +194,18 @@ let wrapper: readonly string[] | undefined
 /** The command that has the kernel kill what it runs when this process dies; empty where there is none. */
 function deathSignalWrapper(): readonly string[] {
   if (wrapper === undefined) {
-    const candidate = ['setpriv', '--pdeathsig', 'SIGKILL', '--']
-    const works =
-      process.platform === 'linux' &&
-      spawnSync('setpriv', [...candidate.slice(1), 'true'], { stdio: 'ignore' }).status === 0
+    // By its whole path: a child's own PATH may lead elsewhere.
+    const setpriv = process.platform === 'linux' ? findOnPath('setpriv') : undefined
+    const candidate = setpriv === undefined ? [] : [setpriv, '--pdeathsig', 'SIGKILL', '--']
+    const [file, ...args] = candidate
+    // Other programs of that name know no --pdeathsig.
+    const works = file !== undefined && spawnSync(file, [...args, 'true'], { stdio: 'ignore' }).status === 0
     wrapper = works ? candidate : []
   }
   return wrapper
+}
+
+function findOnPath(name: string): string | undefined {
+  const folders = (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '')
+  return folders.map((folder) => join(folder, name)).find((path) => existsSync(path))
 }
