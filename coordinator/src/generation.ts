@@ -15,6 +15,8 @@ export interface GenerationRequest {
   readonly maxTokens: number
   readonly sampling: Sampling
   readonly tenantSalt: Uint8Array
+  /** When KV blocks are sent; layer by layer unless told otherwise, which measurements compare with. */
+  readonly pullTiming?: 'layered' | 'after-prefill'
 }
 
 export type GenerationEvent =

@@ -1,0 +1,339 @@
+/**
+ * The gRPC calls of one epoch of one request: Reserve, then Prefill and Decode side by
+ * side. Tells the core what happens, in its terms.
+ *
+ * E1. After `stop` or `finish` nothing is told any more, every call ends, and what was
+ *     reserved is released, also where the reservation is granted only later (I4).
+ * E2. Every call has a span, a child of the request's, which ends with the call.
+ */
+import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
+import {
+  type DecodeResponse,
+  FinishReason,
+  type PrefillResponse,
+  type Token,
+} from '@kvasir/proto/kvasir/inference/v1/inference'
+import { type Lease, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { delay } from '@kvasir/runtime/deferred'
+import { CancelledError, InternalError, KvasirError } from '@kvasir/runtime/errors'
+import { callServerStream, callUnary } from '@kvasir/runtime/rpc-client'
+import { withSpan } from '@kvasir/runtime/telemetry'
+import { ATTRIBUTE, SPAN, type SpanName } from '@kvasir/runtime/telemetry-names'
+import { type Context, context, type Span, SpanKind } from '@opentelemetry/api'
+import type { Decision } from '../core/decision.js'
+import type { DeviceRef, ProfileName } from '../core/facts.js'
+import type { CallName, CoordinatorAction, RequestEvent } from '../core/protocol.js'
+import type { GenerationRequest } from '../generation.js'
+import { faultOf } from './call-faults.js'
+import type { DeviceClient, DeviceClients } from './device-clients.js'
+
+const RESERVE_TIMEOUT_MS = 2_000
+const RELEASE_TIMEOUT_MS = 1_000
+/** After the last token, for the other call to say how the KV transfer went. */
+const SETTLE_MAX_MS = 250
+
+const PROFILES: Record<ProfileName, Profile> = { exact: Profile.EXACT, paper: Profile.PAPER }
+
+/** What the calls reported, for the request's report and the cost model. Times on the devices' clocks. */
+export interface EpochFigures {
+  prefill: { deviceId: string; tokens: number; computeUs: number } | null
+  sent: { bytes: number; chunks: number; busyUs: number; exposedUs: number } | null
+  received: { bytes: number; chunks: number } | null
+  decode: { steps: number; stepUs: number; batchMax: number } | null
+}
+
+export interface EpochSetting {
+  readonly request: GenerationRequest
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  readonly decision: Decision
+  /** The request's trace context. */
+  readonly parent: Context
+  readonly clients: DeviceClients
+  readonly tell: (event: RequestEvent) => void
+  readonly onToken: (token: Token) => void
+  /** A call failed with this; told before the core is. */
+  readonly onFailure: (error: KvasirError) => void
+}
+
+type RunAction = Extract<CoordinatorAction, { type: 'run' }>
+
+export class EpochCalls {
+  readonly figures: EpochFigures = { prefill: null, sent: null, received: null, decode: null }
+  readonly #setting: EpochSetting
+  readonly #id: { readonly requestId: string; readonly epoch: number }
+  readonly #abort = new AbortController()
+  readonly #calls: Promise<void>[] = []
+  #lease: Lease | undefined
+  #isOver = false
+  /** Stopping the calls is the regular end, and no failure of theirs. */
+  #isFinished = false
+
+  constructor(setting: EpochSetting) {
+    this.#setting = setting
+    this.#id = { requestId: setting.request.requestId, epoch: setting.decision.epoch }
+  }
+
+  get decision(): Decision {
+    return this.#setting.decision
+  }
+
+  reserve(tokens: number): void {
+    const { decision } = this.#setting
+    const call = this.#call('reserve', SPAN.reserve, decision.decode, async (client, span) => {
+      span.setAttribute(ATTRIBUTE.tokens, tokens)
+      // Not cancelled with the epoch: a reservation that is granted must be known to be released.
+      const { lease } = await callUnary(
+        client.kv,
+        'reserve',
+        {
+          requestId: this.#id.requestId,
+          epoch: this.#id.epoch,
+          modelDigest: this.#setting.modelDigest,
+          profile: PROFILES[this.#setting.profile],
+          tokens,
+        },
+        { timeoutMs: RESERVE_TIMEOUT_MS },
+      )
+      if (!lease) throw new InternalError(`Device ${decision.decode.deviceId} granted no lease.`)
+      this.#lease = lease
+      if (this.#isOver) this.#release()
+      else this.#setting.tell({ type: 'reserved', ...this.#id })
+    })
+    this.#calls.push(call)
+  }
+
+  /** `tokens`: prompt and what was emitted before. */
+  run(action: RunAction, tokens: number[]): void {
+    if (action.prefill) this.#calls.push(this.#prefill(action.prefill, action, tokens))
+    this.#calls.push(this.#decode(action, tokens))
+  }
+
+  /** Ends the epoch before its time. `why` reaches the spans of what still runs. */
+  stop(why: KvasirError): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    this.#abort.abort(why)
+    this.#release()
+  }
+
+  /** Ends the epoch in the regular way; resolves when its figures are complete. */
+  async finish(): Promise<void> {
+    if (this.#isOver) return
+    this.#isOver = true
+    this.#isFinished = true
+    // Where decoding ended by itself the calls do too; else nothing of them is needed any more.
+    const isDecoded = this.figures.decode !== null
+    if (isDecoded) await Promise.race([this.#settled(), delay(SETTLE_MAX_MS, this.#abort.signal)])
+    this.#abort.abort(new CancelledError('The request is finished.'))
+    if (!isDecoded) this.#release()
+  }
+
+  async #settled(): Promise<void> {
+    await Promise.all(this.#calls)
+  }
+
+  async #prefill(device: DeviceRef, action: RunAction, tokens: number[]): Promise<void> {
+    const { request } = this.#setting
+    await this.#call('prefill', SPAN.prefill, device, async (client, span) => {
+      span.setAttribute(ATTRIBUTE.tokens, tokens.length)
+      const stream = callServerStream(
+        client.inference,
+        'prefill',
+        {
+          sequence: this.#sequence(),
+          transferId: this.#transferId(),
+          tokens,
+          firstIndex: action.firstIndex,
+          sampling: request.sampling,
+        },
+        { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
+      )
+      let isComputed = false
+      for await (const { event } of stream) {
+        if (event?.$case === 'finished') isComputed = true
+        this.#prefillEvent(event, device, tokens.length, span)
+      }
+      if (!isComputed) throw new InternalError(`Device ${device.deviceId} ended a prefill without a result.`)
+    })
+  }
+
+  #prefillEvent(event: PrefillResponse['event'], device: DeviceRef, promptTokens: number, span: Span): void {
+    const { tell, onToken } = this.#setting
+    switch (event?.$case) {
+      case 'admitted':
+        if (!this.#isOver) tell({ type: 'prefill-admitted', ...this.#id })
+        return
+      case 'finished': {
+        const { token, stopped, computeUs } = event.value
+        const { deviceId } = device
+        this.figures.prefill = { deviceId, tokens: promptTokens, computeUs: Number(computeUs) }
+        if (this.#isOver) return
+        if (token) onToken(token)
+        tell({ type: 'prefill-finished', ...this.#id, stopped: stopped || !token })
+        return
+      }
+      case 'kvSent': {
+        const { bytes, chunks, busyUs, exposedUs } = event.value
+        const sent = {
+          bytes: Number(bytes),
+          chunks: Number(chunks),
+          busyUs: Number(busyUs),
+          exposedUs: Number(exposedUs),
+        }
+        this.figures.sent = sent
+        span.setAttributes({
+          [ATTRIBUTE.kvBytes]: sent.bytes,
+          [ATTRIBUTE.kvChunks]: sent.chunks,
+          [ATTRIBUTE.kvBusyUs]: sent.busyUs,
+          [ATTRIBUTE.kvExposedUs]: sent.exposedUs,
+          ...(sent.busyUs > 0 ? { [ATTRIBUTE.kvOverlap]: 1 - sent.exposedUs / sent.busyUs } : {}),
+        })
+        if (!this.#isOver) tell({ type: 'kv-sent', ...this.#id })
+      }
+    }
+  }
+
+  async #decode(action: RunAction, tokens: number[]): Promise<void> {
+    const { request, clients } = this.#setting
+    const { prefill, decode } = action
+    await this.#call('decode', SPAN.decode, decode, async (client, span) => {
+      const stream = callServerStream(
+        client.inference,
+        'decode',
+        {
+          sequence: this.#sequence(),
+          lease: this.#lease,
+          tokens,
+          firstIndex: action.firstIndex,
+          maxTokens: request.maxTokens,
+          sampling: request.sampling,
+          source: prefill
+            ? {
+                deviceId: prefill.deviceId,
+                endpoint: clients.of(prefill).kvEndpoint,
+                transferId: this.#transferId(),
+                timing:
+                  request.pullTiming === 'after-prefill' ? PullTiming.AFTER_PREFILL : PullTiming.LAYERED,
+              }
+            : undefined,
+        },
+        { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
+      )
+      for await (const { event } of stream) this.#decodeEvent(event, action, tokens.length, span)
+      if (!this.figures.decode && !this.#isOver) {
+        throw new InternalError(`Device ${decode.deviceId} ended a decode call without saying why.`)
+      }
+    })
+  }
+
+  #decodeEvent(event: DecodeResponse['event'], action: RunAction, promptTokens: number, span: Span): void {
+    const { tell, onToken } = this.#setting
+    switch (event?.$case) {
+      case 'started': {
+        const { kvBytes, kvChunks, prefillUs } = event.value
+        if (action.prefill) {
+          this.figures.received = { bytes: Number(kvBytes), chunks: Number(kvChunks) }
+        } else {
+          const { deviceId } = action.decode
+          this.figures.prefill = { deviceId, tokens: promptTokens, computeUs: Number(prefillUs) }
+        }
+        if (!this.#isOver) tell({ type: 'decode-started', ...this.#id })
+        return
+      }
+      case 'tokens': {
+        const { tokens } = event.value
+        const first = tokens[0]
+        if (!first || this.#isOver) return
+        for (const token of tokens) onToken(token)
+        tell({ type: 'tokens', ...this.#id, firstIndex: first.index, count: tokens.length })
+        return
+      }
+      case 'finished': {
+        const { steps, stepUs, batchMax, reason } = event.value
+        this.figures.decode = { steps, stepUs: Number(stepUs), batchMax }
+        span.setAttribute(ATTRIBUTE.decodeBatchMax, batchMax)
+        if (!this.#isOver) tell({ type: 'decode-finished', ...this.#id, reason: finishReason(reason) })
+      }
+    }
+  }
+
+  /** Runs one call under its span and tells the core when it fails. Never rejects. */
+  async #call(
+    name: CallName,
+    spanName: SpanName,
+    device: DeviceRef,
+    call: (client: DeviceClient, span: Span) => Promise<void>,
+  ): Promise<void> {
+    const { clients, parent, decision, tell, onFailure } = this.#setting
+    const attributes = {
+      [ATTRIBUTE.requestId]: this.#id.requestId,
+      [ATTRIBUTE.epoch]: this.#id.epoch,
+      [ATTRIBUTE.deviceId]: device.deviceId,
+    }
+    const run = async (span: Span): Promise<void> => {
+      try {
+        await call(clients.of(device), span)
+      } catch (thrown) {
+        if (!this.#isFinished) throw thrown
+      }
+    }
+    try {
+      await withSpan(spanName, attributes, run, { kind: SpanKind.CLIENT, parent })
+    } catch (thrown) {
+      if (this.#isOver) return
+      const error = KvasirError.from(thrown)
+      onFailure(error)
+      const involved = [decision.prefill.deviceId, decision.decode.deviceId]
+      tell({
+        type: 'call-failed',
+        ...this.#id,
+        call: name,
+        ...faultOf(error, name, device.deviceId, involved),
+      })
+    }
+  }
+
+  /** Best effort: a device that does not hear of it ends the lease when its time is over. */
+  #release(): void {
+    const lease = this.#lease
+    if (!lease) return
+    this.#lease = undefined
+    const { clients, decision, parent } = this.#setting
+    context.with(parent, () => {
+      try {
+        const { kv } = clients.of(decision.decode)
+        callUnary(kv, 'release', { lease }, { timeoutMs: RELEASE_TIMEOUT_MS }).catch(() => {})
+      } catch {
+        // The device has left, and its leases with it.
+      }
+    })
+  }
+
+  #sequence() {
+    const { request, modelDigest, profile } = this.#setting
+    return {
+      ...this.#id,
+      modelDigest,
+      profile: PROFILES[profile],
+      tenantSalt: Buffer.from(request.tenantSalt),
+    }
+  }
+
+  #transferId(): string {
+    return `${this.#id.requestId}.${this.#id.epoch}`
+  }
+}
+
+function finishReason(reason: FinishReason): 'stop' | 'length' | 'preempted' {
+  switch (reason) {
+    case FinishReason.STOP:
+      return 'stop'
+    case FinishReason.LENGTH:
+      return 'length'
+    case FinishReason.PREEMPTED:
+      return 'preempted'
+    default:
+      throw new InternalError('A device ended a decode call for a reason that this release does not know.')
+  }
+}

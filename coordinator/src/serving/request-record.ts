@@ -1,0 +1,129 @@
+/**
+ * What a request's report shows, gathered while it lives.
+ */
+import { type Decision, explain, filterCounts } from '../core/decision.js'
+import type { ProfileName } from '../core/facts.js'
+import type { GenerationRequest, PlacementReport, RequestReport } from '../generation.js'
+import type { EpochFigures } from './epoch-calls.js'
+
+/** Placements shown; of a request that moved more often, the newest. */
+const PLACEMENTS_MAX = 16
+
+export class RequestRecord {
+  state: RequestReport['state'] = 'queued'
+  finishReason: string | null = null
+  error: string | null = null
+  readonly #request: { readonly requestId: string; readonly model: string; readonly promptTokens: number }
+  readonly #profile: ProfileName
+  readonly #traceId: string
+  readonly #submittedAtMs: number
+  readonly #placements: Decision[] = []
+  #predicted: { readonly ttftMs: number; readonly tpotMs: number } | null = null
+  #placedAtMs: number | null = null
+  #firstTokenAtMs: number | null = null
+  #lastTokenAtMs: number | null = null
+  #kv = { bytes: 0, chunks: 0, busyUs: 0, exposedUs: 0 }
+
+  constructor(request: GenerationRequest, profile: ProfileName, traceId: string, nowMs: number) {
+    // Not the request itself: its prompt need not outlive it.
+    const { requestId, model, promptTokens } = request
+    this.#request = { requestId, model, promptTokens: promptTokens.length }
+    this.#profile = profile
+    this.#traceId = traceId
+    this.#submittedAtMs = nowMs
+  }
+
+  placed(decision: Decision, nowMs: number): void {
+    this.state = 'reserving'
+    this.#placements.push(decision)
+    if (this.#placements.length > PLACEMENTS_MAX) this.#placements.shift()
+    this.#placedAtMs ??= nowMs
+    this.#predicted ??= { ttftMs: decision.ttftMs, tpotMs: decision.tpotMs }
+  }
+
+  emitted(nowMs: number): void {
+    this.#firstTokenAtMs ??= nowMs
+    this.#lastTokenAtMs = nowMs
+  }
+
+  /** Adds what an epoch that is over has sent. */
+  addFigures(figures: EpochFigures): void {
+    this.#kv = withFigures(this.#kv, figures)
+  }
+
+  /** `running`: figures of the epoch that is not over. */
+  report(completionTokens: number, nearTies: number, running?: EpochFigures): RequestReport {
+    const kv = running ? withFigures(this.#kv, running) : this.#kv
+    const since = (atMs: number | null): number | null =>
+      atMs === null ? null : roundMs(atMs - this.#submittedAtMs)
+    const decodeMs =
+      this.#firstTokenAtMs !== null && this.#lastTokenAtMs !== null && completionTokens > 1
+        ? (this.#lastTokenAtMs - this.#firstTokenAtMs) / (completionTokens - 1)
+        : null
+    return {
+      requestId: this.#request.requestId,
+      traceId: this.#traceId,
+      model: this.#request.model,
+      state: this.state,
+      placements: this.#placements.map(placementReport),
+      promptTokens: this.#request.promptTokens,
+      completionTokens,
+      cachedTokens: 0,
+      // In `exact` every device computes the same; in other profiles a move may change the text.
+      numericsChanged: this.#profile !== 'exact' && this.#placements.length > 1,
+      nearTies,
+      finishReason: this.finishReason,
+      error: this.error,
+      predicted: this.#predicted,
+      measured: {
+        queueMs: since(this.#placedAtMs),
+        ttftMs: since(this.#firstTokenAtMs),
+        tpotMs: decodeMs === null ? null : roundMs(decodeMs),
+      },
+      kv: {
+        bytes: kv.bytes,
+        chunks: kv.chunks,
+        overlap: kv.busyUs > 0 ? 1 - kv.exposedUs / kv.busyUs : null,
+        bytesPerSecond: kv.busyUs > 0 ? (kv.bytes / kv.busyUs) * 1e6 : null,
+      },
+    }
+  }
+}
+
+function withFigures<T extends { bytes: number; chunks: number; busyUs: number; exposedUs: number }>(
+  kv: T,
+  { sent, received }: EpochFigures,
+) {
+  // The sender knows more; the receiver's count stands in where the sender was not heard to the end.
+  const bytes = sent ?? received
+  return {
+    bytes: kv.bytes + (bytes?.bytes ?? 0),
+    chunks: kv.chunks + (bytes?.chunks ?? 0),
+    busyUs: kv.busyUs + (sent?.busyUs ?? 0),
+    exposedUs: kv.exposedUs + (sent?.exposedUs ?? 0),
+  }
+}
+
+function placementReport(decision: Decision): PlacementReport {
+  return {
+    epoch: decision.epoch,
+    prefillDevice: decision.prefill.deviceId,
+    decodeDevice: decision.decode.deviceId,
+    reason: explain(decision),
+    weighed: decision.weighed.map(({ prefill, decode, ttftMs, tpotMs }) => ({
+      prefillDevice: prefill.deviceId,
+      decodeDevice: decode.deviceId,
+      ttftMs: roundMs(ttftMs),
+      tpotMs: roundMs(tpotMs),
+    })),
+    filtered: {
+      prefill: filterCounts(decision.filtered.prefill),
+      decode: filterCounts(decision.filtered.decode),
+    },
+  }
+}
+
+/** Microseconds are as fine as any of these times is meant. */
+function roundMs(ms: number): number {
+  return Math.round(ms * 1000) / 1000
+}

@@ -1,0 +1,281 @@
+/**
+ * One request on the serving side: carries out what the core decides for it, hands its
+ * tokens to the gateway, and keeps what its report shows.
+ *
+ * S1. `events` gives each token once and in order, then `finished`, or throws.
+ * S2. A reader that leaves early cancels the request.
+ * S3. Memory is bounded by prompt and max tokens; after the end only the report stays.
+ */
+import type { Clock } from '@kvasir/runtime/clock'
+import { CancelledError, type KvasirError } from '@kvasir/runtime/errors'
+import { recordError, startSpan } from '@kvasir/runtime/telemetry'
+import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
+import { type Context, context, type Span, trace } from '@opentelemetry/api'
+import type { CompletionRecord } from '../core/completion-record.js'
+import { type Decision, explain } from '../core/decision.js'
+import type { ProfileName } from '../core/facts.js'
+import type { CoordinatorAction, RequestEvent } from '../core/protocol.js'
+import type { Generation, GenerationEvent, GenerationRequest, RequestReport } from '../generation.js'
+import type { DeviceClients } from './device-clients.js'
+import { EpochCalls } from './epoch-calls.js'
+import { RequestRecord } from './request-record.js'
+import { TokenBuffer } from './token-buffer.js'
+
+export interface SessionSetting {
+  readonly request: GenerationRequest
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  readonly clients: DeviceClients
+  readonly clock: Clock
+  readonly tell: (event: RequestEvent) => void
+  /** Asks the core to cancel. */
+  readonly onCancel: () => void
+  /** Called once, when the request has ended and its report is complete. */
+  readonly onEnd: (session: RequestSession, completion: CompletionRecord | undefined) => void
+}
+
+type End = { readonly reason: 'stop' | 'length' } | { readonly error: KvasirError } | { readonly left: true }
+type CancelCause = Parameters<Generation['cancel']>[0]
+
+const CANCEL_TEXT: Record<Exclude<CancelCause, 'stop-string'>, string> = {
+  'client-gone': 'The client went away.',
+  'slow-client': 'The client read too slowly.',
+}
+
+export class RequestSession implements Generation {
+  readonly #setting: SessionSetting
+  readonly #parent: Context
+  readonly #tokens: TokenBuffer
+  readonly #record: RequestRecord
+  #epoch: EpochCalls | undefined
+  #placeSpan: Span | undefined
+  #lastError: KvasirError | undefined
+  #cancelCause: CancelCause | undefined
+  #shutdown: KvasirError | undefined
+  #end: End | undefined
+  #wakeReader: (() => void) | undefined
+
+  constructor(setting: SessionSetting) {
+    this.#setting = setting
+    this.#parent = context.active()
+    this.#tokens = new TokenBuffer(setting.request.maxTokens)
+    const traceId = trace.getSpanContext(this.#parent)?.traceId ?? ''
+    this.#record = new RequestRecord(setting.request, setting.profile, traceId, setting.clock.nowMs())
+    this.#startPlacing()
+  }
+
+  get requestId(): string {
+    return this.#setting.request.requestId
+  }
+
+  /** Why the request failed, once it has. */
+  get failure(): KvasirError | undefined {
+    return this.#end && 'error' in this.#end ? this.#end.error : undefined
+  }
+
+  report(): RequestReport {
+    return this.#record.report(this.#tokens.released, this.#tokens.nearTies, this.#epoch?.figures)
+  }
+
+  get events(): AsyncIterable<GenerationEvent> {
+    return { [Symbol.asyncIterator]: () => this.#read() }
+  }
+
+  cancel(cause: CancelCause): void {
+    if (this.#end || this.#cancelCause) return
+    this.#cancelCause = cause
+    this.#setting.onCancel()
+  }
+
+  /** Stops the work because this process ends; the reader gets `error`. */
+  shutDown(error: KvasirError): void {
+    this.#shutdown = error
+    this.#setting.onCancel()
+  }
+
+  /** Carries out one of the core's actions for this request. */
+  act(action: CoordinatorAction): void {
+    switch (action.type) {
+      case 'reserve':
+        this.#reserve(action.decision, action.tokens)
+        break
+      case 'run':
+        this.#record.state = action.prefill ? 'prefill' : 'decode'
+        this.#epoch?.run(action, [...this.#setting.request.promptTokens, ...this.#tokens.ids()])
+        break
+      case 'emit':
+        this.#record.emitted(this.#setting.clock.nowMs())
+        this.#tokens.release(action.from, action.count)
+        this.#wake()
+        break
+      case 'abandon':
+        this.#dropEpoch(new CancelledError(`This placement was given up: ${action.cause}.`))
+        break
+      case 'requeue':
+        this.#record.state = 'queued'
+        trace.getSpan(this.#parent)?.addEvent('placed again', { [ATTRIBUTE.placementReason]: action.cause })
+        this.#startPlacing()
+        break
+      case 'finish':
+        void this.#finish(action.reason)
+        break
+      case 'cancelled':
+        this.#cancelled()
+    }
+  }
+
+  /** The request failed: the reader gets the error, or the device's own one where it rejected the request. */
+  fail(error: KvasirError, isRejected: boolean): void {
+    const shown = isRejected ? (this.#lastError ?? error) : error
+    this.#record.state = 'failed'
+    this.#record.error = shown.message
+    this.#close({ error: shown })
+  }
+
+  #startPlacing(): void {
+    this.#placeSpan ??= startSpan(SPAN.place, { [ATTRIBUTE.requestId]: this.requestId }, this.#parent)
+  }
+
+  #reserve(decision: Decision, tokens: number): void {
+    this.#placeSpan?.setAttributes({
+      [ATTRIBUTE.epoch]: decision.epoch,
+      [ATTRIBUTE.placementReason]: explain(decision),
+      [ATTRIBUTE.prefillDevice]: decision.prefill.deviceId,
+      [ATTRIBUTE.decodeDevice]: decision.decode.deviceId,
+    })
+    this.#placeSpan?.end()
+    this.#placeSpan = undefined
+    this.#record.placed(decision, this.#setting.clock.nowMs())
+    const { request, modelDigest, profile, clients, tell } = this.#setting
+    this.#epoch = new EpochCalls({
+      request,
+      modelDigest,
+      profile,
+      decision,
+      parent: this.#parent,
+      clients,
+      tell: (event) => {
+        if (event.type === 'decode-started') this.#record.state = 'decode'
+        tell(event)
+      },
+      onToken: (token) => this.#tokens.arrive(token),
+      onFailure: (error) => {
+        this.#lastError = error
+      },
+    })
+    this.#epoch.reserve(tokens)
+  }
+
+  #dropEpoch(why: KvasirError): void {
+    if (!this.#epoch) return
+    this.#epoch.stop(why)
+    this.#record.addFigures(this.#epoch.figures)
+    this.#epoch = undefined
+  }
+
+  async #finish(reason: 'stop' | 'length'): Promise<void> {
+    const epoch = this.#epoch
+    // Its figures are complete a moment after the last token.
+    await epoch?.finish()
+    this.#record.state = 'finished'
+    this.#record.finishReason = reason
+    const completion = epoch && this.#completion(epoch)
+    if (epoch) this.#record.addFigures(epoch.figures)
+    this.#epoch = undefined
+    this.#close({ reason }, completion)
+  }
+
+  #cancelled(): void {
+    if (this.#shutdown) {
+      this.fail(this.#shutdown, false)
+      return
+    }
+    // A stop string is a regular end that only the gateway sees.
+    if (this.#cancelCause === 'stop-string') {
+      this.#record.state = 'finished'
+      this.#record.finishReason = 'stop'
+    } else {
+      this.#record.state = 'cancelled'
+      this.#record.error = CANCEL_TEXT[this.#cancelCause ?? 'client-gone']
+    }
+    this.#close({ left: true })
+  }
+
+  #close(end: End, completion?: CompletionRecord): void {
+    if (this.#end) return
+    this.#end = end
+    if (this.#placeSpan) {
+      if ('error' in end) recordError(this.#placeSpan, end.error)
+      this.#placeSpan.end()
+      this.#placeSpan = undefined
+    }
+    this.#wake()
+    this.#setting.onEnd(this, completion)
+  }
+
+  #wake(): void {
+    this.#wakeReader?.()
+    this.#wakeReader = undefined
+  }
+
+  async *#read(): AsyncGenerator<GenerationEvent> {
+    try {
+      for (;;) {
+        const end = this.#end
+        if (this.#tokens.hasUnread) {
+          yield { type: 'tokens', tokens: this.#tokens.take() }
+        } else if (end) {
+          if ('error' in end) throw end.error
+          if ('reason' in end) yield { type: 'finished', reason: end.reason }
+          return
+        } else {
+          await new Promise<void>((resolve) => {
+            this.#wakeReader = resolve
+          })
+        }
+      }
+    } finally {
+      this.cancel('client-gone')
+    }
+  }
+
+  #completion(epoch: EpochCalls): CompletionRecord {
+    const { figures, decision } = epoch
+    const { prefill, decode, sent } = figures
+    const { request, modelDigest, profile } = this.#setting
+    return {
+      modelDigest,
+      profile,
+      ...(prefill && prefill.computeUs > 0
+        ? {
+            prefill: {
+              deviceId: prefill.deviceId,
+              tokens: prefill.tokens,
+              computeMs: prefill.computeUs / 1000,
+            },
+          }
+        : {}),
+      ...(decode && decode.steps > 0
+        ? {
+            decode: {
+              deviceId: decision.decode.deviceId,
+              steps: decode.steps,
+              stepsMs: decode.stepUs / 1000,
+              batch: Math.max(1, decode.batchMax),
+              contextTokens: request.promptTokens.length + Math.ceil(this.#tokens.released / 2),
+            },
+          }
+        : {}),
+      ...(sent
+        ? {
+            transfer: {
+              fromDeviceId: decision.prefill.deviceId,
+              toDeviceId: decision.decode.deviceId,
+              bytes: sent.bytes,
+              busyMs: sent.busyUs / 1000,
+            },
+          }
+        : {}),
+    }
+  }
+}

@@ -1,0 +1,230 @@
+/**
+ * The serving side of the coordinator: joins the pure core to NATS, to the devices and
+ * to the gateway. It decides nothing itself.
+ *
+ * Every event goes through one queue into the core, and the actions that come out are
+ * carried out before the next event goes in.
+ */
+import type { Bus } from '@kvasir/runtime/bus'
+import type { Clock } from '@kvasir/runtime/clock'
+import { DeadlineError, InvalidInputError, type KvasirError, UnavailableError } from '@kvasir/runtime/errors'
+import type { Logger } from '@kvasir/runtime/log'
+import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN } from '@kvasir/runtime/protocol'
+import { checkHealth } from '@kvasir/runtime/rpc-client'
+import type { CompletionRecord } from '../core/completion-record.js'
+import { CoordinatorCore, TICK_MS } from '../core/coordinator-core.js'
+import type { DeviceRef, ProfileName } from '../core/facts.js'
+import type { CoordinatorAction, CoordinatorEvent } from '../core/protocol.js'
+import type {
+  ClusterReport,
+  Generation,
+  GenerationRequest,
+  GenerationService,
+  RequestReport,
+} from '../generation.js'
+import { deviceReports } from './cluster-report.js'
+import { ClusterWatch } from './cluster-watch.js'
+import { DeviceClients } from './device-clients.js'
+import { RequestSession } from './request-session.js'
+import { RequestStore } from './request-store.js'
+
+export interface ServedModel {
+  readonly name: string
+  readonly digest: string
+  readonly contextTokensMax: number
+}
+
+export interface ServingOptions {
+  readonly bus: Bus
+  readonly clock: Clock
+  readonly log: Logger
+  readonly coordinatorId: string
+  /** The models that clients may name. Only devices with exactly this digest serve them. */
+  readonly models: readonly ServedModel[]
+  /** Requests that may wait for a device; more are refused. Default 256. */
+  readonly queuedMax?: number
+  /** Longest wait for a device, the first or a later one. Default 10 s. */
+  readonly placementDeadlineMs?: number
+  /** Longest life of a request. Default 600 s. */
+  readonly requestDeadlineMs?: number
+}
+
+export interface Serving extends GenerationService {
+  /** Takes no more requests, waits for those that run, and fails what is left after `deadlineMs`. */
+  drain(deadlineMs: number): Promise<void>
+  /** Fails what still runs and lets go of everything. */
+  close(): Promise<void>
+}
+
+/** Every device of this release runs exact numerics. */
+const PROFILE: ProfileName = 'exact'
+const ENDED_REQUESTS_MAX = 1_000
+const DRAIN_POLL_MS = 20
+/** For the releases that follow a cancellation to leave the process. */
+const CLOSE_GRACE_MS = 100
+
+export function createServing(options: ServingOptions): Serving {
+  return new ServingShell(options)
+}
+
+class ServingShell implements Serving {
+  readonly #options: ServingOptions
+  readonly #core: CoordinatorCore
+  readonly #watch: ClusterWatch
+  readonly #clients: DeviceClients
+  readonly #store = new RequestStore(ENDED_REQUESTS_MAX)
+  readonly #events: CoordinatorEvent[] = []
+  readonly #ticker: NodeJS.Timeout
+  #isStepping = false
+  #isDraining = false
+  #closed: Promise<void> | undefined
+
+  constructor(options: ServingOptions) {
+    this.#options = options
+    this.#core = new CoordinatorCore({
+      protocolVersion: PROTOCOL_VERSION,
+      protocolVersionMin: PROTOCOL_VERSION_MIN,
+      queuedMax: options.queuedMax ?? 256,
+      placementDeadlineMs: options.placementDeadlineMs ?? 10_000,
+      requestDeadlineMs: options.requestDeadlineMs ?? 600_000,
+    })
+    this.#watch = new ClusterWatch(options.bus, options.log, (event) => this.#tell(event))
+    this.#clients = new DeviceClients(this.#watch)
+    this.#ticker = setInterval(() => this.#tell({ type: 'tick' }), TICK_MS)
+  }
+
+  submit(request: GenerationRequest): Generation {
+    if (this.#isDraining) throw shuttingDown(request.requestId)
+    const model = this.#options.models.find(({ name }) => name === request.model)
+    if (!model) throw new InvalidInputError(`There is no model "${request.model}" here.`, { param: 'model' })
+    const session = new RequestSession({
+      request,
+      modelDigest: model.digest,
+      profile: PROFILE,
+      clients: this.#clients,
+      clock: this.#options.clock,
+      tell: (event) => this.#tell(event),
+      onCancel: () => this.#tell({ type: 'cancel', requestId: request.requestId }),
+      onEnd: (ended, completion) => this.#ended(ended, completion),
+    })
+    this.#store.add(session)
+    this.#tell({
+      type: 'submit',
+      requestId: request.requestId,
+      modelDigest: model.digest,
+      profile: PROFILE,
+      promptTokens: request.promptTokens.length,
+      maxTokens: request.maxTokens,
+    })
+    // Refused at once: the queue is full.
+    if (session.failure) throw session.failure
+    return session
+  }
+
+  request(id: string): RequestReport | undefined {
+    return this.#store.report(id)
+  }
+
+  cluster(): ClusterReport {
+    const nowMs = this.#options.clock.nowMs()
+    return {
+      coordinatorId: this.#options.coordinatorId,
+      busConnected: this.#core.view.busConnected,
+      queuedRequests: this.#core.queuedCount,
+      activeRequests: this.#core.activeCount,
+      devices: deviceReports(this.#core.view, (device) => this.#watch.advertisement(device), nowMs),
+    }
+  }
+
+  models(): readonly ServedModel[] {
+    const nowMs = this.#options.clock.nowMs()
+    return this.#options.models.filter(({ digest }) => this.#core.isServed(digest, PROFILE, nowMs))
+  }
+
+  async drain(deadlineMs: number): Promise<void> {
+    this.#isDraining = true
+    const untilMs = this.#options.clock.nowMs() + deadlineMs
+    while (this.#store.sessions().length > 0 && this.#options.clock.nowMs() < untilMs) {
+      await new Promise((resolve) => setTimeout(resolve, DRAIN_POLL_MS))
+    }
+    this.#failAll()
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    this.#isDraining = true
+    const hadWork = this.#store.sessions().length > 0
+    this.#failAll()
+    this.#watch.close()
+    clearInterval(this.#ticker)
+    if (hadWork) await new Promise((resolve) => setTimeout(resolve, CLOSE_GRACE_MS))
+    this.#clients.close()
+  }
+
+  #failAll(): void {
+    for (const session of this.#store.sessions()) session.shutDown(shuttingDown(session.requestId))
+  }
+
+  #ended(session: RequestSession, completion: CompletionRecord | undefined): void {
+    this.#store.end(session)
+    if (completion) this.#tell({ type: 'completed', record: completion })
+  }
+
+  #tell(event: CoordinatorEvent): void {
+    this.#events.push(event)
+    if (this.#isStepping) return
+    this.#isStepping = true
+    try {
+      for (let next = this.#events.shift(); next; next = this.#events.shift()) {
+        for (const action of this.#core.step(next, this.#options.clock.nowMs())) this.#do(action)
+      }
+    } finally {
+      this.#isStepping = false
+    }
+  }
+
+  #do(action: CoordinatorAction): void {
+    switch (action.type) {
+      case 'check-health':
+        void this.#checkHealth(action.device, action.timeoutMs)
+        break
+      case 'forget-device':
+        this.#clients.forget(action.device)
+        this.#watch.forget(action.device)
+        break
+      case 'fail':
+        this.#fail(action)
+        break
+      default:
+        this.#store.live(action.requestId)?.act(action)
+    }
+  }
+
+  async #checkHealth(device: DeviceRef, timeoutMs: number): Promise<void> {
+    const control = this.#watch.advertisement(device)?.endpoints?.control
+    const ok = control !== undefined && (await checkHealth(control, timeoutMs))
+    this.#tell({ type: 'health', device, ok })
+  }
+
+  #fail(action: Extract<CoordinatorAction, { type: 'fail' }>): void {
+    const session = this.#store.live(action.requestId)
+    if (!session) return
+    const { code, message, retryAfterMs, requestId } = action
+    const ids = { requestId }
+    const error =
+      code === 'deadline'
+        ? new DeadlineError(message, { ids })
+        : new UnavailableError(message, { ids, retryAfterMs })
+    this.#options.log.warn({ requestId }, message)
+    session.fail(error, code === 'rejected')
+  }
+}
+
+function shuttingDown(requestId: string): KvasirError {
+  const message = 'This coordinator is shutting down; send the request to another or try again in a moment.'
+  return new UnavailableError(message, { retryAfterMs: 1_000, ids: { requestId } })
+}

@@ -1,0 +1,309 @@
+/**
+ * A device for tests of the serving side: real gRPC, real NATS, no model. Its tokens
+ * follow from the prompt and the index alone, as those of every device do.
+ *
+ * It refuses a prompt whose emitted part is not what it would have generated, so a
+ * test notices when a moved request loses or doubles a token.
+ */
+import {
+  Advertisement,
+  Capability,
+  LoadReport,
+  Precision,
+  Profile,
+  TierKind,
+} from '@kvasir/proto/kvasir/capability/v1/capability'
+import {
+  type DecodeRequest,
+  type DecodeResponse,
+  FinishReason,
+  type InferenceServiceServer,
+  InferenceServiceService,
+  type PrefillRequest,
+  type Token,
+} from '@kvasir/proto/kvasir/inference/v1/inference'
+import { type KvServiceServer, KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { type Bus, connectBus } from '@kvasir/runtime/bus'
+import { type Deferred, deferred, delay, withSignal } from '@kvasir/runtime/deferred'
+import {
+  InternalError,
+  type KvasirError,
+  LeaseExpiredError,
+  OverloadedError,
+  UnreachableError,
+} from '@kvasir/runtime/errors'
+import { bidi, type RpcServer, serverStream, startRpcServer, unary } from '@kvasir/runtime/rpc-server'
+import { BUCKET_TTL_MS, DEVICES_BUCKET, loadSubject } from '@kvasir/runtime/subjects'
+
+export const FAKE_MODEL = { name: 'numbers', digest: 'digest-of-numbers', contextTokensMax: 4_096 }
+const REPORT_MS = 200
+const KV_BYTES_PER_TOKEN = 64
+
+/** Token `index` after this prompt. */
+export function fakeToken(prompt: readonly number[], index: number): number {
+  return (prompt.reduce((sum, id) => sum + id, 0) * 31 + index * 7) % 1_000
+}
+
+export function fakeTokens(prompt: readonly number[], count: number): number[] {
+  return Array.from({ length: count }, (_, index) => fakeToken(prompt, index))
+}
+
+/** Transfers between fake devices go through this instead of a wire. */
+export type FakeTransfers = Map<string, Deferred<void>>
+
+export interface FakeDeviceOptions {
+  readonly deviceId: string
+  readonly natsUrl: string
+  readonly transfers: FakeTransfers
+  readonly capabilities?: readonly Capability[]
+  readonly decodeSlots?: number
+  readonly incarnation: bigint
+  /** Pace of decoding. */
+  readonly stepMs?: number
+}
+
+export class FakeDevice {
+  readonly deviceId: string
+  /** Called before each answer; what it throws is the answer. */
+  onReserve: () => void = () => {}
+  onPrefill: (request: PrefillRequest, signal: AbortSignal) => Promise<void> | void = () => {}
+  onDecode: (request: DecodeRequest, signal: AbortSignal) => Promise<void> | void = () => {}
+  /** Index of the token that ends a text. */
+  stopIndex = Number.POSITIVE_INFINITY
+  /** Decoding gives its slot back after the token of this index. */
+  preemptIndex = Number.POSITIVE_INFINITY
+  readonly leases = new Set<bigint>()
+  readonly prefills: PrefillRequest[] = []
+  readonly decodes: DecodeRequest[] = []
+  reservations = 0
+  running = 0
+  stepMs: number
+  #counter = 0n
+  readonly #options: FakeDeviceOptions
+  readonly #incarnation: bigint
+  readonly #transfers: FakeTransfers
+  #bus: Bus | undefined
+  #server: RpcServer | undefined
+  #reporter: NodeJS.Timeout | undefined
+  #sequence = 0n
+
+  constructor(options: FakeDeviceOptions) {
+    this.#options = options
+    this.deviceId = options.deviceId
+    this.stepMs = options.stepMs ?? 1
+    this.#incarnation = options.incarnation
+    this.#transfers = options.transfers
+  }
+
+  async start(): Promise<this> {
+    const { natsUrl, deviceId } = this.#options
+    this.#server = await startRpcServer({
+      host: '127.0.0.1',
+      port: 0,
+      services: [
+        { definition: KvServiceService, implementation: this.#kvService() },
+        { definition: InferenceServiceService, implementation: this.#inferenceService() },
+      ],
+    })
+    const bus = await connectBus({ url: natsUrl, name: deviceId })
+    this.#bus = bus
+    const bucket = bus.bucket(DEVICES_BUCKET, { ttlMs: BUCKET_TTL_MS })
+    const advertise = (): Promise<void> =>
+      bucket.put(deviceId, this.#advertisement(this.#server?.address ?? ''))
+    await advertise()
+    bus.onStatus((connected) => {
+      if (connected) advertise().catch(() => {})
+    })
+    this.#report()
+    this.#reporter = setInterval(() => this.#report(), REPORT_MS)
+    return this
+  }
+
+  /** As kill -9: connections break, reports stop, the advertisement stays. */
+  async kill(): Promise<void> {
+    clearInterval(this.#reporter)
+    await this.#server?.close()
+    await this.#bus?.close()
+    this.leases.clear()
+  }
+
+  #kvService(): KvServiceServer {
+    const absent = async (): Promise<never> => {
+      throw new InternalError('A fake device has no such method.')
+    }
+    return {
+      reserve: unary(async () => {
+        this.onReserve()
+        if (this.leases.size >= (this.#options.decodeSlots ?? 4)) {
+          throw new OverloadedError(`Every decode slot of ${this.deviceId} is taken.`)
+        }
+        this.#counter += 1n
+        this.leases.add(this.#counter)
+        this.reservations += 1
+        return { lease: this.#lease(this.#counter), tokens: 1_024 }
+      }),
+      release: unary(async ({ lease }) => ({ wasAlive: lease ? this.leases.delete(lease.counter) : false })),
+      extend: unary(absent),
+      pull: bidi(absent),
+      snapshot: serverStream(absent),
+    }
+  }
+
+  #inferenceService(): InferenceServiceServer {
+    return {
+      prefill: serverStream(async (request, call, send) => {
+        this.prefills.push(request)
+        await this.#counted(async () => {
+          const transfer = this.#transfer(request.transferId)
+          await this.onPrefill(request, call.signal)
+          const prompt = promptOf(request)
+          await send({ event: { $case: 'admitted', value: { lease: undefined, tokensAhead: 0n } } })
+          const stopped = request.firstIndex >= this.stopIndex
+          const token = stopped ? undefined : tokenAt(prompt, request.firstIndex)
+          await send({
+            event: { $case: 'finished', value: { token, stopped, queueUs: 10n, computeUs: 1_000n } },
+          })
+          transfer.resolve()
+          const bytes = BigInt(request.tokens.length * KV_BYTES_PER_TOKEN)
+          const sent = { bytes, chunks: 2n, busyUs: 800n, exposedUs: 80n }
+          await send({ event: { $case: 'kvSent', value: sent } })
+        })
+      }),
+      decode: serverStream(async (request, call, send) => {
+        this.decodes.push(request)
+        const counter = request.lease?.counter ?? 0n
+        if (!this.leases.has(counter)) throw new LeaseExpiredError('This lease has ended.')
+        await this.#counted(async () => {
+          try {
+            await this.onDecode(request, call.signal)
+            const { source } = request
+            if (source) await this.#pulled(source.transferId, source.deviceId, call.signal)
+            const started = {
+              kvBytes: source ? 64n : 0n,
+              kvChunks: 0n,
+              kvUs: 0n,
+              queueUs: 0n,
+              prefillUs: 500n,
+            }
+            await send({ event: { $case: 'started', value: started } })
+            await this.#generate(request, call.signal, send)
+          } finally {
+            this.leases.delete(counter)
+          }
+        })
+      }),
+    }
+  }
+
+  async #generate(
+    request: DecodeRequest,
+    signal: AbortSignal,
+    send: (message: DecodeResponse) => Promise<void>,
+  ): Promise<void> {
+    const prompt = promptOf(request)
+    const finish = (reason: FinishReason, steps: number): Promise<void> => {
+      const value = { reason, steps, stepUs: BigInt(steps * 900), batchMax: 1 }
+      return send({ event: { $case: 'finished', value } })
+    }
+    const from = request.source ? request.firstIndex + 1 : request.firstIndex
+    for (let index = from; index < request.maxTokens; index += 1) {
+      await delay(this.stepMs, signal)
+      if (signal.aborted) throw signal.reason
+      if (index >= this.stopIndex) return finish(FinishReason.STOP, index - from)
+      await send({ event: { $case: 'tokens', value: { tokens: [tokenAt(prompt, index)] } } })
+      if (index >= this.preemptIndex) return finish(FinishReason.PREEMPTED, index - from)
+    }
+    return finish(FinishReason.LENGTH, request.maxTokens - from)
+  }
+
+  async #pulled(transferId: string, from: string, signal: AbortSignal): Promise<void> {
+    try {
+      await withSignal(this.#transfer(transferId).promise, signal)
+    } catch (error) {
+      if (signal.aborted) throw error
+      throw new UnreachableError(`Device ${from} was lost.`, { ids: { deviceId: from }, cause: error })
+    }
+  }
+
+  #transfer(transferId: string): Deferred<void> {
+    const known = this.#transfers.get(transferId)
+    if (known) return known
+    const transfer = deferred<void>()
+    this.#transfers.set(transferId, transfer)
+    return transfer
+  }
+
+  async #counted(work: () => Promise<void>): Promise<void> {
+    this.running += 1
+    try {
+      await work()
+    } finally {
+      this.running -= 1
+    }
+  }
+
+  #lease(counter: bigint) {
+    return { deviceId: this.deviceId, incarnation: this.#incarnation, counter, ttlMs: 5_000 }
+  }
+
+  #report(): void {
+    this.#sequence += 1n
+    const report = LoadReport.fromPartial({
+      deviceId: this.deviceId,
+      incarnation: this.#incarnation,
+      sequence: this.#sequence,
+      decodeSlotsUsed: this.leases.size,
+      tiers: [{ name: 'hbm', leasedBytes: 0n, capacityBytes: 1n << 30n }],
+      leases: this.leases.size,
+    })
+    this.#bus?.publish(loadSubject(this.deviceId), LoadReport.toJSON(report) as object)
+  }
+
+  #advertisement(address: string): object {
+    const advertisement = Advertisement.fromPartial({
+      deviceId: this.deviceId,
+      incarnation: this.#incarnation,
+      protocolVersion: 1,
+      protocolVersionMin: 1,
+      kind: 'fake',
+      deviceModel: 'a device of a test',
+      machine: { id: 'machine-0', hostname: 'machine-0' },
+      capabilities: [...(this.#options.capabilities ?? [Capability.DECODE, Capability.PREFILL])],
+      tiers: [{ name: 'hbm', kind: TierKind.HBM, capacityBytes: 1n << 30n, bandwidthBytesPerSecond: 10e9 }],
+      compute: [{ precision: Precision.F32, peakOpsPerSecond: 100e9 }],
+      models: [
+        {
+          ...FAKE_MODEL,
+          profile: Profile.EXACT,
+          kvBytesPerToken: BigInt(KV_BYTES_PER_TOKEN),
+          layers: { first: 0, count: 2 },
+          parameters: 1_000_000n,
+          weightBytes: 4_000_000n,
+        },
+      ],
+      decodeSlots: this.#options.decodeSlots ?? 4,
+      link: { class: 'loopback', bytesPerSecond: 1e9, latencyUs: 20 },
+      endpoints: { control: address, kv: address },
+    })
+    return Advertisement.toJSON(advertisement) as object
+  }
+}
+
+/** Ends every transfer that waits for this device, as a broken connection would. */
+export function breakTransfers(transfers: FakeTransfers, error: KvasirError): void {
+  for (const transfer of transfers.values()) transfer.reject(error)
+}
+
+function promptOf({ tokens, firstIndex }: { tokens: readonly number[]; firstIndex: number }): number[] {
+  const prompt = tokens.slice(0, tokens.length - firstIndex)
+  const emitted = tokens.slice(prompt.length)
+  const expected = fakeTokens(prompt, firstIndex)
+  if (emitted.some((id, index) => id !== expected[index])) {
+    throw new InternalError('The emitted tokens are not those that this prompt gives.')
+  }
+  return prompt
+}
+
+function tokenAt(prompt: readonly number[], index: number): Token {
+  return { index, id: fakeToken(prompt, index), logprob: 0, top: [], nearTie: false }
+}
