@@ -10,8 +10,8 @@ export const coordinatorConfigSchema = z
   .object({
     nats: z.string().default('nats://127.0.0.1:4222').describe('URL of the NATS server.'),
     model: z
-      .array(z.string().min(1))
-      .min(1, 'name at least one model folder')
+      .array(z.string().min(1), { error: 'name at least one model' })
+      .min(1, 'name at least one model')
       .describe('Folders of the models whose tokenizer and chat template are served; repeatable.'),
     host: z.string().default('127.0.0.1').describe('Address that the HTTP server listens on.'),
     port: port.optional().describe('Port; taken is an error, 0 takes any free one.'),

@@ -41,7 +41,8 @@ async function start(context: ProcessContext): Promise<Running> {
     terminal: config.logFile === undefined,
     ...(config.logFile === undefined ? {} : { file: config.logFile }),
   })
-  context.log = log
+  // Before a terminal a failed start is one sentence, which runProcess prints; a file gets all of it.
+  if (config.logFile !== undefined) context.log = log
   const clock = systemClock
 
   const textModels = await loadTextModels(config.model)
@@ -76,6 +77,7 @@ async function start(context: ProcessContext): Promise<Running> {
   )
   const url = urlOf(isWildcard(config.host) ? '127.0.0.1' : config.host, port)
   log.info({ coordinatorId, models: [...textModels.keys()] }, `listening on ${url}`)
+  context.log = log
   announceReady({ url, port, coordinatorId, ...(note === undefined ? {} : { portNote: note }) })
 
   return {

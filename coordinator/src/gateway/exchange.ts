@@ -12,6 +12,7 @@ import type { Clock } from '@kvasir/runtime/clock'
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, GEN_AI, SPAN } from '@kvasir/runtime/telemetry-names'
 import { type Context, propagation, ROOT_CONTEXT, type Span, SpanKind, trace } from '@opentelemetry/api'
+import type { RequestReport } from '../generation.js'
 import type { AnswerEnd } from './answer.js'
 import type { ApiError } from './api-error.js'
 import type { GenerationPlan } from './generation-plan.js'
@@ -95,16 +96,18 @@ export class Exchange {
     this.completionTokens = completionTokens
   }
 
-  completed(id: string, end: AnswerEnd, kvBytes: number): void {
+  /** The answer is whole. `report` is the serving side's, where it still knows the request. */
+  completed(id: string, end: AnswerEnd, report: RequestReport | undefined): void {
     this.finished = true
     this.cachedTokens = end.usage.prompt_tokens_details.cached_tokens
-    this.kvBytes = kvBytes
+    this.kvBytes = report?.kv.bytes ?? 0
     this.span.setAttributes({
       [GEN_AI.responseId]: id,
       [GEN_AI.responseModel]: this.model,
       [GEN_AI.responseFinishReasons]: [end.reason],
       [GEN_AI.usageCacheReadInputTokens]: this.cachedTokens,
       [ATTRIBUTE.numericsChanged]: end.extension.numerics_changed,
+      [ATTRIBUTE.nearTies]: report?.nearTies ?? 0,
     })
   }
 

@@ -65,13 +65,11 @@ export class Exchanges {
     // What goes wrong after the client left concerns nobody.
     if (exchange?.stopped === 'client-gone' || exchange?.stopped === 'slow-client') return error
     exchange?.fail(error)
-    if (error.status >= 500) {
-      const { log } = this.gateway
-      log.error(
-        { requestId: exchange?.requestId, error: error.cause ?? error },
-        `Request failed: ${error.message}`,
-      )
-    }
+    const { log } = this.gateway
+    const requestId = exchange?.requestId
+    // What is only unavailable says all in its message; a fault of ours needs its stack.
+    if (error.status === 503) log.warn({ requestId, code: error.code }, `request refused: ${error.message}`)
+    else if (error.status >= 500) log.error({ requestId, err: error.cause ?? error }, 'request failed')
     return error
   }
 

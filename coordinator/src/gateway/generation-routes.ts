@@ -214,7 +214,7 @@ export function registerGenerationRoutes(
         numerics_changed: report?.numericsChanged ?? false,
       },
     }
-    exchange.completed(format.id, end, report?.kv.bytes ?? 0)
+    exchange.completed(format.id, end, report)
     return end
   }
 
