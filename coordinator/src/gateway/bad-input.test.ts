@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type TestGateway, testGateway } from './testing/test-gateway.js'
 
@@ -282,4 +283,34 @@ test('a malformed URL', async () => {
 
 test('nothing of it reached the serving side', () => {
   expect(gateway.service.submitted).toHaveLength(0)
+})
+
+test('no body whatever is a fault of the server', async () => {
+  const lenient = await testGateway()
+  lenient.service.onSubmit = (generation) => generation.finish()
+  const names = [
+    'model',
+    'messages',
+    'prompt',
+    'stop',
+    'seed',
+    'top_k',
+    'logprobs',
+    'stream_options',
+    'metadata',
+    'tools',
+  ]
+  const fields = fc.dictionary(fc.constantFrom(...names), fc.jsonValue({ maxDepth: 3 }), { maxKeys: 3 })
+  await fc.assert(
+    fc.asyncProperty(fields, fc.constantFrom(chat, text), async (body, valid) => {
+      const path = valid === chat ? '/v1/chat/completions' : '/v1/completions'
+      const payload = JSON.stringify({ ...valid, ...body })
+      const headers = { 'content-type': 'application/json' }
+      const response = await lenient.app.inject({ method: 'POST', url: path, headers, payload })
+      expect(response.statusCode).toBeLessThan(500)
+      if (response.statusCode !== 200) expect(response.json().error.message).toMatch(/\.$/)
+    }),
+    { numRuns: 200 },
+  )
+  await lenient.close()
 })
