@@ -26,7 +26,7 @@ async function start(
 }
 
 afterEach(async () => {
-  await Promise.all(started.splice(0).map((device) => device.close()))
+  await Promise.all(started.splice(0).map((device) => device.stop()))
 })
 
 async function failureOf(work: Promise<unknown>): Promise<KvasirError> {
@@ -100,7 +100,7 @@ describe('leases', () => {
   it('of an earlier life are refused', async () => {
     const before = await start({ deviceId: 'fpga-7' })
     const old = await before.reserve('restart', 40)
-    await before.close()
+    await before.stop()
     started.splice(started.indexOf(before), 1)
     const device = await start({ deviceId: 'fpga-7' })
     const failure = await failureOf(readDecode(device.decode('restart', old, promptOf(20), { maxTokens: 4 })))

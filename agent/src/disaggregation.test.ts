@@ -24,7 +24,7 @@ beforeAll(async () => {
 afterEach(async () => {
   await Promise.all([gpu.empty(), fpga.empty()])
 })
-afterAll(() => Promise.all([gpu.close(), fpga.close()]))
+afterAll(() => Promise.all([gpu.stop(), fpga.stop()]))
 
 async function serve(requestId: string, prompt: number[], maxTokens: number, timing?: PullTiming) {
   const lease = await fpga.reserve(requestId, prompt.length + maxTokens)
@@ -158,7 +158,7 @@ describe('a damaged transfer', () => {
     const stream = fpga.decode('dies', lease, prompt, { maxTokens: 4, from: source.source })
     const failing = readDecode(stream).catch((error: unknown) => error)
     await new Promise((resolve) => setTimeout(resolve, 100))
-    await source.close()
+    await source.stop()
     const failure = await failing
     expect(failure).toBeInstanceOf(UnreachableError)
     expect(failure).toMatchObject({ ids: { deviceId: 'gpu-dies' } })
@@ -182,7 +182,7 @@ describe('a damaged transfer', () => {
     expect(await prefill).toMatchObject({ code: 'unreachable', ids: { deviceId: 'fpga-0' } })
     expect(await decode).toMatchObject({ code: 'cancelled' })
     await source.empty()
-    await source.close()
+    await source.stop()
   })
 })
 

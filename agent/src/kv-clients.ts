@@ -2,7 +2,8 @@
  * Clients for the KV endpoints of other devices: a connection of their own with a large
  * window, kept for the next transfer. Bounded, since endpoints change with every restart.
  */
-import { KvServiceClient } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { KvServiceClient } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { KvBulkClient } from '@kvasir/runtime/kv-bulk'
 import { createRpcClient } from '@kvasir/runtime/rpc-client'
 import { BULK_WINDOW_BYTES } from '@kvasir/runtime/rpc-limits'
 
@@ -15,7 +16,7 @@ export class KvClients {
   get(endpoint: string): KvServiceClient {
     const client =
       this.clients.get(endpoint) ??
-      createRpcClient(KvServiceClient, endpoint, { windowBytes: BULK_WINDOW_BYTES, channelKey: 'kv' })
+      createRpcClient(KvBulkClient, endpoint, { windowBytes: BULK_WINDOW_BYTES, channelKey: 'kv' })
     this.clients.delete(endpoint)
     this.clients.set(endpoint, client)
     const [oldest] = this.clients

@@ -14,6 +14,7 @@ import { InferenceServiceService } from '@kvasir/proto/kvasir/inference/v1/infer
 import { KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
 import { InvalidInputError } from '@kvasir/runtime/errors'
+import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import { type RpcServer, startRpcServer } from '@kvasir/runtime/rpc-server'
@@ -111,7 +112,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
   const kv = await startRpcServer({
     host,
     port: settings.kvPort,
-    services: [{ definition: KvServiceService, implementation: kvTransferService(device) }],
+    services: [{ definition: KvBulkService, implementation: kvTransferService(device) }],
     log,
   })
   const ticking = setInterval(() => runner.apply({ type: 'tick' }), TICK_MS)

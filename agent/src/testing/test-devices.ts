@@ -51,46 +51,23 @@ export function fakeDefinition(kind: string, fake: FakeDriverOptions = {}): Devi
   }
 }
 
-/** What a coordinator would do with one device. */
-export class TestDevice {
+/** What a coordinator does with one device. */
+export class TestClient {
   readonly inference: InferenceServiceClient
   readonly kv: KvServiceClient
 
-  constructor(readonly serving: ServingDevice) {
-    this.inference = createRpcClient(InferenceServiceClient, serving.control.address)
-    this.kv = createRpcClient(KvServiceClient, serving.control.address)
-  }
-
-  static async start(options: TestDeviceOptions): Promise<TestDevice> {
-    const definition = fakeDefinition('test', options.fake)
-    const blockBytes = (await definition.driver?.blockBytes(FAKE_MODEL)) ?? 0
-    const settings = agentSettings.parse({
-      deviceId: options.deviceId,
-      model: FAKE_MODEL,
-      tierBytes: (options.blocks ?? 256) * blockBytes,
-      decodeSlots: options.decodeSlots,
-      linkBytesPerSecond: options.linkBytesPerSecond,
-    })
-    const log = createLogger({ service: options.deviceId, terminal: false })
-    const { limits, onKvChange } = options
-    return new TestDevice(
-      await startServingDevice({
-        definition,
-        settings,
-        clock: systemClock,
-        log,
-        ...(limits === undefined ? {} : { limits }),
-        ...(onKvChange === undefined ? {} : { onKvChange }),
-      }),
-    )
-  }
-
-  get id(): string {
-    return this.serving.device.deviceId
+  constructor(
+    readonly id: string,
+    control: string,
+    private readonly kvEndpoint: string,
+    private readonly modelDigest: string,
+  ) {
+    this.inference = createRpcClient(InferenceServiceClient, control)
+    this.kv = createRpcClient(KvServiceClient, control)
   }
 
   identity(requestId: string, epoch = 1) {
-    const modelDigest = this.serving.device.loaded?.model.digest ?? ''
+    const { modelDigest } = this
     return { requestId, epoch, modelDigest, profile: 'PROFILE_EXACT' as const, tenantSalt: Buffer.alloc(0) }
   }
 
@@ -135,7 +112,44 @@ export class TestDevice {
 
   /** As the source of a transfer. */
   get source(): { id: string; endpoint: string } {
-    return { id: this.id, endpoint: this.serving.kv.address }
+    return { id: this.id, endpoint: this.kvEndpoint }
+  }
+
+  close(): void {
+    this.inference.close()
+    this.kv.close()
+  }
+}
+
+/** A device in this process, with its client. */
+export class TestDevice extends TestClient {
+  private constructor(readonly serving: ServingDevice) {
+    const { deviceId, loaded } = serving.device
+    super(deviceId, serving.control.address, serving.kv.address, loaded?.model.digest ?? '')
+  }
+
+  static async start(options: TestDeviceOptions): Promise<TestDevice> {
+    const definition = fakeDefinition('test', options.fake)
+    const blockBytes = (await definition.driver?.blockBytes(FAKE_MODEL)) ?? 0
+    const settings = agentSettings.parse({
+      deviceId: options.deviceId,
+      model: FAKE_MODEL,
+      tierBytes: (options.blocks ?? 256) * blockBytes,
+      decodeSlots: options.decodeSlots,
+      linkBytesPerSecond: options.linkBytesPerSecond,
+    })
+    const log = createLogger({ service: options.deviceId, terminal: false })
+    const { limits, onKvChange } = options
+    return new TestDevice(
+      await startServingDevice({
+        definition,
+        settings,
+        clock: systemClock,
+        log,
+        ...(limits === undefined ? {} : { limits }),
+        ...(onKvChange === undefined ? {} : { onKvChange }),
+      }),
+    )
   }
 
   /** Waits until nothing is leased and no block used; fails after a second (I4). */
@@ -149,9 +163,8 @@ export class TestDevice {
     }
   }
 
-  async close(): Promise<void> {
-    this.inference.close()
-    this.kv.close()
+  async stop(): Promise<void> {
+    this.close()
     await this.serving.close()
   }
 }

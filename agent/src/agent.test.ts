@@ -1,0 +1,168 @@
+/** Agents of an unknown kind on a real nats-server: advertised, controlled, serving by their capabilities. */
+import {
+  Advertisement,
+  ControlRequest,
+  KvEvent,
+  LoadReport,
+} from '@kvasir/proto/kvasir/capability/v1/capability'
+import { type Bus, connectBus } from '@kvasir/runtime/bus'
+import { deferred } from '@kvasir/runtime/deferred'
+import { createLogger } from '@kvasir/runtime/log'
+import {
+  BUCKET_TTL_MS,
+  controlSubject,
+  DEVICES_BUCKET,
+  kvSubject,
+  loadSubject,
+} from '@kvasir/runtime/subjects'
+import { startNatsServer, type TestNatsServer } from '@kvasir/runtime/testing/nats-server'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Agent, startAgent } from './agent.js'
+import type { DeviceDefinition } from './definition.js'
+import { agentSettings } from './settings.js'
+import { FAKE_MODEL } from './testing/fake-driver.js'
+import { fakeDefinition, promptOf, readDecode, TestClient } from './testing/test-devices.js'
+
+let nats: TestNatsServer
+let bus: Bus
+const log = createLogger({ service: 'test', terminal: false })
+
+beforeAll(async () => {
+  nats = await startNatsServer()
+  bus = await connectBus({ url: nats.url, name: 'test' })
+})
+afterAll(async () => {
+  await bus.close()
+  await nats.close()
+})
+
+function start(definition: DeviceDefinition, deviceId: string, onDrainRequest = () => {}): Promise<Agent> {
+  const settings = agentSettings.parse({ deviceId, nats: nats.url, model: FAKE_MODEL, tierBytes: 76_900 })
+  return startAgent(definition, settings, { log, onDrainRequest })
+}
+
+async function advertised(deviceId: string): Promise<Advertisement | undefined> {
+  const entries = await bus.bucket(DEVICES_BUCKET, { ttlMs: BUCKET_TTL_MS }).entries()
+  const entry = entries.find(({ key }) => key === deviceId)
+  return entry === undefined ? undefined : Advertisement.fromJSON(entry.value)
+}
+
+describe('an agent of an unknown kind', () => {
+  it('is advertised with what it can do, reports its load, and answers', async () => {
+    const reports: LoadReport[] = []
+    const subscription = bus.subscribe(loadSubject('*'), (report) =>
+      reports.push(LoadReport.fromJSON(report)),
+    )
+    const agent = await start(fakeDefinition('npu'), 'npu-0')
+    const advertisement = await advertised('npu-0')
+    expect(advertisement).toMatchObject({
+      deviceId: 'npu-0',
+      incarnation: agent.incarnation,
+      kind: 'npu',
+      capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE'],
+      decodeSlots: 8,
+      // 100 whole blocks of 768 bytes fit into 76,900 bytes.
+      tiers: [{ name: 'hbm', capacityBytes: 76_800n }],
+      models: [{ name: FAKE_MODEL, profile: 'PROFILE_EXACT', kvBytesPerToken: 48n }],
+      endpoints: { control: agent.control, kv: agent.kv },
+      modelled: false,
+    })
+    expect(advertisement?.compute[0]?.peakOpsPerSecond).toBeGreaterThan(0)
+    await expect.poll(() => reports.length, { timeout: 3_000 }).toBeGreaterThan(1)
+    expect(reports.map(({ sequence }) => sequence)).toEqual(reports.map((_, i) => BigInt(i + 1)))
+    expect(reports[0]).toMatchObject({ deviceId: 'npu-0', draining: false, leases: 0 })
+    const ping = ControlRequest.toJSON({
+      protocolVersion: 1,
+      command: { $case: 'ping', value: {} },
+    }) as object
+    const answer = await bus.request(controlSubject('npu-0'), ping, 2_000)
+    expect(answer).toMatchObject({ deviceId: 'npu-0', incarnation: String(agent.incarnation) })
+    const strange = ControlRequest.toJSON({
+      protocolVersion: 99,
+      command: { $case: 'ping', value: {} },
+    }) as object
+    await expect(bus.request(controlSubject('npu-0'), strange, 2_000)).rejects.toMatchObject({
+      code: 'unsupported',
+    })
+    subscription.unsubscribe()
+    await agent.close()
+    expect(await advertised('npu-0')).toBeUndefined()
+  })
+
+  it('is told to drain over NATS, says so, and leaves the bucket', async () => {
+    const asked = deferred<void>()
+    const agent = await start(fakeDefinition('npu'), 'npu-1', asked.resolve)
+    const draining = deferred<void>()
+    bus.subscribe(loadSubject('npu-1'), (report) => {
+      if (LoadReport.fromJSON(report).draining) draining.resolve()
+    })
+    const command = { $case: 'drain', value: { deadlineMs: 2_000 } } as const
+    await bus.request(
+      controlSubject('npu-1'),
+      ControlRequest.toJSON({ protocolVersion: 1, command }) as object,
+      2_000,
+    )
+    await asked.promise
+    await agent.drain(10_000)
+    await draining.promise
+    expect(await advertised('npu-1')).toBeUndefined()
+    await agent.close()
+  })
+
+  it('offers memory alone where it has no driver', async () => {
+    const agent = await start(
+      {
+        kind: 'shelf',
+        capabilities: ['CAPABILITY_KV_TIER'],
+        deviceModel: 'a shelf of memory',
+        tier: { name: 'dram', kind: 'TIER_KIND_HOST_DRAM' },
+        decodeSlotsDefault: 0,
+        linkClass: 'loopback',
+      },
+      'shelf-0',
+    )
+    expect(await advertised('shelf-0')).toMatchObject({
+      models: [],
+      decodeSlots: 0,
+      tiers: [{ capacityBytes: 76_900n }],
+    })
+    await agent.close()
+  })
+
+  it('is advertised again by a server that lost everything', async () => {
+    const agent = await start(fakeDefinition('npu'), 'npu-2')
+    await nats.kill()
+    await nats.start({ wipe: true })
+    await expect.poll(() => bus.connected, { timeout: 5_000 }).toBe(true)
+    await expect
+      .poll(() => advertised('npu-2').catch(() => undefined), { timeout: 8_000 })
+      .toMatchObject({ incarnation: agent.incarnation })
+    await agent.close()
+  })
+})
+
+describe('KV events', () => {
+  it('name the blocks on NATS', async () => {
+    const events: KvEvent[] = []
+    bus.subscribe(kvSubject('npu-3'), (event) => events.push(KvEvent.fromJSON(event)))
+    const agent = await start(fakeDefinition('npu'), 'npu-3')
+    const client = new TestClient(
+      'npu-3',
+      agent.control,
+      agent.kv,
+      (await advertised('npu-3'))?.models[0]?.digest ?? '',
+    )
+    const lease = await client.reserve('blocks', 60)
+    await readDecode(client.decode('blocks', lease, promptOf(40), { maxTokens: 3 }))
+    await expect.poll(() => events.flatMap(({ removed }) => removed).length, { timeout: 2_000 }).toBe(2)
+    expect(events[0]).toMatchObject({
+      deviceId: 'npu-3',
+      sequence: 1n,
+      tier: 'hbm',
+      incarnation: agent.incarnation,
+    })
+    expect(events.flatMap(({ stored }) => stored)).toHaveLength(2)
+    client.close()
+    await agent.close()
+  })
+})
