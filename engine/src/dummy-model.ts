@@ -4,7 +4,7 @@
  * Y1 Every weight depends on (model, tensor, row, column) only: the same on every machine, and any
  *    row can be made alone.
  * Y2 A weight matrix costs about as much to make as to copy: its rows are windows into one table of
- *    random numbers, each at an offset of its own.
+ *    random numbers, no two of a tensor at the same place.
  * Embeddings are not tied to the head: with random weights a tied head would repeat one token.
  */
 import { NotFoundError } from '@kvasir/runtime/errors'
@@ -67,10 +67,14 @@ export function dummyConfig(name: string): ModelConfig {
   }
 }
 
-/** Random numbers in the table: no two rows of a tensor are likely to start at the same one. */
+/** Random numbers in the table: more than any tensor has rows. */
 const TABLE_LENGTH = 1 << 20
 /** Spread of the head's outputs: wide enough that the best two logits are seldom near a tie. */
 const HEAD_GAIN = 3
+/** Spread of queries and keys: attention picks out single tokens, so that greedy text does not run in a circle. */
+const QUERY_KEY_GAIN = 2
+/** Spread of values: what attention picks counts beside the token itself. */
+const VALUE_GAIN = 2
 
 export function dummyWeights(name: string): WeightSource {
   const base = randomTable(hashText(name))
@@ -84,36 +88,47 @@ export function dummyWeights(name: string): WeightSource {
     }
     return table
   }
-  const fillRow = (tensorHash: number, spread: number, row: number, target: Float32Array) => {
-    const offset = mix(tensorHash ^ Math.imul(row + 1, 0x9e3779b1)) % (TABLE_LENGTH - target.length)
-    target.set(tableFor(spread).subarray(offset, offset + target.length))
+  /** Fills rows of one tensor; windows of different rows begin at different places. */
+  const rowFiller = (tensor: string, columns: number) => {
+    const table = tableFor(gainOf(tensor) / spreadDivisor(tensor, columns))
+    const starts = TABLE_LENGTH - columns
+    const first = hashText(tensor) % starts
+    const step = coprimeStep(starts)
+    return (row: number, target: Float32Array) => {
+      const start = (first + row * step) % starts
+      target.set(table.subarray(start, start + columns))
+    }
   }
   return {
     read(tensor, shape, target) {
       const [rows, columns] = shape
       // Norm weights are one, as in a model before training.
       if (rows === undefined || columns === undefined) return void target.fill(1)
-      const tensorHash = hashText(tensor)
-      for (let row = 0; row < rows; row++) {
-        fillRow(
-          tensorHash,
-          spreadOf(tensor, columns),
-          row,
-          target.subarray(row * columns, (row + 1) * columns),
-        )
-      }
+      const fill = rowFiller(tensor, columns)
+      for (let row = 0; row < rows; row++) fill(row, target.subarray(row * columns, (row + 1) * columns))
     },
-    rows(tensor, [, columns]) {
-      const tensorHash = hashText(tensor)
-      return (row, target) => fillRow(tensorHash, spreadOf(tensor, columns), row, target)
-    },
+    rows: (tensor, [, columns]) => rowFiller(tensor, columns),
     close() {},
   }
 }
 
-function spreadOf(tensor: string, columns: number): number {
-  if (tensor.startsWith('model.embed_tokens')) return 1
-  return (tensor.startsWith('lm_head') ? HEAD_GAIN : 1) / Math.sqrt(columns)
+/** Products keep the spread of what goes in; embeddings have one of 1 to begin with. */
+function spreadDivisor(tensor: string, columns: number): number {
+  return tensor.startsWith('model.embed_tokens') ? 1 : Math.sqrt(columns)
+}
+
+/** A step through `count` places that meets them all before it comes back to one, and spreads them. */
+function coprimeStep(count: number): number {
+  const divisor = (a: number, b: number): number => (b === 0 ? a : divisor(b, a % b))
+  let step = Math.floor(count * 0.618)
+  while (divisor(step, count) !== 1) step++
+  return step
+}
+
+function gainOf(tensor: string): number {
+  if (tensor.startsWith('lm_head')) return HEAD_GAIN
+  if (/[qk]_proj/.test(tensor)) return QUERY_KEY_GAIN
+  return tensor.includes('v_proj') ? VALUE_GAIN : 1
 }
 
 /** Numbers of mean 0 and variance 1, flat over their range. */

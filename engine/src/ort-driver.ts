@@ -5,18 +5,14 @@
  * O1 Every call settles: when the thread ends, for whatever reason, pending and later calls reject.
  * O2 `data` given to `writeBlocks` is transferred when it is the whole of its buffer, else copied.
  */
-import { availableParallelism } from 'node:os'
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { CancelledError, InternalError, type KvasirError, messageOf } from '@kvasir/runtime/errors'
 import type { DeviceDriver, DriverStats, LoadedModelFacts, StepResult } from './device-driver.js'
 import { STEP_ROWS_MAX } from './limits.js'
 import { type FromWorker, revivedError, type ToWorker, type WorkerCall } from './worker-protocol.js'
 
-/** More than this many threads a call cost more to wake than they save. */
-const THREADS_MAX = 16
-
 export interface OrtDriverOptions {
-  /** Threads of one call into ONNX Runtime; default: all cores, at most 16. */
+  /** Threads of one call into ONNX Runtime; by default one for a small model, else all cores, at most 16. */
   readonly threads?: number
 }
 
@@ -26,7 +22,6 @@ interface Pending {
 }
 
 export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
-  const threads = Math.min(options.threads ?? availableParallelism(), THREADS_MAX)
   const { port1: port, port2 } = new MessageChannel()
   // The same file from src/ and from dist/. Flags of this process, such as a test runner's, stay here.
   const worker = new Worker(new URL('../dist/ort-worker.js', import.meta.url), {
@@ -80,7 +75,7 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
       kernels: [{ name: 'llama-f32', version: 1 }],
       rowsMax: STEP_ROWS_MAX,
     }),
-    loadModel: (load) => ask<LoadedModelFacts>({ kind: 'load', options: load, threads }),
+    loadModel: (load) => ask<LoadedModelFacts>({ kind: 'load', options: load, threads: options.threads }),
     async step(sequences, layerDone) {
       if (stepId !== undefined) throw new InternalError('The driver runs a step already; wait for it.')
       onLayer = layerDone

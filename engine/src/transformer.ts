@@ -8,6 +8,7 @@
  *    dense-graphs.ts say by which rules.
  * `session.run` blocks this thread. Not the job of this file: threads and messages (ort-worker.ts).
  */
+import { availableParallelism } from 'node:os'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { buildAttentionGraph } from './attention-graph.js'
@@ -34,6 +35,11 @@ export interface StepHooks {
   /** Called between calls into ONNX Runtime, the time to serve others; true ends the step. */
   between(): boolean
 }
+
+/** Waking a second thread costs about as much as a decode step of a layer with this many weights. */
+const SMALL_LAYER_WEIGHTS = 1 << 20
+/** More threads than this cost more to wake than they save; A1 of attention-graph.ts was checked up to here. */
+const THREADS_MAX = 16
 
 type Feeds = Record<string, Tensor>
 
@@ -75,10 +81,17 @@ export class Transformer {
     )
   }
 
-  /** `threads`: of ONNX Runtime, for one call. Throws for a model that is missing, damaged or unsupported. */
-  static async load({ model: spec, kvBlocksMax }: LoadModelOptions, threads: number): Promise<Transformer> {
+  /**
+   * `wantedThreads`: of ONNX Runtime, for one call; by default what suits the model and the machine.
+   * Throws for a model that is missing, damaged or unsupported.
+   */
+  static async load(
+    { model: spec, kvBlocksMax }: LoadModelOptions,
+    wantedThreads: number | undefined,
+  ): Promise<Transformer> {
     const model = await resolveModel(spec)
     const { config } = model
+    const threads = Math.min(wantedThreads ?? suitableThreads(config), THREADS_MAX)
     const source = model.openWeights()
     try {
       const digest = await model.digest()
@@ -323,6 +336,8 @@ function sessionOptions(threads: number): InferenceSession.SessionOptions {
     interOpNumThreads: 1,
     // Shapes change from step to step.
     enableMemPattern: false,
+    // Each session would keep an arena of its own for the largest step it has seen.
+    enableCpuMemArena: false,
     // Several processes share the cores: a thread that waits must not burn one.
     extra: { session: { intra_op: { allow_spinning: '0' } } },
   }
@@ -404,6 +419,11 @@ function shapeTensor(...sizes: number[]): Tensor {
 function floats(tensor: Tensor | undefined): Float32Array {
   if (tensor?.data instanceof Float32Array) return tensor.data
   throw new TypeError('a graph gave no f32 result')
+}
+
+function suitableThreads({ hiddenSize, heads, kvHeads, headDim, intermediateSize }: ModelConfig): number {
+  const layerWeights = hiddenSize * (2 * (heads + kvHeads) * headDim + 3 * intermediateSize)
+  return layerWeights < SMALL_LAYER_WEIGHTS ? 1 : availableParallelism()
 }
 
 function modelFacts(

@@ -7,7 +7,7 @@ import { type ErrorCode, errorOf, KvasirError } from '@kvasir/runtime/errors'
 import type { LoadModelOptions, StepSequence } from './device-driver.js'
 
 export type WorkerCall =
-  | { readonly kind: 'load'; readonly options: LoadModelOptions; readonly threads: number }
+  | { readonly kind: 'load'; readonly options: LoadModelOptions; readonly threads: number | undefined }
   | { readonly kind: 'step'; readonly sequences: readonly StepSequence[] }
   | { readonly kind: 'read'; readonly layer: number; readonly blocks: Uint32Array }
   | {

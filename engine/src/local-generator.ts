@@ -1,0 +1,241 @@
+/**
+ * The engine in one process: the same driver, steps and sampling as in a cluster, without the cluster.
+ *
+ * N1 Sequences that run together share steps: one row each that decodes, and chunks of prompts.
+ * N2 A sequence starts when blocks for all of its tokens are free, so none can run out half-way.
+ * N3 What a sequence says does not depend on what runs beside it.
+ * N4 A sequence that is aborted, or whose consumer leaves its loop, frees its blocks after the
+ *    step that is running.
+ */
+import { AsyncQueue } from '@kvasir/runtime/deferred'
+import { CancelledError, InvalidInputError, OverloadedError } from '@kvasir/runtime/errors'
+import { BLOCK_TOKENS, type DeviceDriver, type LoadedModelFacts, type StepSequence } from './device-driver.js'
+import { DECODE_SEQUENCES_MAX, PREFILL_CHUNK_TOKENS, STEP_ROWS_MAX } from './limits.js'
+import { resolveModel } from './model-files.js'
+import { createOrtDriver } from './ort-driver.js'
+import { type SampledToken, type SamplingParameters, sampleToken } from './sampler.js'
+
+export interface GenerateOptions {
+  readonly sampling: SamplingParameters
+  /** Most tokens of the answer; the context may end it before. */
+  readonly maxTokens: number
+  /** Tokens that end the answer; the one that did comes as its last token. */
+  readonly stopTokens: readonly number[]
+  readonly signal?: AbortSignal
+}
+
+export interface GeneratedToken extends SampledToken {
+  /** Set on the last token. */
+  readonly finishReason?: 'stop' | 'length'
+}
+
+export interface LocalGenerator {
+  readonly facts: LoadedModelFacts
+  /**
+   * Answers a prompt, token by token. Throws InvalidInputError for a prompt that is empty or leaves no
+   * room in the context, CancelledError or the signal's reason once aborted.
+   */
+  generate(promptTokens: readonly number[], options: GenerateOptions): AsyncIterable<GeneratedToken>
+  /** Ends the driver; running answers throw CancelledError. */
+  close(): Promise<void>
+}
+
+interface Sequence {
+  readonly prompt: readonly number[]
+  readonly options: GenerateOptions
+  readonly queue: AsyncQueue<GeneratedToken>
+  /** Tokens that the answer may have. */
+  readonly answerMax: number
+  readonly blocksNeeded: number
+  blocks: Uint32Array
+  /** Tokens whose K/V are in the blocks. */
+  cached: number
+  answered: number
+  lastToken: number
+}
+
+/** Memory of the KV pool; a model whose single full context needs more gets that much. */
+const KV_POOL_BYTES = 1 << 30
+/** Sequences that may wait for blocks; more are refused. */
+const WAITING_MAX = 1024
+
+export async function createLocalGenerator(options: {
+  readonly model: string
+  readonly threads?: number
+}): Promise<LocalGenerator> {
+  const kvBlocksMax = await poolBlocks(options.model)
+  const driver = createOrtDriver(options.threads === undefined ? {} : { threads: options.threads })
+  try {
+    const facts = await driver.loadModel({ model: options.model, kvBlocksMax })
+    return new Generator(driver, facts, kvBlocksMax)
+  } catch (error) {
+    await driver.close()
+    throw error
+  }
+}
+
+class Generator implements LocalGenerator {
+  readonly facts: LoadedModelFacts
+  readonly #driver: DeviceDriver
+  readonly #freeBlocks: number[]
+  readonly #waiting: Sequence[] = []
+  readonly #running: Sequence[] = []
+  #stepping = false
+  #closed = false
+
+  constructor(driver: DeviceDriver, facts: LoadedModelFacts, kvBlocksMax: number) {
+    this.#driver = driver
+    this.facts = facts
+    this.#freeBlocks = Array.from({ length: kvBlocksMax }, (_, i) => kvBlocksMax - 1 - i)
+  }
+
+  async *generate(
+    promptTokens: readonly number[],
+    options: GenerateOptions,
+  ): AsyncGenerator<GeneratedToken, void, undefined> {
+    const sequence = this.#admit(promptTokens, options)
+    const { signal } = options
+    const abort = () => sequence.queue.fail(signal?.reason)
+    signal?.addEventListener('abort', abort, { once: true })
+    this.#waiting.push(sequence)
+    void this.#run()
+    try {
+      yield* sequence.queue
+    } finally {
+      signal?.removeEventListener('abort', abort)
+      sequence.queue.end()
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    for (const { queue } of [...this.#running, ...this.#waiting]) {
+      queue.fail(new CancelledError('The engine was closed.'))
+    }
+    await this.#driver.close()
+  }
+
+  #admit(prompt: readonly number[], options: GenerateOptions): Sequence {
+    const context = this.facts.contextTokensMax
+    if (this.#closed) throw new CancelledError('The engine was closed.')
+    if (prompt.length === 0) throw new InvalidInputError('The prompt is empty; give at least one token.')
+    if (prompt.length >= context) {
+      throw new InvalidInputError(
+        `The prompt has ${prompt.length} tokens and leaves no room in the context of ${context}; shorten it.`,
+      )
+    }
+    if (!Number.isInteger(options.maxTokens) || options.maxTokens <= 0) {
+      throw new InvalidInputError('maxTokens must be a whole number above 0.', { param: 'max_tokens' })
+    }
+    if (this.#waiting.length >= WAITING_MAX) {
+      throw new OverloadedError(`${WAITING_MAX} prompts wait already; try again later.`)
+    }
+    options.signal?.throwIfAborted()
+    const answerMax = Math.min(options.maxTokens, context - prompt.length)
+    return {
+      prompt,
+      options,
+      queue: new AsyncQueue(answerMax),
+      answerMax,
+      blocksNeeded: Math.ceil((prompt.length + answerMax) / BLOCK_TOKENS),
+      blocks: new Uint32Array(0),
+      cached: 0,
+      answered: 0,
+      lastToken: 0,
+    }
+  }
+
+  /** Steps as long as there is work. */
+  async #run(): Promise<void> {
+    if (this.#stepping) return
+    this.#stepping = true
+    try {
+      while (this.#collect()) await this.#step()
+    } catch (error) {
+      for (const { queue } of [...this.#running, ...this.#waiting]) queue.fail(error)
+      this.#collect()
+    } finally {
+      this.#stepping = false
+    }
+  }
+
+  /** Frees what has ended and starts what fits, in order of arrival; false when nothing is left to run. */
+  #collect(): boolean {
+    for (let i = this.#running.length - 1; i >= 0; i--) {
+      const sequence = this.#running[i]
+      if (sequence === undefined || !sequence.queue.closed) continue
+      this.#freeBlocks.push(...sequence.blocks)
+      this.#running.splice(i, 1)
+    }
+    while (this.#running.length < DECODE_SEQUENCES_MAX) {
+      const next = this.#waiting[0]
+      if (next === undefined) break
+      if (!next.queue.closed) {
+        if (next.blocksNeeded > this.#freeBlocks.length) break
+        next.blocks = Uint32Array.from(this.#freeBlocks.splice(-next.blocksNeeded))
+        this.#running.push(next)
+      }
+      this.#waiting.shift()
+    }
+    return this.#running.length > 0
+  }
+
+  async #step(): Promise<void> {
+    const batch: { sequence: Sequence; part: StepSequence }[] = []
+    let rows = 0
+    for (const sequence of this.#running) {
+      if (sequence.cached < sequence.prompt.length) continue
+      batch.push({ sequence, part: this.#part(sequence, [sequence.lastToken], true) })
+      rows++
+    }
+    for (const sequence of this.#running) {
+      const left = sequence.prompt.length - sequence.cached
+      const count = Math.min(left, PREFILL_CHUNK_TOKENS, STEP_ROWS_MAX - rows)
+      if (left <= 0 || count <= 0) continue
+      const tokens = sequence.prompt.slice(sequence.cached, sequence.cached + count)
+      batch.push({ sequence, part: this.#part(sequence, tokens, count === left) })
+      rows += count
+    }
+    const { logits } = await this.#driver.step(batch.map(({ part }) => part))
+    const width = this.facts.vocabularySize
+    let row = 0
+    for (const { sequence, part } of batch) {
+      sequence.cached += part.tokens.length
+      if (!part.wantLogits) continue
+      this.#answer(sequence, logits.subarray(row * width, (row + 1) * width))
+      row++
+    }
+  }
+
+  #part(sequence: Sequence, tokens: readonly number[], wantLogits: boolean): StepSequence {
+    return {
+      blocks: sequence.blocks,
+      start: sequence.cached,
+      tokens: Uint32Array.from(tokens),
+      wantLogits,
+    }
+  }
+
+  #answer(sequence: Sequence, logits: Float32Array): void {
+    const { queue, options } = sequence
+    const token = sampleToken(logits, options.sampling, sequence.answered)
+    sequence.answered++
+    sequence.lastToken = token.id
+    const stopped = options.stopTokens.includes(token.id)
+    if (!stopped && sequence.answered < sequence.answerMax) {
+      queue.push(token)
+      return
+    }
+    queue.push({ ...token, finishReason: stopped ? 'stop' : 'length' })
+    queue.end()
+  }
+}
+
+/** Blocks for as many full contexts as fit the pool's memory, at least one. */
+async function poolBlocks(model: string): Promise<number> {
+  const { config } = await resolveModel(model)
+  const blockBytes = 2 * config.kvHeads * BLOCK_TOKENS * config.headDim * 4 * config.layers
+  const contextBlocks = Math.ceil(config.contextTokensMax / BLOCK_TOKENS)
+  const affordable = Math.floor(KV_POOL_BYTES / blockBytes)
+  return Math.max(contextBlocks, Math.min(affordable, contextBlocks * DECODE_SEQUENCES_MAX))
+}
