@@ -67,10 +67,10 @@ export function parseFlags(argv: readonly string[], schema: z.ZodObject): Record
     const name = equals > 0 ? argument.slice(0, equals) : argument
     const negated = !keyByFlag.has(name) && name.startsWith('--no-')
     const key = keyByFlag.get(negated ? `--${name.slice(5)}` : name)
-    if (key === undefined) throw unknownFlag(argument, [...keyByFlag.keys()])
-    const setting = schema.shape[key]
-    if (setting === undefined) throw unknownFlag(argument, [...keyByFlag.keys()])
+    const setting = key === undefined ? undefined : schema.shape[key]
+    if (key === undefined || setting === undefined) throw unknownFlag(argument, [...keyByFlag.keys()])
     const kind = kindOf(setting)
+    if (negated && kind !== 'boolean') throw unknownFlag(argument, [...keyByFlag.keys()])
 
     let text: string
     if (equals > 0) {
@@ -83,8 +83,6 @@ export function parseFlags(argv: readonly string[], schema: z.ZodObject): Record
       if (next === undefined) throw new InvalidInputError(`${name} needs a value.`, { param: key })
       text = next
     }
-    if (negated && kind !== 'boolean') throw unknownFlag(argument, [...keyByFlag.keys()])
-
     if (kind === 'list') {
       const list = flags[key]
       const element = valueOfText(text, elementOf(setting))
@@ -162,9 +160,7 @@ function invalidSetting(
   if (key === '') return new InvalidInputError(`The settings contradict each other: ${what}.`)
   if (from === undefined) {
     const ways = `${flagOf(top)}, ${variableOf(top)} or the settings file`
-    return new InvalidInputError(`The setting ${key} is missing or wrong (${what}): set it by ${ways}.`, {
-      param: key,
-    })
+    return new InvalidInputError(`The setting ${key} is missing: set it by ${ways}.`, { param: key })
   }
   return new InvalidInputError(`The setting ${key} (from ${from}) is not valid: ${what}.`, { param: key })
 }

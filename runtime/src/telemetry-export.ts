@@ -17,7 +17,7 @@ const PENDING_SPANS_MAX = 4_096
 const BATCH_SPANS_MAX = 512
 const SEND_DEADLINE_MS = 2_000
 const RETRY_MS = 250
-const SHUTDOWN_MS = 1_500
+const SHUTDOWN_MS = 1_000
 
 export class OtlpExporter implements SpanExporter {
   private pending: ReadableSpan[] = []

@@ -32,7 +32,7 @@ const EXPORT_DELAY_MS = 200
 /** Finished spans that wait for export; more are dropped. */
 const QUEUE_SPANS_MAX = 4_096
 /** Bound on `close`: a dead receiver does not hold up the end of a process. */
-const CLOSE_MS = 2_000
+const CLOSE_MS = 1_500
 
 export interface TelemetryOptions {
   /** Such as coordinator or gpu-agent. */
