@@ -35,8 +35,9 @@ function sourceFiles(folder: string): string[] {
 
 function importsOf(file: string): SourceImport[] {
   const text = readFileSync(join(root, file), 'utf8')
-  const pattern = /(?:from|import)\s*\(?\s*['"]([^'"]+)['"]/g
-  return [...text.matchAll(pattern)].map((match) => ({ file, specifier: match[1] ?? '' }))
+  const pattern =
+    /^\s*(?:import|export)\s(?:[^'"]*?\sfrom\s)?\s*['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]/gm
+  return [...text.matchAll(pattern)].map((match) => ({ file, specifier: match[1] ?? match[2] ?? '' }))
 }
 
 /** `@kvasir/engine/text/stream-decoder` → `engine/text`, `@kvasir/engine/sampler` → `engine`. */
