@@ -23,14 +23,21 @@ const EFFICIENCY_GUESS = 0.4
 const RECORD_WEIGHT = 0.2
 /** Stands for all devices together; no device id has this form. */
 const ANY_DEVICE = '*'
+/** Records after which a measured efficiency outweighs one bad moment. */
+const RECORDS_TRUSTED = 8
 /** Where a device advertises no rate. */
 const UNKNOWN_OPS_PER_SECOND = 50e9
 const UNKNOWN_BYTES_PER_SECOND = 10e9
 /** Where neither end advertises a link and no transfer was seen. */
 const UNKNOWN_LINK_BYTES_PER_SECOND = 1e9
 
+interface Efficiency {
+  readonly value: number
+  readonly records: number
+}
+
 export class CostModel {
-  readonly #efficiencies = new Map<string, number>()
+  readonly #efficiencies = new Map<string, Efficiency>()
   readonly #linkBytesPerSecond = new Map<string, number>()
 
   /** Time to run a prompt of `tokens`, first step to last, milliseconds. */
@@ -43,9 +50,10 @@ export class CostModel {
     return stepIdealMs(device, model, batch, contextTokens) / this.#efficiency(device, model, 'decode')
   }
 
-  /** The same by the device's advertised rates alone. */
-  stepIdealMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
-    return stepIdealMs(device, model, batch, contextTokens)
+  /** Whether predictions rest on a catalogue or on enough records, and not on a device's own first guess. */
+  isTrusted(device: DeviceFacts, model: ModelFacts, role: Role): boolean {
+    const efficiency = this.#efficiencies.get(efficiencyKey(device.deviceId, model, role))
+    return device.modelled || (efficiency?.records ?? 0) >= RECORDS_TRUSTED
   }
 
   /** Time to move `bytes` from one device to another with the link to themselves, milliseconds. */
@@ -95,7 +103,8 @@ export class CostModel {
 
   #efficiency(device: DeviceFacts, model: ModelFacts, role: Role): number {
     const own = this.#efficiencies.get(efficiencyKey(device.deviceId, model, role))
-    return own ?? this.#efficiencies.get(efficiencyKey(ANY_DEVICE, model, role)) ?? EFFICIENCY_GUESS
+    const any = this.#efficiencies.get(efficiencyKey(ANY_DEVICE, model, role))
+    return own?.value ?? any?.value ?? EFFICIENCY_GUESS
   }
 
   #learn(device: DeviceFacts, model: ModelFacts, role: Role, idealMs: number, measuredMs: number): void {
@@ -103,7 +112,8 @@ export class CostModel {
     const seen = Math.min(EFFICIENCY_MAX, Math.max(EFFICIENCY_MIN, idealMs / measuredMs))
     for (const deviceId of [device.deviceId, ANY_DEVICE]) {
       const key = efficiencyKey(deviceId, model, role)
-      this.#efficiencies.set(key, blend(this.#efficiencies.get(key), seen))
+      const old = this.#efficiencies.get(key)
+      this.#efficiencies.set(key, { value: blend(old?.value, seen), records: (old?.records ?? 0) + 1 })
     }
   }
 }

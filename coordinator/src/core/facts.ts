@@ -42,6 +42,8 @@ export interface DeviceFacts {
   /** Nearest first. */
   readonly tiers: readonly TierFacts[]
   readonly compute: readonly { readonly precision: PrecisionName; readonly opsPerSecond: number }[]
+  /** Rates come from a catalogue; else the device measured itself, once and in a hurry. */
+  readonly modelled: boolean
   readonly link: { readonly bytesPerSecond: number; readonly latencyMs: number }
 }
 

@@ -10,11 +10,11 @@
  *   only when no other is left;
  * - a device that lists decode first and has a free slot decodes. One that lists
  *   prefill first decodes when there is none, or when it is *much* faster: its best
- *   pair must take under MUCH_FASTER of the time of the best pair with a free decode
- *   slot, by the calibrated prediction and by the advertised rates of a decode step
- *   as well. The bar is high because every step it decodes delays the prompts behind
- *   it, which one request's time does not show, and double because measured times
- *   swing with contention; equal devices therefore always split the work.
+ *   pair is predicted to take under MUCH_FASTER of the time of the best pair with a
+ *   free decode slot, and both predictions are trusted (catalogued devices, or enough
+ *   records of finished requests). The bar is high because every step it decodes
+ *   delays the prompts behind it, which one request's time does not show, and because
+ *   times swing with contention: equal devices always split the work.
  */
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
@@ -70,8 +70,7 @@ interface Candidate {
 
 interface ScoredPair extends WeighedPair {
   readonly decodeSlotsUsed: number
-  /** A decode step by the advertised rates alone. */
-  readonly idealTpotMs: number
+  readonly isDecodeTrusted: boolean
   readonly totalMs: number
 }
 
@@ -220,15 +219,14 @@ function scorePairs(
     for (const decode of quickest(decoding)) {
       const bytes = kvBytes(prefill.model, input.prefillTokens)
       const transferMs = costs.transferMs(prefill.device.facts, decode.device.facts, bytes)
-      const slotsUsed = view.slotsUsed(decode.device.facts.deviceId)
       const totalMs = prefill.roleMs + exposedMs(prefill, transferMs) + (tokens - 1) * decode.roleMs
       pairs.push({
         prefill: prefill.device.ref,
         decode: decode.device.ref,
         ttftMs: prefill.roleMs,
         tpotMs: decode.roleMs,
-        decodeSlotsUsed: slotsUsed,
-        idealTpotMs: costs.stepIdealMs(decode.device.facts, decode.model, slotsUsed + 1, input.reserveTokens),
+        decodeSlotsUsed: view.slotsUsed(decode.device.facts.deviceId),
+        isDecodeTrusted: costs.isTrusted(decode.device.facts, decode.model, 'decode'),
         totalMs,
       })
     }
@@ -237,8 +235,8 @@ function scorePairs(
 }
 
 function isMuchFaster(pair: ScoredPair, than: ScoredPair): boolean {
-  const bar = (value: number): number => MUCH_FASTER * value
-  return pair.totalMs < bar(than.totalMs) && pair.idealTpotMs < bar(than.idealTpotMs)
+  const isTrusted = pair.isDecodeTrusted && than.isDecodeTrusted
+  return isTrusted && pair.totalMs < MUCH_FASTER * than.totalMs
 }
 
 /** Layer i travels while layer i + 1 computes: what is left is the last layer, or what the link cannot keep up with. */

@@ -89,6 +89,7 @@ export function factsOf(advertisement: Advertisement): DeviceFacts {
       const precision = PRECISIONS[rate.precision]
       return precision ? { precision, opsPerSecond: rate.peakOpsPerSecond } : []
     }),
+    modelled: advertisement.modelled,
     link: {
       bytesPerSecond: advertisement.link?.bytesPerSecond ?? 0,
       latencyMs: (advertisement.link?.latencyUs ?? 0) / 1000,

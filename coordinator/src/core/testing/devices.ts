@@ -16,6 +16,7 @@ export interface TestDevice {
   readonly bytesPerSecond?: number
   readonly protocolVersion?: number
   readonly digest?: string
+  readonly modelled?: boolean
 }
 
 /** A device equal to every other one in speed, unless told otherwise. */
@@ -48,6 +49,7 @@ export function testDevice(device: TestDevice): DeviceFacts {
       },
     ],
     compute: [{ precision: 'f32', opsPerSecond: device.opsPerSecond ?? 100e9 }],
+    modelled: device.modelled ?? false,
     link: { bytesPerSecond: 1e9, latencyMs: 0.05 },
   }
 }

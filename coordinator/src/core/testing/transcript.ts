@@ -73,6 +73,7 @@ class Player {
           opsPerSecond: number('gops', 100) * 1e9,
           bytesPerSecond: number('gbps', 10) * 1e9,
           protocolVersion: number('protocol', 1),
+          modelled: setting('modelled', 'no') === 'yes',
         })
         const device = {
           facts,
