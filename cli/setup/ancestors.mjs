@@ -8,24 +8,25 @@ import { readFileSync } from 'node:fs'
 import { identify, isAlive, processStat } from './process-identity.mjs'
 
 const pollMs = 300
-const generationsMax = 8
+const generationsMax = 12
 
 /**
  * Processes between this one and the npm that started it, that npm included.
  * @param {number} parent
  * @param {Record<string, string | undefined>} environment
- * @returns {import('./process-identity.mjs').ProcessIdentity[]} empty where npm did not start it
+ * @returns {import('./process-identity.mjs').ProcessIdentity[]} empty where no npm is among them
  */
 export function ancestorsUpToNpm(parent, environment) {
   if (environment.npm_lifecycle_event === undefined) return []
   const found = []
   for (let pid = parent; pid > 1 && found.length < generationsMax; ) {
     const stat = processStat(pid)
+    if (stat === undefined) break
     found.push(identify(pid))
-    if (stat === undefined || isNpm(pid)) break
+    if (isNpm(pid)) return found
     pid = Number(stat[1])
   }
-  return found
+  return []
 }
 
 /**

@@ -9,9 +9,11 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync } fro
 import path from 'node:path'
 import { findExecutable, isExecutable } from './executables.mjs'
 import { fetchRelease } from './nats-release.mjs'
-import { cacheFolder } from './paths.mjs'
+import { downloadFolder } from './paths.mjs'
 import { SetupError, say, step } from './progress.mjs'
 import { runQuietly } from './run-tool.mjs'
+
+const cachedServer = path.join(downloadFolder, 'nats-server', 'nats-server')
 
 /**
  * A nats-server that is already here: `KVASIR_NATS_SERVER`, PATH and the system's folders, the cache.
@@ -27,8 +29,9 @@ export function findNatsServer(environment = process.env) {
       `KVASIR_NATS_SERVER is ${given}, which is not a program: correct it, or unset it to search for one.`,
     )
   }
-  const cached = cachedServer(environment)
-  return findExecutable('nats-server', environment.PATH) ?? (isExecutable(cached) ? cached : undefined)
+  return (
+    findExecutable('nats-server', environment.PATH) ?? (isExecutable(cachedServer) ? cachedServer : undefined)
+  )
 }
 
 /**
@@ -39,7 +42,7 @@ export function findNatsServer(environment = process.env) {
 export async function obtainNatsServer() {
   const found = findNatsServer()
   if (found !== undefined) return found
-  const folder = path.dirname(cachedServer(process.env))
+  const folder = path.dirname(cachedServer)
   for (const { what, possible, get } of ways) {
     if (!possible()) continue
     const temporary = path.join(folder, `${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
@@ -49,7 +52,7 @@ export async function obtainNatsServer() {
       const binary = path.join(temporary, 'nats-server')
       if (existsSync(binary)) {
         chmodSync(binary, 0o755)
-        renameSync(binary, cachedServer(process.env))
+        renameSync(binary, cachedServer)
       }
       const server = findNatsServer()
       if (server !== undefined) return server
@@ -87,11 +90,6 @@ const ways = [
     get: (folder) => fetchRelease(folder),
   },
 ]
-
-/** @param {Record<string, string | undefined>} environment */
-function cachedServer(environment) {
-  return path.join(cacheFolder(environment), 'nats-server', 'nats-server')
-}
 
 /** The package, system-wide, as root. */
 async function installPackage() {

@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { watchNpm } from './ancestors.mjs'
+import { findNatsServer } from './nats-server.mjs'
 import { projectRoot, setupFolder } from './paths.mjs'
 import { runOnTerminal } from './run-tool.mjs'
 
@@ -25,6 +26,8 @@ export async function runTests(args) {
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`]
   const code = await runOnTerminal(process.execPath, [vitest, 'run', ...reporters, ...args], {
     cwd: projectRoot,
+    // Tests that start processes use the program that set-up found.
+    environment: { KVASIR_NATS_SERVER: findNatsServer() },
   })
   const { passed, failed } = countTests(readReport(reportFile), code)
   rmSync(reportFile, { force: true })

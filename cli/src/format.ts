@@ -25,9 +25,9 @@ export function formatRate(bytesPerSecond: number | null): string {
   return bytesPerSecond === null || bytesPerSecond <= 0 ? '–' : `${formatBytes(bytesPerSecond)}/s`
 }
 
-/** 97 %; a dash where unknown. */
+/** 97 %; a dash where unknown. What is less than nothing, as noise can make it, is shown as nothing. */
 export function formatShare(share: number | null): string {
-  return share === null ? '–' : `${Math.round(share * 100)} %`
+  return share === null ? '–' : `${Math.round(Math.max(0, share) * 100)} %`
 }
 
 /** Three digits that matter. */

@@ -81,8 +81,8 @@ function explainPlacement(placement: PlacementReport, all: boolean): string[] {
 }
 
 function turnedAway(role: string, counts: Readonly<Record<string, number>>): string[] {
-  const reasons = Object.entries(counts).map(([reason, count]) => `${count} ${reason}`)
-  return reasons.length === 0 ? [] : [`not considered for ${role}: ${reasons.join(', ')}`]
+  const reasons = Object.entries(counts).map(([reason, count]) => `${count} by "${reason}"`)
+  return reasons.length === 0 ? [] : [`devices filtered out for ${role}: ${reasons.join(', ')}`]
 }
 
 function comparison({ predicted, measured }: RequestReport): string {

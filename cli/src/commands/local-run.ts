@@ -49,7 +49,11 @@ export async function runLocally(
       stopTokens: textModel.stopTokens,
       signal,
     })
+    let finishReason: 'stop' | 'length' = 'length'
     for await (const token of generation) {
+      finishReason = token.finishReason ?? finishReason
+      // The token that ends the answer is no part of it.
+      if (token.finishReason === 'stop') break
       tokenMs.push(performance.now() - begin)
       tokens.push(token.id)
       emit(decoder.push(token.id))
@@ -60,7 +64,7 @@ export async function runLocally(
       traceId: null,
       text,
       tokens,
-      finishReason: tokens.length < maxTokens ? 'stop' : 'length',
+      finishReason,
       numericsChanged: false,
       usage: { promptTokens: promptTokens.length, completionTokens: tokens.length, cachedTokens: 0 },
       placement: null,

@@ -38,6 +38,7 @@ export function upCommand(program: Command, run: Run): void {
           wish,
           natsUrl: options.nats,
           whenReady: async () => {
+            say(`the cluster is up; ${process.stdin.isTTY ? 'Ctrl-C' : '`npx kvasir down`'} stops it`)
             tellRecord(readLiveRecord(), options.json)
             return 'stay'
           },
@@ -57,7 +58,7 @@ async function upDetached(options: CommandOptions): Promise<ExitCode> {
     [path.join(projectRoot(), 'cli/bin/kvasir.mjs'), 'up', ...argumentsOf(options)],
     {
       detached: true,
-      stdio: ['ignore', log, log],
+      stdio: ['ignore', 'ignore', log],
       env: detachedEnvironment(),
     },
   )
@@ -122,10 +123,6 @@ function detachedEnvironment(): NodeJS.ProcessEnv {
 
 function tellRecord(record: RunRecord | undefined, json: boolean | undefined): void {
   if (record === undefined) return
-  if (json) {
-    printJson(record)
-    return
-  }
-  say(`the cluster is up at ${record.url}`)
-  print(record.url)
+  if (json) printJson(record)
+  else print(record.url)
 }

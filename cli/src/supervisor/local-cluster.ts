@@ -171,11 +171,13 @@ class Cluster implements LocalCluster {
       name,
       restart,
       onDeath: (exit: ChildExit, restartInMs: number | undefined) => {
+        // What a process that was killed said last has nothing to do with its end.
+        const reason = exit.signal === null ? exit.reason : `${name} ended with signal ${exit.signal}.`
         if (restartInMs === undefined) {
-          this.loss.resolve(`${exit.reason} The cluster cannot go on without it.`)
+          this.loss.resolve(`${reason} The cluster cannot go on without it.`)
           return
         }
-        say(`${exit.reason} Starting it again in ${formatDuration(restartInMs)}.`)
+        say(`${reason} Starting it again in ${formatDuration(restartInMs)}.`)
         this.writeRecord()
       },
       onRestarted: () => {
