@@ -97,7 +97,8 @@ export function openBucket(options: BucketOptions): Bucket {
 
   return {
     put: async (key, value) => {
-      await within('store an entry', (kv) => kv.put(key, JSON.stringify(value), { timeout: DEADLINE_MS }))
+      const text = JSON.stringify(value)
+      await within('store an entry', (kv) => kv.put(key, text, { timeout: DEADLINE_MS }))
     },
     delete: (key) => within('delete an entry', (kv) => kv.delete(key)),
     entries: () =>

@@ -244,7 +244,7 @@ async function open(options: BusOptions): Promise<NatsConnection> {
         reconnectJitter: RECONNECT_JITTER_MS,
         pingInterval: PING_MS,
         maxPingOut: PINGS_MAX,
-        ignoreClusterUpdates: false,
+        ignoreAuthErrorAbort: true,
         noAsyncTraces: true,
       })
     } catch (error) {
@@ -300,6 +300,7 @@ async function followStatus(
     switch (status.type) {
       case 'disconnect':
       case 'staleConnection':
+      case 'close':
         setConnected(false)
         break
       case 'reconnect':

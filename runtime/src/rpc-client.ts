@@ -127,11 +127,13 @@ export function callUnary<C extends Client, N extends UnaryName<C>>(
     }
     const invoke = client[method] as UnaryMethod<UnaryRequest<C[N]>, UnaryResponse<C[N]>>
     const timeoutMs = settings.timeoutMs ?? UNARY_DEADLINE_MS
-    const call = invoke.call(client, request, new Metadata(), deadlineIn(timeoutMs), (error, response) => {
-      watch.end()
-      if (error === null) resolve(response)
-      else reject(watch.errorOf(error))
-    })
+    const call = begin(peer, () =>
+      invoke.call(client, request, new Metadata(), deadlineIn(timeoutMs), (error, response) => {
+        watch.end()
+        if (error === null) resolve(response)
+        else reject(watch.errorOf(error))
+      }),
+    )
     const watch = watchCall(client, call, peer, settings.signal)
   })
 }
@@ -145,7 +147,9 @@ export function callServerStream<C extends Client, N extends ServerStreamName<C>
 ): AsyncIterableIterator<StreamResponse<C[N]>> {
   const peer = peerOf(client)
   const invoke = client[method] as ServerStreamMethod<StreamRequest<C[N]>, StreamResponse<C[N]>>
-  const stream = invoke.call(client, request, new Metadata(), deadlineIn(settings.timeoutMs))
+  const stream = begin(peer, () =>
+    invoke.call(client, request, new Metadata(), deadlineIn(settings.timeoutMs)),
+  )
   const watch = watchCall(client, stream, peer, settings.signal)
   stream.on('error', () => watch.end())
   stream.on('end', () => watch.end())
@@ -176,7 +180,7 @@ export function callBidi<C extends Client, N extends BidiName<C>>(
 ): BidiCall<BidiRequest<C[N]>, BidiResponse<C[N]>> {
   const peer = peerOf(client)
   const invoke = client[method] as BidiMethod<BidiRequest<C[N]>, BidiResponse<C[N]>>
-  const stream = invoke.call(client, new Metadata(), deadlineIn(settings.timeoutMs))
+  const stream = begin(peer, () => invoke.call(client, new Metadata(), deadlineIn(settings.timeoutMs)))
   const over = new AbortController()
   const watch = watchCall(client, stream, peer, settings.signal)
   stream.on('error', (error) => {
@@ -226,6 +230,15 @@ export async function checkHealth(address: string, timeoutMs: number): Promise<b
     return false
   } finally {
     client.close()
+  }
+}
+
+/** A client that was closed throws instead of failing the call. */
+function begin<T>(peer: string, invoke: () => T): T {
+  try {
+    return invoke()
+  } catch (error) {
+    throw new CancelledError(`The client of ${peer} is closed.`, { ids: { peer }, cause: error })
   }
 }
 

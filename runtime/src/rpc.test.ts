@@ -507,6 +507,15 @@ describe('connections', () => {
     expect(await checkHealth(server.address, 500)).toBe(false)
   })
 
+  test('a closed client is a CancelledError', async () => {
+    const server = await serve({})
+    const caller = createRpcClient(KvServiceClient, server.address)
+    caller.close()
+    expect(await failure(callUnary(caller, 'reserve', reserveRequest))).toBeInstanceOf(CancelledError)
+    expect(() => callServerStream(caller, 'snapshot', {})).toThrow(CancelledError)
+    expect(() => callBidi(caller, 'pull')).toThrow(CancelledError)
+  })
+
   test('calls that run while the server closes are an UnreachableError', async () => {
     const started = deferred<void>()
     const server = await serve({

@@ -55,7 +55,8 @@ export class OtlpExporter implements SpanExporter {
     this.stopped = true
     clearTimeout(this.timer)
     this.pending = []
-    await this.target?.exporter.shutdown().catch(() => {})
+    // Not awaited: it waits for requests that nobody may ever answer.
+    void this.target?.exporter.shutdown().catch(() => {})
   }
 
   /** Sends all that waits, batch by batch, until it is done or one fails. */
