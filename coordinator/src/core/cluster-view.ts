@@ -6,9 +6,9 @@
  * owning device has the last word (I6).
  *
  * V1. A device is `ready` only while it was heard: by load reports at most
- *     REPORT_SILENCE_MAX_MS ago, or, where reports stopped (our bus or its own is
- *     down), by health checks at most CHECK_SILENCE_MAX_MS ago. An advertisement is
- *     not a sign of life: the bucket keeps those of the dead.
+ *     REPORT_SILENCE_MAX_MS ago, or, where none came yet or they stopped (our bus or
+ *     its own is down), by health checks at most CHECK_SILENCE_MAX_MS ago. An
+ *     advertisement is not a sign of life: the bucket keeps those of the dead.
  * V2. Messages of an incarnation that another one superseded are ignored for ever;
  *     messages of one that was not advertised yet, until it is.
  * V3. What is committed for an epoch is uncommitted exactly once.
@@ -146,7 +146,7 @@ export class ClusterView {
       load: undefined,
       heardAtMs: Number.NEGATIVE_INFINITY,
       advertisedAtMs: nowMs,
-      heardBy: 'reports',
+      heardBy: 'checks',
       withdrawn: false,
       suspect: false,
       failedChecks: 0,
@@ -185,7 +185,7 @@ export class ClusterView {
     entry.ownPeak = entry.own
   }
 
-  /** The answer to a health check. Counts once the device's reports have begun. */
+  /** The answer to a health check. */
   checked(device: DeviceRef, ok: boolean, nowMs: number): void {
     const entry = this.#current(device)
     if (!entry || entry.heardBy === 'reports') {
@@ -220,7 +220,7 @@ export class ClusterView {
     if (connected) return
     for (const entry of this.#devices.values()) {
       // A report that was just missed must not count as silence: the first check decides.
-      if (entry.load) entry.heardBy = 'checks'
+      entry.heardBy = 'checks'
     }
   }
 
@@ -238,11 +238,11 @@ export class ClusterView {
         lost.push(entry.ref)
         continue
       }
-      if (entry.load && !isHeard(entry, nowMs) && entry.heardBy === 'reports') {
+      if (entry.heardBy === 'reports' && !isHeard(entry, nowMs)) {
         entry.heardBy = 'checks'
         entry.suspect = true
       }
-      const isAsked = entry.load !== undefined && (entry.heardBy === 'checks' || entry.suspect)
+      const isAsked = entry.heardBy === 'checks' || entry.suspect
       if (isAsked && nowMs - entry.checkedAtMs >= CHECK_INTERVAL_MS) {
         entry.checkedAtMs = nowMs
         checks.push(entry.ref)

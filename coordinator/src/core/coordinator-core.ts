@@ -71,6 +71,8 @@ export class CoordinatorCore {
           this.#requests.deviceLost(ended, nowMs)
           this.#actions.push({ type: 'forget-device', device: ended })
         }
+        // One that is new is asked at once, and is of use before its first report.
+        this.#age(nowMs)
         break
       }
       case 'withdrawn':

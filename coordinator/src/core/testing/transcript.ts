@@ -79,13 +79,13 @@ class Player {
           facts,
           reports: 0,
           nextReportMs: this.#nowMs,
-          isSilent: false,
-          isDead: false,
+          isSilent: setting('reports', 'yes') === 'no',
+          isDead: setting('lives', 'yes') === 'no',
           use: {},
         }
         this.#devices.set(first, device)
         this.#step({ type: 'advertised', device: facts })
-        this.#report(device)
+        if (!device.isSilent) this.#report(device)
         return
       }
       case 'load': {
