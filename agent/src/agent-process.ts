@@ -21,8 +21,10 @@ export function runAgentProcess(definition: DeviceDefinition): void {
         terminal: logFile === undefined,
         ...(logFile === undefined ? {} : { file: logFile }),
       })
-      context.log = log
+      // On a terminal a start that fails says one sentence, which is not the log's.
+      if (logFile !== undefined) context.log = log
       const agent = await startAgent(definition, settings, { log, onDrainRequest: () => context.stop() })
+      context.log = log
       announceReady({ deviceId, control: agent.control, kv: agent.kv, pid: process.pid })
       return agent
     },

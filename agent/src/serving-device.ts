@@ -17,7 +17,7 @@ import { InvalidInputError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
-import { type RpcServer, startRpcServer } from '@kvasir/runtime/rpc-server'
+import { type RpcServer, type RpcServerOptions, startRpcServer } from '@kvasir/runtime/rpc-server'
 import { type MeasuredRates, measureRates } from './calibration.js'
 import { AgentCore } from './core/agent-core.js'
 import type { DeviceDefinition } from './definition.js'
@@ -100,21 +100,25 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     kvClient: (endpoint) => clients.get(endpoint),
   }
   const { host } = settings
-  const control = await startRpcServer({
-    host,
-    port: settings.controlPort,
-    services: [
-      { definition: InferenceServiceService, implementation: inferenceService(device) },
-      { definition: KvServiceService, implementation: kvControlService(device) },
-    ],
-    log,
-  })
-  const kv = await startRpcServer({
-    host,
-    port: settings.kvPort,
-    services: [{ definition: KvBulkService, implementation: kvTransferService(device) }],
-    log,
-  })
+  const servers: RpcServer[] = []
+  const listen = async (port: number, services: RpcServerOptions['services']): Promise<RpcServer> => {
+    try {
+      const server = await startRpcServer({ host, port, services, log })
+      servers.push(server)
+      return server
+    } catch (error) {
+      await Promise.all(servers.map((server) => server.close()))
+      await loaded?.driver.close()
+      throw error
+    }
+  }
+  const control = await listen(settings.controlPort, [
+    { definition: InferenceServiceService, implementation: inferenceService(device) },
+    { definition: KvServiceService, implementation: kvControlService(device) },
+  ])
+  const kv = await listen(settings.kvPort, [
+    { definition: KvBulkService, implementation: kvTransferService(device) },
+  ])
   const ticking = setInterval(() => runner.apply({ type: 'tick' }), TICK_MS)
 
   return {
