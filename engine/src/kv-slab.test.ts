@@ -1,0 +1,43 @@
+import { describe, expect, it } from 'vitest'
+import { KvSlabs } from './kv-slab.js'
+
+const shape = { layers: 2, kvHeads: 2, headDim: 4 }
+/** Rows of `[kv heads · head dim]`, every number tells its row and column. */
+const rows = (count: number, base: number) =>
+  Float32Array.from({ length: count * 8 }, (_, i) => base + Math.floor(i / 8) * 10 + (i % 8))
+
+describe('KV slabs', () => {
+  it('keep tokens in wire layout: K or V, head, token, dimension', () => {
+    const slabs = new KvSlabs(shape, 4)
+    slabs.writeTokens(1, Uint32Array.of(3, 1), 14, rows(5, 1000), rows(5, 2000), 1, 4)
+    const wire = new Float32Array(slabs.readBlocks(1, Uint32Array.of(1, 3)).buffer)
+    const at = (block: number, kind: number, head: number, token: number) =>
+      [...wire.subarray((((block * 2 + kind) * 2 + head) * 16 + token) * 4)].slice(0, 4)
+    // Row 1 is token 14, at the end of the first block; row 3 is token 16, the second block's first.
+    expect(at(1, 0, 0, 14)).toEqual([1010, 1011, 1012, 1013])
+    expect(at(1, 1, 1, 15)).toEqual([2024, 2025, 2026, 2027])
+    expect(at(0, 0, 1, 0)).toEqual([1034, 1035, 1036, 1037])
+    expect(at(0, 1, 0, 1)).toEqual([2040, 2041, 2042, 2043])
+    expect(new Float32Array(slabs.readBlocks(0, Uint32Array.of(3)).buffer).every((v) => v === 0)).toBe(true)
+  })
+
+  it('zero what an earlier sequence left behind a block’s first token', () => {
+    const slabs = new KvSlabs(shape, 1)
+    slabs.writeBlocks(0, Uint32Array.of(0), new Uint8Array(slabs.blockBytes).fill(0xff))
+    slabs.writeTokens(0, Uint32Array.of(0), 0, rows(1, 0), rows(1, 0), 0, 1)
+    expect(slabs.slab(0).every(Number.isFinite)).toBe(true)
+  })
+
+  it('read back what was written, whatever the alignment of the data', () => {
+    const slabs = new KvSlabs(shape, 4)
+    const data = Uint8Array.from({ length: slabs.blockBytes * 2 + 3 }, (_, i) => i % 253).subarray(3)
+    slabs.writeBlocks(1, Uint32Array.of(2, 0), data)
+    expect(slabs.readBlocks(1, Uint32Array.of(2, 0))).toEqual(data.slice())
+    expect(
+      slabs
+        .slab(1)
+        .subarray(-slabs.blockBytes / 4)
+        .every((value) => value === 0),
+    ).toBe(true)
+  })
+})

@@ -1,0 +1,147 @@
+import type { Worker } from 'node:worker_threads'
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import type { DeviceDriver } from './device-driver.js'
+import { createOrtDriver } from './ort-driver.js'
+
+/** The workers that drivers started, to end one as a crash would. */
+const workers: Worker[] = []
+vi.mock('node:worker_threads', async (original) => {
+  const actual = await original<typeof import('node:worker_threads')>()
+  class RecordedWorker extends actual.Worker {
+    constructor(...options: ConstructorParameters<typeof actual.Worker>) {
+      super(...options)
+      workers.push(this)
+    }
+  }
+  return { ...actual, Worker: RecordedWorker }
+})
+
+const drivers: DeviceDriver[] = []
+afterEach(async () => {
+  for (const driver of drivers.splice(0)) await driver.close()
+})
+
+async function loadedDriver(model: string): Promise<DeviceDriver> {
+  const driver = createOrtDriver()
+  drivers.push(driver)
+  await driver.loadModel({ model, kvBlocksMax: 64 })
+  return driver
+}
+const tinyDriver = () => loadedDriver('dummy:llama-tiny')
+
+const range = (from: number, count: number) => Uint32Array.from({ length: count }, (_, i) => from + i)
+const part = (blocks: Uint32Array, start: number, length: number) => ({
+  blocks,
+  start,
+  tokens: Uint32Array.from({ length }, (_, i) => ((start + i) * 3) % 512),
+  wantLogits: true,
+})
+
+describe('KV blocks', () => {
+  it('go from one driver to another layer by layer, and decoding goes on with the same bits', async () => {
+    const [from, to] = [await tinyDriver(), await tinyDriver()]
+    const blocks = range(3, 4)
+    const moved: Promise<void>[] = []
+    await from.step([part(blocks, 0, 50)], (layer) => {
+      moved.push(
+        from.readBlocks(layer, blocks).then((data) => to.writeBlocks(layer, range(40, 4).reverse(), data)),
+      )
+    })
+    expect(moved).toHaveLength(3)
+    await Promise.all(moved)
+    const [here] = [await from.step([part(blocks, 50, 1)])]
+    const there = await to.step([part(range(40, 4).reverse(), 50, 1)])
+    expect(there.logits).toEqual(here.logits)
+  })
+
+  it('are read while the step still runs', async () => {
+    const driver = await loadedDriver('skald')
+    const order: string[] = []
+    let reads: Promise<unknown> = Promise.resolve()
+    await driver
+      .step([part(range(0, 32), 0, 500)], (layer) => {
+        if (layer === 0) reads = driver.readBlocks(0, range(0, 32)).then(() => order.push('read'))
+      })
+      .then(() => order.push('stepped'))
+    await reads
+    expect(order).toEqual(['read', 'stepped'])
+  })
+
+  it('come back as they were written, also from a part of a larger buffer', async () => {
+    const driver = await tinyDriver()
+    const bytes = 2 * 2 * 16 * 32 * 4
+    const buffer = Uint8Array.from({ length: bytes * 2 + 8 }, (_, i) => i % 251)
+    const data = buffer.subarray(8)
+    const expected = data.slice()
+    await driver.writeBlocks(1, Uint32Array.of(9, 5), data)
+    expect(buffer.byteLength).toBe(bytes * 2 + 8)
+    expect(await driver.readBlocks(1, Uint32Array.of(9, 5))).toEqual(expected)
+    expect(await driver.readBlocks(1, Uint32Array.of(5))).toEqual(expected.slice(bytes))
+  })
+
+  it('are refused outside the pool, the layers, or of another size', async () => {
+    const driver = await tinyDriver()
+    await expect(driver.readBlocks(0, Uint32Array.of(64))).rejects.toMatchObject({ code: 'invalid_input' })
+    await expect(driver.readBlocks(3, Uint32Array.of(0))).rejects.toThrow('There is no layer 3')
+    await expect(driver.writeBlocks(0, Uint32Array.of(0), new Uint8Array(7))).rejects.toThrow('not 7')
+  })
+})
+
+describe('a step', () => {
+  it('ends early when cancelled, and the next one is whole', async () => {
+    const driver = await loadedDriver('skald')
+    const layers: number[] = []
+    const cancelled = await driver.step([part(range(0, 32), 0, 500)], (layer) => {
+      layers.push(layer)
+      driver.cancelStep()
+    })
+    expect(cancelled.cancelled).toBe(true)
+    expect(layers.length).toBeLessThan(6)
+    driver.cancelStep()
+    expect(await driver.step([part(range(0, 32), 0, 500)])).toMatchObject({ cancelled: false })
+  })
+
+  it('runs alone', async () => {
+    const driver = await tinyDriver()
+    const first = driver.step([part(range(0, 1), 0, 4)])
+    await expect(driver.step([part(range(1, 1), 0, 4)])).rejects.toThrow('runs a step already')
+    await first
+  })
+
+  it('is counted', async () => {
+    const driver = await tinyDriver()
+    await driver.step([part(range(0, 1), 0, 4), part(range(1, 1), 0, 1), part(range(2, 1), 0, 1)])
+    expect(await driver.stats()).toEqual({ steps: 1, matrixCalls: 4, attentionCalls: 5, rows: 6 })
+  })
+})
+
+describe('errors', () => {
+  it('of a model reach the caller as what they are', async () => {
+    const driver = createOrtDriver()
+    drivers.push(driver)
+    await expect(driver.step([part(range(0, 1), 0, 4)])).rejects.toThrow('no model yet')
+    await expect(driver.loadModel({ model: 'dummy:no-such', kvBlocksMax: 4 })).rejects.toMatchObject({
+      name: 'NotFoundError',
+      message: expect.stringContaining('dummy:llama-0.5b'),
+    })
+  })
+
+  it('a dead thread rejects what is pending and what comes later', async () => {
+    const driver = await tinyDriver()
+    const step = driver.step([part(range(0, 30), 0, 400)])
+    const failure = expect(step).rejects.toMatchObject({ code: 'internal', name: 'InternalError' })
+    await workers.at(-1)?.terminate()
+    await failure
+    await expect(driver.stats()).rejects.toThrow("The engine's thread ended")
+  })
+
+  it('closing rejects what is pending', async () => {
+    const driver = await tinyDriver()
+    const step = expect(driver.step([part(range(0, 30), 0, 400)])).rejects.toMatchObject({
+      code: 'cancelled',
+    })
+    await driver.close()
+    await step
+    await expect(driver.stats()).rejects.toMatchObject({ code: 'cancelled' })
+  })
+})
