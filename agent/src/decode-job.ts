@@ -84,7 +84,12 @@ export async function runDecode(
     }
     for await (const message of outbox) await send(message)
   } catch (thrown) {
-    throw thrown instanceof RefusedByCore ? refusalError(thrown.reason, device.deviceId) : thrown
+    const error =
+      thrown instanceof RefusedByCore
+        ? refusalError(thrown.reason, device.deviceId)
+        : KvasirError.from(thrown)
+    owner.close(error)
+    throw error
   } finally {
     call.signal.removeEventListener('abort', onGone)
     runner.cancel(id)

@@ -145,6 +145,7 @@ export async function runPrefill(
       thrown instanceof RefusedByCore
         ? refusalError(thrown.reason, device.deviceId)
         : KvasirError.from(thrown)
+    run.end(error)
     // A receiver may wait for it already.
     transfer.fail(error)
     throw error

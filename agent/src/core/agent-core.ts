@@ -16,7 +16,7 @@ import { BLOCK_TOKENS } from './block-allocator.js'
 import { ensureRoom } from './decode-room.js'
 import { DeviceState, type Sequence } from './device-state.js'
 import type { CoreAction, CoreEvent, CoreLoad, Refusal } from './events.js'
-import type { LeaseReference } from './lease-table.js'
+import { leaseRefusal, type Placement, placementRefusal } from './placement-rules.js'
 import { planRows, type StepLimits } from './step-planner.js'
 
 export interface CoreOptions {
@@ -139,7 +139,7 @@ export class AgentCore {
   }
 
   private reserve({ requestId, epoch, tokens }: Event<'reserve'>, nowMs: number): Refusal | undefined {
-    const refusal = this.refusePlacement('decode', requestId, epoch, tokens)
+    const refusal = this.refusePlacement({ role: 'decode', requestId, epoch, tokens })
     if (refusal !== undefined) return refusal
     if (this.state.decodeSlotsUsed >= this.options.decodeSlots) return 'slots'
     const owner = { role: 'decode', requestId, epoch, sequence: undefined } as const
@@ -150,7 +150,7 @@ export class AgentCore {
   }
 
   private extend({ lease, tokens }: Event<'extend'>, nowMs: number): Refusal | undefined {
-    const refusal = this.refuseLease(lease)
+    const refusal = leaseRefusal(this.state, lease)
     if (refusal !== undefined) return refusal
     if (!this.state.memory.couldEverFit(tokens)) return 'too-large'
     if (!this.state.memory.extend(lease.counter, tokens)) return 'memory'
@@ -160,7 +160,7 @@ export class AgentCore {
   }
 
   private release({ lease }: Event<'release'>): Refusal | undefined {
-    const refusal = this.refuseLease(lease)
+    const refusal = leaseRefusal(this.state, lease)
     if (refusal !== undefined && refusal !== 'lease-ended') return refusal
     if (refusal === undefined) this.state.endLease(lease.counter, 'released')
     this.state.emit({ type: 'released', wasAlive: refusal === undefined })
@@ -168,7 +168,7 @@ export class AgentCore {
   }
 
   private prefill({ sequence, requestId, epoch, promptTokens }: Event<'prefill'>): Refusal | undefined {
-    const refusal = this.refusePlacement('prefill', requestId, epoch, promptTokens)
+    const refusal = this.refusePlacement({ role: 'prefill', requestId, epoch, tokens: promptTokens })
     if (refusal !== undefined) return refusal
     if (this.waiting().length >= this.options.waitingMax) return 'queue-full'
     this.state.sequences.set(sequence, {
@@ -190,7 +190,7 @@ export class AgentCore {
 
   private decode(event: Event<'decode'>): Refusal | undefined {
     const { sequence, lease, requestId, epoch, promptTokens, firstIndex, tokensMax, kv } = event
-    const refusal = this.refuseLease(lease)
+    const refusal = leaseRefusal(this.state, lease)
     if (refusal !== undefined) return refusal
     const facts = this.state.facts.get(lease.counter)
     if (facts?.role !== 'decode' || facts.requestId !== requestId || facts.epoch !== epoch) {
@@ -305,31 +305,8 @@ export class AgentCore {
     return this.waiting().reduce((sum, { promptTokens }) => sum + promptTokens, 0)
   }
 
-  /** Ends what older placements of the request hold; says why this one is refused, if it is. */
-  private refusePlacement(
-    role: 'prefill' | 'decode',
-    requestId: string,
-    epoch: number,
-    tokens: number,
-  ): Refusal | undefined {
-    if (this.draining) return 'draining'
-    if (!this.state.memory.couldEverFit(tokens)) return 'too-large'
-    const sequences = [...this.state.sequences.values()].filter((other) => other.requestId === requestId)
-    const leases = [...this.state.facts.values()].filter((other) => other.requestId === requestId)
-    if ([...sequences, ...leases].some((other) => other.epoch > epoch)) return 'superseded'
-    if (sequences.some((other) => other.epoch === epoch && other.role === role)) return 'duplicate'
-    for (const other of sequences) if (other.epoch < epoch) this.state.endSequence(other, 'superseded')
-    for (const other of leases) {
-      // A repeated Reserve replaces its first answer, which may have been lost.
-      const repeated = other.epoch === epoch && other.role === role
-      if (other.epoch < epoch || repeated) this.state.endLease(other.counter, 'superseded')
-    }
-    return undefined
-  }
-
-  private refuseLease(lease: LeaseReference): Refusal | undefined {
-    const verdict = this.state.leases.verdict(lease)
-    return verdict === 'alive' ? undefined : `lease-${verdict}`
+  private refusePlacement(placement: Placement): Refusal | undefined {
+    return this.draining ? 'draining' : placementRefusal(this.state, placement)
   }
 
   private grant(counter: bigint): void {
