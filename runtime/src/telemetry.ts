@@ -92,30 +92,14 @@ export function tracer(): Tracer {
   return trace.getTracer('kvasir', SOFTWARE_VERSION)
 }
 
-export interface SpanSettings {
-  readonly kind?: SpanKind
-  /** Parent; the active context where left out. */
-  readonly parent?: Context
-  /** Milliseconds since 1970; now where left out. */
-  readonly startTimeMs?: number
-}
-
-/** A span that the caller ends. */
+/** A span that the caller ends; a child of `parent`, or of the active span where left out. */
 export function startSpan(
   name: SpanName,
   attributes: Attributes,
-  parentContext?: Context,
-  settings: SpanSettings = {},
+  parent: Context = context.active(),
+  settings: { readonly kind?: SpanKind } = {},
 ): Span {
-  return tracer().startSpan(
-    name,
-    {
-      attributes,
-      kind: settings.kind ?? SpanKind.INTERNAL,
-      ...(settings.startTimeMs === undefined ? {} : { startTime: settings.startTimeMs }),
-    },
-    parentContext ?? settings.parent ?? context.active(),
-  )
+  return tracer().startSpan(name, { attributes, kind: settings.kind ?? SpanKind.INTERNAL }, parent)
 }
 
 /** Runs `fn` inside a new span, which ends with it; what it throws is recorded and thrown on. */
@@ -123,7 +107,7 @@ export async function withSpan<T>(
   name: SpanName,
   attributes: Attributes,
   fn: (span: Span) => Promise<T> | T,
-  settings: SpanSettings = {},
+  settings: { readonly kind?: SpanKind; readonly parent?: Context } = {},
 ): Promise<T> {
   const parent = settings.parent ?? context.active()
   const span = startSpan(name, attributes, parent, settings)
