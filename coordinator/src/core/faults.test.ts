@@ -43,7 +43,7 @@ test('no fault schedule loses or doubles a token, hangs a request or leaks a res
     fc.property(anyRun, (run) => {
       new SimulatedCluster(run).play()
     }),
-    { numRuns: 400 },
+    { numRuns: 1_000 },
   )
 })
 

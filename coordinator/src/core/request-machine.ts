@@ -4,17 +4,16 @@
  * queued → reserving → running → ended; a loss, a refusal or a preemption leads back
  * to queued, and the next epoch goes on from the next token.
  *
- * M1. A request that waits holds nothing (no deadlock between prefill and decode).
- * M2. Tokens leave in order, each once, whichever epoch they came from (I3).
- * M3. Every state has a deadline (I2): placement, silence of the calls, the request's own.
- * M4. What an epoch took of the view is given back when it ends.
+ * M1. Tokens leave in order, each once, whichever epoch they came from (I3).
+ * M2. Every state has a deadline (I2): placement, silence of the calls, the request's own.
+ * M3. A request survives a bounded number of failures.
  */
 import type { ClusterView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import { explainNoPlacement } from './decision.js'
 import type { DeviceRef, ProfileName } from './facts.js'
 import { type PlacementInput, type PlacementLimits, place } from './placement.js'
-import type { CoordinatorAction, FailCode, Fault, RequestEvent } from './protocol.js'
+import type { CoordinatorAction, Fault, RequestEvent } from './protocol.js'
 import {
   availableTokens,
   avoid,
@@ -22,11 +21,9 @@ import {
   type Epoch,
   isNeeded,
   isPrefillOver,
-  movesToAnotherDevice,
   type Request,
 } from './request.js'
-import { ShareBook } from './share-book.js'
-import { WaitQueue } from './wait-queue.js'
+import { RETRY_AFTER_MS, RequestBook } from './request-book.js'
 
 export interface RequestLimits extends PlacementLimits {
   /** Requests that wait before they have begun; more are refused. */
@@ -41,22 +38,17 @@ export interface RequestLimits extends PlacementLimits {
 const RESERVE_AHEAD_TOKENS = 256
 /** Failures of devices that one request survives. */
 const FAILURES_MAX = 8
-/** The shell gives a Reserve call 2 s; this is for a shell that does not answer. */
-const RESERVE_SILENCE_MAX_MS = 5_000
 /** Queue and prefill show no progress in between; a slow device gets ten times what was predicted besides. */
 const PREFILL_SILENCE_MAX_MS = 60_000
 const DECODE_SILENCE_MAX_MS = 30_000
 /** After the last token, for the call to say that it is done. */
 const ENDING_MAX_MS = 2_000
-const RETRY_AFTER_MS = 1_000
 
 export class RequestMachine {
-  readonly #requests = new Map<string, Request>()
-  readonly #queue: WaitQueue
   readonly #view: ClusterView
   readonly #costs: CostModel
   readonly #limits: RequestLimits
-  readonly #shares: ShareBook
+  readonly #book: RequestBook
   readonly #act: (action: CoordinatorAction) => void
   #arrivals = 0
 
@@ -69,17 +61,16 @@ export class RequestMachine {
     this.#view = view
     this.#costs = costs
     this.#limits = limits
-    this.#shares = new ShareBook(view)
+    this.#book = new RequestBook(view, limits, act)
     this.#act = act
-    this.#queue = new WaitQueue(limits.queuedMax)
   }
 
   get queuedCount(): number {
-    return this.#queue.length
+    return this.#book.queuedCount
   }
 
   get activeCount(): number {
-    return this.#requests.size - this.#queue.length
+    return this.#book.activeCount
   }
 
   submit(
@@ -93,15 +84,16 @@ export class RequestMachine {
     nowMs: number,
   ): void {
     const { requestId, modelDigest, profile, promptTokens, maxTokens } = asked
-    if (this.#requests.has(requestId)) return
-    if (this.#queue.isFull) {
-      const message = `${this.#queue.length} requests are waiting already; try again in a moment.`
+    if (this.#book.get(requestId)) return
+    if (this.#book.isQueueFull) {
+      const message = `${this.#book.queuedCount} requests are waiting already; try again in a moment.`
       this.#act({ type: 'fail', requestId, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS })
       return
     }
-    const request: Request = {
+    this.#arrivals += 1
+    this.#book.add({
       requestId,
-      arrival: ++this.#arrivals,
+      arrival: this.#arrivals,
       modelDigest,
       profile,
       promptTokens,
@@ -117,32 +109,29 @@ export class RequestMachine {
       failures: 0,
       movedBecause: null,
       avoided: new Map(),
-    }
-    this.#requests.set(requestId, request)
-    this.#queue.add(request)
+    })
   }
 
   cancel(requestId: string): void {
-    const request = this.#requests.get(requestId)
-    if (!request) return
-    this.#abandon(request, 'the request was cancelled')
-    this.#forget(request)
-    this.#act({ type: 'cancelled', requestId })
+    const request = this.#book.get(requestId)
+    if (request) this.#book.cancel(request)
   }
 
   /** An event of an epoch; ignored when that epoch is over. */
   on(event: RequestEvent, nowMs: number): void {
-    const request = this.#requests.get(event.requestId)
+    const request = this.#book.get(event.requestId)
     const epoch = request?.epoch
     if (!request || epoch?.number !== event.epoch) return
     if (event.type === 'call-failed') {
-      this.#callFailed(request, epoch, event, nowMs)
+      // A prefilling device that is no longer needed may fail.
+      if (event.call === 'prefill' && isPrefillOver(epoch)) return
+      this.#fault(request, epoch, event.fault, event.deviceId, nowMs)
       return
     }
-    request.progressByMs = nowMs + this.#silenceMaxMs(epoch)
+    request.progressByMs = nowMs + silenceMaxMs(epoch)
     switch (event.type) {
       case 'reserved':
-        this.#run(request, epoch, nowMs)
+        if (request.state === 'reserving') this.#book.run(request, epoch, nowMs)
         break
       case 'prefill-admitted':
         break
@@ -150,11 +139,11 @@ export class RequestMachine {
         this.#prefillFinished(request, epoch, event.stopped, nowMs)
         break
       case 'kv-sent':
-        this.#shares.giveBack(epoch, 'prompt')
+        this.#book.giveBack(epoch, 'prompt')
         break
       case 'decode-started':
         epoch.hasDecodeStarted = true
-        this.#shares.giveBack(epoch, 'turn')
+        this.#book.giveBack(epoch, 'turn')
         break
       case 'tokens':
         this.#tokens(request, epoch, event.firstIndex, event.count, nowMs)
@@ -166,8 +155,8 @@ export class RequestMachine {
 
   /** A life of a device is over: what runs on it goes elsewhere. */
   deviceLost(device: DeviceRef, nowMs: number): void {
-    for (const request of [...this.#requests.values()]) {
-      const epoch = request.epoch
+    for (const request of this.#book.all()) {
+      const { epoch } = request
       if (epoch && isNeeded(epoch, device)) {
         this.#fault(request, epoch, 'unreachable', device.deviceId, nowMs)
       }
@@ -177,29 +166,30 @@ export class RequestMachine {
   /** Places what can be placed, first come first served among requests for one model. */
   placeWaiting(nowMs: number): void {
     const blocked = new Set<string>()
-    this.#queue.sweep(({ requestId }) => {
-      const request = this.#requests.get(requestId)
-      if (!request) return true
+    this.#book.sweepQueue((request) => {
       const model = `${request.modelDigest}/${request.profile}`
       if (blocked.has(model)) return false
-      const outcome = place(this.#input(request, nowMs), this.#view, this.#costs, this.#limits, nowMs)
+      const input = this.#input(request, nowMs)
+      const outcome = place(input, this.#view, this.#costs, this.#limits, nowMs)
       if (!outcome.placed) {
         // One that avoids certain devices says nothing about those behind it.
         const isPicky = [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
         if (!isPicky) blocked.add(model)
         return false
       }
-      this.#reserve(request, outcome.decision, nowMs)
+      const tokens = { prefill: input.prefillTokens, reserve: input.reserveTokens }
+      this.#book.reserve(request, outcome.decision, tokens, nowMs)
       return true
     })
   }
 
   /** Ends what waited or was silent for too long. */
   expire(nowMs: number): void {
-    for (const request of [...this.#requests.values()]) {
+    for (const request of this.#book.all()) {
       if (nowMs >= request.deadlineMs) {
         const seconds = Math.round(this.#limits.requestDeadlineMs / 1000)
-        this.#fail(request, 'deadline', `The request took longer than ${seconds} s; ask for fewer tokens.`)
+        const message = `The request took longer than ${seconds} s; ask for fewer tokens.`
+        this.#book.fail(request, 'deadline', message)
       } else if (request.state === 'queued') {
         if (nowMs >= request.placeByMs) this.#failUnplaced(request, nowMs)
       } else if (request.epoch && nowMs >= request.progressByMs) {
@@ -212,67 +202,26 @@ export class RequestMachine {
 
   #input(request: Request, nowMs: number): PlacementInput {
     const tokensLeft = request.maxTokens - request.emitted
+    const prefillTokens = request.promptTokens + request.emitted
     return {
       requestId: request.requestId,
       epoch: request.epochs + 1,
       modelDigest: request.modelDigest,
       profile: request.profile,
-      prefillTokens: request.promptTokens + request.emitted,
-      reserveTokens: request.promptTokens + request.emitted + Math.min(tokensLeft, RESERVE_AHEAD_TOKENS),
+      prefillTokens,
+      reserveTokens: prefillTokens + Math.min(tokensLeft, RESERVE_AHEAD_TOKENS),
       tokensLeft,
       movedBecause: request.movedBecause,
       avoids: (deviceId) => avoids(request, deviceId, nowMs),
     }
   }
 
-  #reserve(request: Request, decision: Epoch['decision'], nowMs: number): void {
-    const { prefillTokens, reserveTokens } = this.#input(request, nowMs)
-    request.epochs = decision.epoch
-    const epoch: Epoch = {
-      number: decision.epoch,
-      decision,
-      firstIndex: request.emitted,
-      shares: new Map(),
-      awaitsPrefill: false,
-      decodeNext: request.emitted,
-      hasDecodeStarted: false,
-      finished: null,
-    }
-    if (movesToAnotherDevice(epoch)) {
-      epoch.awaitsPrefill = true
-      epoch.decodeNext += 1
-      this.#shares.take(request, epoch, 'prompt', decision.prefill, { kvTokens: prefillTokens })
-    }
-    this.#shares.take(request, epoch, 'turn', decision.prefill, { prefillTokens })
-    this.#shares.take(request, epoch, 'decode', decision.decode, { slots: 1, kvTokens: reserveTokens })
-    request.epoch = epoch
-    request.state = 'reserving'
-    request.progressByMs = nowMs + RESERVE_SILENCE_MAX_MS
-    const { requestId } = request
-    this.#act({ type: 'reserve', requestId, epoch: epoch.number, tokens: reserveTokens, decision })
-  }
-
-  #run(request: Request, epoch: Epoch, nowMs: number): void {
-    if (request.state !== 'reserving') return
-    request.state = 'running'
-    request.hasBegun = true
-    this.#act({
-      type: 'run',
-      requestId: request.requestId,
-      epoch: epoch.number,
-      prefill: movesToAnotherDevice(epoch) ? epoch.decision.prefill : null,
-      decode: epoch.decision.decode,
-      firstIndex: epoch.firstIndex,
-      timeoutMs: Math.max(1, Math.ceil(request.deadlineMs - nowMs)),
-    })
-  }
-
   #prefillFinished(request: Request, epoch: Epoch, stopped: boolean, nowMs: number): void {
-    this.#shares.giveBack(epoch, 'turn')
+    this.#book.giveBack(epoch, 'turn')
     if (!epoch.awaitsPrefill) return
     epoch.awaitsPrefill = false
     if (stopped) {
-      this.#finish(request, 'stop')
+      this.#book.finish(request, 'stop')
       return
     }
     // Of a request for one token nothing is left to decode: the calls are stopped.
@@ -289,7 +238,7 @@ export class RequestMachine {
     }
     epoch.hasDecodeStarted = true
     epoch.decodeNext = Math.max(epoch.decodeNext, firstIndex + count)
-    this.#shares.giveBack(epoch, 'turn')
+    this.#book.giveBack(epoch, 'turn')
     this.#advance(request, epoch, nowMs)
   }
 
@@ -302,7 +251,7 @@ export class RequestMachine {
     if (reason === 'preempted') {
       const { deviceId } = epoch.decision.decode
       this.#view.refused(deviceId, nowMs)
-      this.#placeAnew(request, `${deviceId} took its memory back`, nowMs)
+      this.#book.placeAnew(request, `${deviceId} took its memory back`, nowMs)
       return
     }
     epoch.finished = reason
@@ -312,37 +261,24 @@ export class RequestMachine {
   /** Hands on what has become available, and ends the request where that was all. */
   #advance(request: Request, epoch: Epoch, nowMs: number): void {
     const count = availableTokens(request, epoch) - request.emitted
-    if (count > 0) {
-      this.#act({ type: 'emit', requestId: request.requestId, from: request.emitted, count })
-      request.emitted += count
-    }
+    if (count > 0) this.#book.emit(request, count)
     if (epoch.awaitsPrefill) return
-    if (epoch.finished) this.#finish(request, epoch.finished)
+    if (epoch.finished) this.#book.finish(request, epoch.finished)
     else if (request.emitted >= request.maxTokens) request.progressByMs = nowMs + ENDING_MAX_MS
-  }
-
-  #callFailed(
-    request: Request,
-    epoch: Epoch,
-    failure: { readonly call: string; readonly fault: Fault; readonly deviceId: string },
-    nowMs: number,
-  ): void {
-    if (failure.call === 'prefill' && isPrefillOver(epoch)) return
-    this.#fault(request, epoch, failure.fault, failure.deviceId, nowMs)
   }
 
   #fault(request: Request, epoch: Epoch, fault: Fault, deviceId: string, nowMs: number): void {
     if (request.emitted >= request.maxTokens) {
-      this.#finish(request, 'length')
+      this.#book.finish(request, 'length')
       return
     }
     switch (fault) {
       case 'rejected':
-        this.#fail(request, 'rejected', `${deviceId} cannot serve this request.`)
+        this.#book.fail(request, 'rejected', `${deviceId} cannot serve this request.`)
         return
       case 'refused':
         this.#view.refused(deviceId, nowMs)
-        this.#placeAnew(request, `${deviceId} refused`, nowMs)
+        this.#book.placeAnew(request, `${deviceId} refused`, nowMs)
         return
       case 'unreachable': {
         const { prefill, decode } = epoch.decision
@@ -364,59 +300,23 @@ export class RequestMachine {
   #survive(request: Request, cause: string, nowMs: number): void {
     request.failures += 1
     if (request.failures <= FAILURES_MAX) {
-      this.#placeAnew(request, cause, nowMs)
+      this.#book.placeAnew(request, cause, nowMs)
     } else {
       const message = `The request was moved ${FAILURES_MAX} times, lastly because ${cause}; try again.`
-      this.#fail(request, 'unavailable', message)
+      this.#book.fail(request, 'unavailable', message)
     }
-  }
-
-  #placeAnew(request: Request, cause: string, nowMs: number): void {
-    this.#abandon(request, cause)
-    request.movedBecause = cause
-    request.state = 'queued'
-    request.progressByMs = Number.POSITIVE_INFINITY
-    // A refusal before anything ran does not start the wait anew, or it would never end.
-    if (request.hasBegun) request.placeByMs = nowMs + this.#limits.placementDeadlineMs
-    this.#queue.add(request)
-    this.#act({ type: 'requeue', requestId: request.requestId, cause })
-  }
-
-  #finish(request: Request, reason: 'stop' | 'length'): void {
-    if (request.epoch) this.#shares.giveBackAll(request.epoch)
-    this.#forget(request)
-    this.#act({ type: 'finish', requestId: request.requestId, reason })
   }
 
   #failUnplaced(request: Request, nowMs: number): void {
     const outcome = place(this.#input(request, nowMs), this.#view, this.#costs, this.#limits, nowMs)
     const why = outcome.placed ? 'others were first' : explainNoPlacement(outcome.filtered)
     const seconds = this.#limits.placementDeadlineMs / 1000
-    this.#fail(request, 'unavailable', `No device took the request within ${seconds} s (${why}); try again.`)
+    const message = `No device took the request within ${seconds} s (${why}); try again.`
+    this.#book.fail(request, 'unavailable', message)
   }
+}
 
-  #fail(request: Request, code: FailCode, message: string): void {
-    this.#abandon(request, message)
-    this.#forget(request)
-    const { requestId } = request
-    this.#act({ type: 'fail', requestId, code, message, retryAfterMs: RETRY_AFTER_MS })
-  }
-
-  #forget(request: Request): void {
-    this.#requests.delete(request.requestId)
-    if (request.state === 'queued') this.#queue.remove(request.requestId)
-  }
-
-  #abandon(request: Request, cause: string): void {
-    const { epoch, requestId } = request
-    if (!epoch) return
-    this.#shares.giveBackAll(epoch)
-    request.epoch = null
-    this.#act({ type: 'abandon', requestId, epoch: epoch.number, cause })
-  }
-
-  #silenceMaxMs(epoch: Epoch): number {
-    if (epoch.hasDecodeStarted) return DECODE_SILENCE_MAX_MS
-    return PREFILL_SILENCE_MAX_MS + 10 * epoch.decision.ttftMs
-  }
+function silenceMaxMs(epoch: Epoch): number {
+  if (epoch.hasDecodeStarted) return DECODE_SILENCE_MAX_MS
+  return PREFILL_SILENCE_MAX_MS + 10 * epoch.decision.ttftMs
 }

@@ -2,6 +2,7 @@
  * A nats-server that dies in mid-stream, and comes back with nothing in its store.
  */
 import { delay } from '@kvasir/runtime/deferred'
+import { startNatsServer } from '@kvasir/runtime/testing/nats-server'
 import { expect, test } from 'vitest'
 import { fakeTokens } from './testing/fake-device.js'
 import {
@@ -12,12 +13,11 @@ import {
   until,
   untilIdle,
 } from './testing/test-cluster.js'
-import { startTestNats } from './testing/test-nats.js'
 
 const prompt = [1, 2, 3, 4, 5]
 
 test('NATS killed and started again with an empty store disturbs nobody', async () => {
-  const nats = await startTestNats()
+  const nats = await startNatsServer()
   const cluster = await startTestCluster(nats)
   const { gpu, fpgas } = await startDefaultDevices(cluster)
   for (const fpga of fpgas) fpga.stepMs = 10
@@ -28,7 +28,7 @@ test('NATS killed and started again with an empty store disturbs nobody', async 
   await delay(1_800)
   const during = testRequest({ maxTokens: 5 })
   expect((await gather(cluster.serving.submit(during))).ids).toEqual(fakeTokens(prompt, 5))
-  await nats.restart()
+  await nats.start({ wipe: true })
   await until('the coordinator is back', () => cluster.serving.cluster().busConnected)
   expect((await streaming).ids).toEqual(fakeTokens(prompt, 300))
   expect(cluster.serving.request(long.requestId)?.placements).toHaveLength(1)

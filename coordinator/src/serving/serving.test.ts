@@ -3,6 +3,7 @@
  */
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { OverloadedError, UnavailableError, UnreachableError } from '@kvasir/runtime/errors'
+import { startNatsServer, type TestNatsServer } from '@kvasir/runtime/testing/nats-server'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { breakTransfers, fakeTokens } from './testing/fake-device.js'
 import {
@@ -16,13 +17,12 @@ import {
   until,
   untilIdle,
 } from './testing/test-cluster.js'
-import { startTestNats, type TestNats } from './testing/test-nats.js'
 
-let nats: TestNats
+let nats: TestNatsServer
 let cluster: TestCluster
 
 beforeAll(async () => {
-  nats = await startTestNats()
+  nats = await startNatsServer()
 })
 afterAll(async () => {
   await nats.close()

@@ -4,6 +4,7 @@
  */
 import { activeTraceId, startTelemetry, withSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
+import { startNatsServer } from '@kvasir/runtime/testing/nats-server'
 import { SpanStatusCode } from '@opentelemetry/api'
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import { afterAll, expect, test } from 'vitest'
@@ -15,7 +16,6 @@ import {
   testRequest,
   untilIdle,
 } from './testing/test-cluster.js'
-import { startTestNats } from './testing/test-nats.js'
 
 const spans: ReadableSpan[] = []
 const telemetry = startTelemetry({
@@ -29,7 +29,7 @@ const telemetry = startTelemetry({
     shutdown: async () => {},
   },
 })
-const nats = await startTestNats()
+const nats = await startNatsServer()
 const cluster = await startTestCluster(nats)
 afterAll(async () => {
   await cluster.close()

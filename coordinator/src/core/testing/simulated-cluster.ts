@@ -68,6 +68,7 @@ export class SimulatedCluster {
   readonly #agenda: { atMs: number; does: () => void }[] = []
   #nowMs = 0
   #busConnected = true
+  #busDownAtMs = Number.NEGATIVE_INFINITY
   #random: number
 
   constructor(run: SimulatedRun) {
@@ -157,6 +158,7 @@ export class SimulatedCluster {
   #fault({ kind, device: index }: SimulatedFault): void {
     if (kind === 'bus-down' || kind === 'bus-up') {
       this.#busConnected = kind === 'bus-up'
+      if (!this.#busConnected) this.#busDownAtMs = this.#nowMs
       this.#step({ type: 'bus', connected: this.#busConnected })
       return
     }
@@ -376,8 +378,9 @@ export class SimulatedCluster {
 
   #mustBeHeard(ref: DeviceRef): void {
     const device = this.#device(ref.deviceId)
-    const silenceMaxMs =
-      device.heardBy === 'report' && this.#busConnected ? REPORT_SILENCE_MAX_MS : CHECKED_SILENCE_MAX_MS
+    // An outage since the last report means that the next check decides.
+    const isByReports = device.heardBy === 'report' && device.heardAtMs > this.#busDownAtMs
+    const silenceMaxMs = isByReports ? REPORT_SILENCE_MAX_MS : CHECKED_SILENCE_MAX_MS
     // Of an earlier life nothing can be known while the bus is down.
     if (device.facts.incarnation !== ref.incarnation) {
       if (this.#busConnected && device.heardAtMs > 0) throw new Error(`${ref.incarnation} is over.`)

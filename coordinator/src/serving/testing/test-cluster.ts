@@ -7,10 +7,10 @@ import { type Bus, connectBus } from '@kvasir/runtime/bus'
 import { systemClock } from '@kvasir/runtime/clock'
 import { delay } from '@kvasir/runtime/deferred'
 import { createLogger } from '@kvasir/runtime/log'
+import type { TestNatsServer } from '@kvasir/runtime/testing/nats-server'
 import type { Generation, GenerationRequest } from '../../generation.js'
 import { createServing, type Serving, type ServingOptions } from '../serving.js'
 import { FAKE_MODEL, FakeDevice, type FakeDeviceOptions, type FakeTransfers } from './fake-device.js'
-import type { TestNats } from './test-nats.js'
 
 export const GPU: readonly Capability[] = [Capability.PREFILL, Capability.DECODE]
 export const FPGA: readonly Capability[] = [Capability.DECODE, Capability.PREFILL]
@@ -26,7 +26,7 @@ export interface TestCluster {
 }
 
 export async function startTestCluster(
-  nats: TestNats,
+  nats: TestNatsServer,
   options: Partial<ServingOptions> = {},
 ): Promise<TestCluster> {
   const bus: Bus = await connectBus({ url: nats.url, name: 'test-coordinator' })

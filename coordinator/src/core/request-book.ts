@@ -1,0 +1,174 @@
+/**
+ * The requests that live, and the moves between their states: what each move takes,
+ * gives back and tells the shell. Which move is made when is not decided here.
+ *
+ * B1. A request that waits holds nothing (no deadlock between prefill and decode).
+ * B2. What an epoch took of the view is given back when it ends, however it ends.
+ * B3. Every request that was added ends with exactly one of finish, fail, cancelled.
+ */
+import type { ClusterView } from './cluster-view.js'
+import type { Decision } from './decision.js'
+import type { CoordinatorAction, FailCode } from './protocol.js'
+import { type Epoch, movesToAnotherDevice, type Request, type Share } from './request.js'
+import { ShareBook } from './share-book.js'
+import { WaitQueue } from './wait-queue.js'
+
+/** The shell gives a Reserve call 2 s; this is for a shell that does not answer. */
+const RESERVE_SILENCE_MAX_MS = 5_000
+export const RETRY_AFTER_MS = 1_000
+
+export class RequestBook {
+  readonly #requests = new Map<string, Request>()
+  readonly #queue: WaitQueue
+  readonly #shares: ShareBook
+  readonly #placementDeadlineMs: number
+  readonly #act: (action: CoordinatorAction) => void
+
+  constructor(
+    view: ClusterView,
+    limits: { readonly queuedMax: number; readonly placementDeadlineMs: number },
+    act: (action: CoordinatorAction) => void,
+  ) {
+    this.#queue = new WaitQueue(limits.queuedMax)
+    this.#shares = new ShareBook(view)
+    this.#placementDeadlineMs = limits.placementDeadlineMs
+    this.#act = act
+  }
+
+  get queuedCount(): number {
+    return this.#queue.length
+  }
+
+  get activeCount(): number {
+    return this.#requests.size - this.#queue.length
+  }
+
+  get isQueueFull(): boolean {
+    return this.#queue.isFull
+  }
+
+  get(requestId: string): Request | undefined {
+    return this.#requests.get(requestId)
+  }
+
+  /** All that live now, in a list that may be kept while they end. */
+  all(): Request[] {
+    return [...this.#requests.values()]
+  }
+
+  /** Takes a new request, which waits. */
+  add(request: Request): void {
+    this.#requests.set(request.requestId, request)
+    this.#queue.add(request)
+  }
+
+  /** Offers the waiting requests in order; those that `places` says yes to leave the queue. */
+  sweepQueue(places: (request: Request) => boolean): void {
+    this.#queue.sweep(({ requestId }) => {
+      const request = this.#requests.get(requestId)
+      return request === undefined || places(request)
+    })
+  }
+
+  /** A waiting request gets an epoch, and its decoding device is asked for memory. */
+  reserve(
+    request: Request,
+    decision: Decision,
+    tokens: { readonly prefill: number; readonly reserve: number },
+    nowMs: number,
+  ): void {
+    request.epochs = decision.epoch
+    const epoch: Epoch = {
+      number: decision.epoch,
+      decision,
+      firstIndex: request.emitted,
+      shares: new Map(),
+      awaitsPrefill: false,
+      decodeNext: request.emitted,
+      hasDecodeStarted: false,
+      finished: null,
+    }
+    const { prefill, decode } = decision
+    if (movesToAnotherDevice(epoch)) {
+      epoch.awaitsPrefill = true
+      epoch.decodeNext += 1
+      this.#shares.take(request, epoch, 'prompt', prefill, { kvTokens: tokens.prefill })
+    }
+    this.#shares.take(request, epoch, 'turn', prefill, { prefillTokens: tokens.prefill })
+    this.#shares.take(request, epoch, 'decode', decode, { slots: 1, kvTokens: tokens.reserve })
+    request.epoch = epoch
+    request.state = 'reserving'
+    request.progressByMs = nowMs + RESERVE_SILENCE_MAX_MS
+    const { requestId } = request
+    this.#act({ type: 'reserve', requestId, epoch: epoch.number, tokens: tokens.reserve, decision })
+  }
+
+  /** Memory is there: the calls start. */
+  run(request: Request, epoch: Epoch, nowMs: number): void {
+    request.state = 'running'
+    request.hasBegun = true
+    this.#act({
+      type: 'run',
+      requestId: request.requestId,
+      epoch: epoch.number,
+      prefill: movesToAnotherDevice(epoch) ? epoch.decision.prefill : null,
+      decode: epoch.decision.decode,
+      firstIndex: epoch.firstIndex,
+      timeoutMs: Math.max(1, Math.ceil(request.deadlineMs - nowMs)),
+    })
+  }
+
+  giveBack(epoch: Epoch, share: Share): void {
+    this.#shares.giveBack(epoch, share)
+  }
+
+  /** Hands tokens on to the client. */
+  emit(request: Request, count: number): void {
+    this.#act({ type: 'emit', requestId: request.requestId, from: request.emitted, count })
+    request.emitted += count
+  }
+
+  /** Ends the epoch; the request waits again, before those that have not begun. */
+  placeAnew(request: Request, cause: string, nowMs: number): void {
+    this.#abandon(request, cause)
+    request.movedBecause = cause
+    request.state = 'queued'
+    request.progressByMs = Number.POSITIVE_INFINITY
+    // A refusal before anything ran does not start the wait anew, or it would never end.
+    if (request.hasBegun) request.placeByMs = nowMs + this.#placementDeadlineMs
+    this.#queue.add(request)
+    this.#act({ type: 'requeue', requestId: request.requestId, cause })
+  }
+
+  finish(request: Request, reason: 'stop' | 'length'): void {
+    if (request.epoch) this.#shares.giveBackAll(request.epoch)
+    this.#forget(request)
+    this.#act({ type: 'finish', requestId: request.requestId, reason })
+  }
+
+  fail(request: Request, code: FailCode, message: string): void {
+    this.#abandon(request, message)
+    this.#forget(request)
+    const { requestId } = request
+    this.#act({ type: 'fail', requestId, code, message, retryAfterMs: RETRY_AFTER_MS })
+  }
+
+  cancel(request: Request): void {
+    this.#abandon(request, 'the request was cancelled')
+    this.#forget(request)
+    this.#act({ type: 'cancelled', requestId: request.requestId })
+  }
+
+  #abandon(request: Request, cause: string): void {
+    const { epoch, requestId } = request
+    if (!epoch) return
+    this.#shares.giveBackAll(epoch)
+    request.epoch = null
+    this.#act({ type: 'abandon', requestId, epoch: epoch.number, cause })
+  }
+
+  #forget(request: Request): void {
+    this.#requests.delete(request.requestId)
+    if (request.state === 'queued') this.#queue.remove(request.requestId)
+  }
+}
