@@ -23,7 +23,14 @@ export function runAgentProcess(definition: DeviceDefinition): void {
       })
       // On a terminal a start that fails says one sentence, which is not the log's.
       if (logFile !== undefined) context.log = log
-      const agent = await startAgent(definition, settings, { log, onDrainRequest: () => context.stop() })
+      const agent = await startAgent(definition, settings, {
+        log,
+        onDrainRequest: () => context.stop(),
+        onBroken(error) {
+          log.error({ err: error }, 'the device is broken; ending')
+          context.stop(1)
+        },
+      })
       context.log = log
       announceReady({ deviceId, control: agent.control, kv: agent.kv, pid: process.pid })
       return agent

@@ -16,7 +16,7 @@ import {
 } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { type Bus, connectBus } from '@kvasir/runtime/bus'
 import { type Clock, systemClock } from '@kvasir/runtime/clock'
-import { InvalidInputError, messageOf, UnsupportedError } from '@kvasir/runtime/errors'
+import { InvalidInputError, type KvasirError, messageOf, UnsupportedError } from '@kvasir/runtime/errors'
 import type { Running } from '@kvasir/runtime/lifecycle'
 import type { Logger } from '@kvasir/runtime/log'
 import { protocolSupported, SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
@@ -45,6 +45,8 @@ export interface AgentOptions {
   readonly limits?: Partial<AgentLimits>
   /** Somebody asked over NATS that the process drains and ends. */
   readonly onDrainRequest?: () => void
+  /** The device can run no steps any more: the agent must end, so that nobody places work on it. */
+  readonly onBroken?: (error: KvasirError) => void
 }
 
 export interface Agent extends Running {
@@ -78,6 +80,7 @@ export async function startAgent(
       clock,
       log,
       ...(options.limits === undefined ? {} : { limits: options.limits }),
+      onBroken: (error) => options.onBroken?.(error),
       onKvChange: (change) => publishKvChange(bus, serving.device, definition.tier.name, change),
     })
   } catch (error) {

@@ -10,6 +10,7 @@
  * D2 However the call ends, the sequence ends with it, its lease too (I4).
  * D3 A consumer that does not read ends its own sequence, never slows another.
  */
+import { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { DecodeRequest, DecodeResponse } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { FinishReason, type KvSource } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
@@ -40,7 +41,7 @@ export async function runDecode(
   call: CallContext,
   send: Send<DecodeResponse>,
 ): Promise<void> {
-  const loaded = loadedDevice(device)
+  const loaded = loadedDevice(device, Capability.DECODE)
   const { identity, lease, sampling, source } = checkDecode(request, loaded.model)
   const { runner } = device
   const id = runner.newSequenceId()

@@ -261,6 +261,28 @@ describe('KV events', () => {
   })
 })
 
+describe('a broken device', () => {
+  it('fails its sequences, and says that it is broken after a few steps', async () => {
+    let broken: KvasirError | undefined
+    const beforeLayer = async (_layer: number, rows: number) => {
+      if (rows === 77) throw new Error('the card fell off the bus')
+    }
+    const device = await start({
+      fake: { beforeLayer },
+      onBroken(error) {
+        broken = error
+      },
+    })
+    for (let attempt = 1; attempt <= 3; attempt += 1) {
+      expect(broken).toBeUndefined()
+      const failure = await failureOf(readPrefill(device.prefill(`broken-${attempt}`, promptOf(77))))
+      expect(failure).toMatchObject({ code: 'internal', message: expect.stringContaining('fell off') })
+    }
+    expect(broken?.message).toContain('fell off')
+    await device.empty()
+  })
+})
+
 describe('what is refused', () => {
   it('names the field at fault', async () => {
     const device = await start({ fake: { contextTokensMax: 60 } })
@@ -311,5 +333,14 @@ describe('what is refused', () => {
     expect((await decode({ sequence: device.identity('other') })).message).toContain('another request')
     await callUnary(device.kv, 'release', { lease })
     await device.empty()
+  })
+
+  it('is everything that the capabilities do not name', async () => {
+    const decoder = await start({ capabilities: ['CAPABILITY_DECODE'] })
+    expect((await failureOf(readPrefill(decoder.prefill('no', [1, 2])))).message).toContain(
+      'does not prefill',
+    )
+    const prefiller = await start({ deviceId: 'gpu-0', capabilities: ['CAPABILITY_PREFILL'] })
+    expect(await failureOf(prefiller.reserve('no', 10))).toMatchObject({ code: 'unsupported' })
   })
 })

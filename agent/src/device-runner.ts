@@ -65,6 +65,19 @@ export class RefusedByCore extends Error {
   }
 }
 
+export interface RunnerParts {
+  readonly core: AgentCore
+  readonly driver: DeviceDriver | undefined
+  readonly index: KvIndex
+  readonly clock: Clock
+  readonly log: Logger
+  /** So many steps in a row failed that the device is taken for broken; told once. */
+  readonly onBroken: (error: KvasirError) => void
+}
+
+/** One failed step may be the fault of a sequence; so many in a row are not. */
+const FAILED_STEPS_MAX = 3
+
 export class DeviceRunner {
   /** Time of the last step on the device; 0 before the first. */
   lastStepUs = 0
@@ -74,25 +87,21 @@ export class DeviceRunner {
   private stepping = false
   private onDrained: (() => void) | undefined
 
-  constructor(
-    private readonly core: AgentCore,
-    private readonly driver: DeviceDriver | undefined,
-    private readonly index: KvIndex,
-    private readonly clock: Clock,
-    private readonly log: Logger,
-  ) {}
+  private failedSteps = 0
+
+  constructor(private readonly parts: RunnerParts) {}
 
   newSequenceId(): number {
     return this.nextId++
   }
 
   load(): CoreLoad {
-    return this.core.load()
+    return this.parts.core.load()
   }
 
   /** Throws RefusedByCore where the core refuses the event. */
   apply(event: CoreEvent): Answer {
-    return this.performAll(this.core.step(event, this.clock.nowMs()))
+    return this.performAll(this.parts.core.step(event, this.parts.clock.nowMs()))
   }
 
   /** Registers the sequence, then applies the event that brings it in. Throws RefusedByCore, with nothing left behind. */
@@ -126,7 +135,7 @@ export class DeviceRunner {
     const sequence = this.sequences.get(id)
     if (sequence === undefined) return
     if (sequence.counter !== undefined) {
-      this.index.computed(sequence.counter, sequence.tokens, sequence.promptTokens)
+      this.parts.index.computed(sequence.counter, sequence.tokens, sequence.promptTokens)
     }
     sequence.tokens.push(firstToken)
     this.apply({ type: 'received', sequence: id, stopped: sequence.stopTokens.has(firstToken) })
@@ -158,23 +167,23 @@ export class DeviceRunner {
         void this.runStep(action.parts)
         return undefined
       case 'cancel-step':
-        if (this.stepping) this.driver?.cancelStep()
+        if (this.stepping) this.parts.driver?.cancelStep()
         return undefined
       case 'attached': {
         const sequence = this.sequences.get(action.sequence)
-        if (sequence?.counter !== undefined) this.index.open(sequence.counter, sequence.tenantSalt)
+        if (sequence?.counter !== undefined) this.parts.index.open(sequence.counter, sequence.tenantSalt)
         return action
       }
       case 'admitted': {
         const sequence = this.sequences.get(action.sequence)
         if (sequence === undefined) return undefined
         sequence.counter = action.counter
-        this.index.open(action.counter, sequence.tenantSalt)
+        this.parts.index.open(action.counter, sequence.tenantSalt)
         sequence.owner.admitted?.(action.counter, action.blocks, action.tokensAhead)
         return action
       }
       case 'lease-ended':
-        this.index.close(action.counter)
+        this.parts.index.close(action.counter)
         return undefined
       case 'sequence-ended': {
         const sequence = this.sequences.get(action.sequence)
@@ -191,7 +200,7 @@ export class DeviceRunner {
   }
 
   private async runStep(parts: readonly StepPart[]): Promise<void> {
-    if (this.driver === undefined) return
+    if (this.parts.driver === undefined) return
     const batch = parts.map((part) => this.stepSequence(part))
     const prefills = parts.filter(({ role }) => role === 'prefill')
     const onLayer = (layer: number) => {
@@ -202,7 +211,7 @@ export class DeviceRunner {
     let result: StepResult
     this.stepping = true
     try {
-      result = await this.driver.step(batch, prefills.length === 0 ? undefined : onLayer)
+      result = await this.parts.driver.step(batch, prefills.length === 0 ? undefined : onLayer)
     } catch (thrown) {
       this.stepping = false
       this.stepFailed(parts, thrown)
@@ -225,7 +234,9 @@ export class DeviceRunner {
 
   private stepFailed(parts: readonly StepPart[], thrown: unknown): void {
     const error = KvasirError.from(thrown)
-    this.log.error({ err: thrown }, 'a device step failed')
+    this.parts.log.error({ err: thrown }, 'a device step failed')
+    this.failedSteps += 1
+    if (this.failedSteps === FAILED_STEPS_MAX) this.parts.onBroken(error)
     for (const { sequence: id } of parts) {
       const sequence = this.sequences.get(id)
       if (sequence !== undefined) sequence.error = error
@@ -235,6 +246,7 @@ export class DeviceRunner {
 
   private stepFinished(parts: readonly StepPart[], result: StepResult): void {
     this.lastStepUs = result.elapsedUs
+    this.failedSteps = 0
     const stopped: number[] = []
     const tell: { readonly id: number; say(owner: SequenceOwner): void }[] = []
     const rows = parts.filter(({ wantLogits }) => wantLogits).length
@@ -249,7 +261,7 @@ export class DeviceRunner {
       tell.push({ id, say: (owner) => owner.stepped?.(part.role, result.elapsedUs, parts.length) })
       if (result.cancelled) continue
       if (sequence.counter !== undefined) {
-        this.index.computed(sequence.counter, sequence.tokens, part.start + part.count)
+        this.parts.index.computed(sequence.counter, sequence.tokens, part.start + part.count)
       }
       if (!part.wantLogits) continue
       if (part.role === 'prefill') tell.push({ id, say: (owner) => owner.promptComputed?.() })
@@ -261,9 +273,9 @@ export class DeviceRunner {
       if (stops) stopped.push(part.sequence)
       tell.push({ id, say: (owner) => owner.sampled?.(token, index, stops) })
     }
-    const actions = this.core.step(
+    const actions = this.parts.core.step(
       { type: 'step-finished', cancelled: result.cancelled, stopped },
-      this.clock.nowMs(),
+      this.parts.clock.nowMs(),
     )
     const next = actions.filter(({ type }) => type === 'run-step')
     this.performAll(next)

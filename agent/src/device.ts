@@ -2,7 +2,7 @@
  * What the services of one agent share: the device, its model and its books.
  */
 import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
-import type { KvVariant } from '@kvasir/proto/kvasir/capability/v1/capability'
+import { Capability, type KvVariant } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvServiceClient, Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
 import { UnsupportedError } from '@kvasir/runtime/errors'
@@ -25,6 +25,7 @@ export interface LoadedDevice {
 export interface Device {
   readonly deviceId: string
   readonly incarnation: bigint
+  readonly capabilities: readonly Capability[]
   /** Undefined for an agent that only offers memory. */
   readonly loaded: LoadedDevice | undefined
   readonly runner: DeviceRunner
@@ -38,15 +39,19 @@ export interface Device {
   kvClient(endpoint: string): KvServiceClient
 }
 
-/** Throws UnsupportedError where the agent has no model. */
-export function loadedDevice(device: Device): LoadedDevice {
-  if (device.loaded !== undefined) return device.loaded
-  throw new UnsupportedError(
-    `Device ${device.deviceId} runs no model; choose one whose capabilities say so.`,
-    {
-      ids: { deviceId: device.deviceId },
-    },
-  )
+const DOES: Partial<Record<Capability, string>> = {
+  [Capability.PREFILL]: 'prefill',
+  [Capability.DECODE]: 'decode',
+}
+
+/** Throws UnsupportedError where the device lacks the capability, or has no model. */
+export function loadedDevice(device: Device, capability?: Capability): LoadedDevice {
+  const { deviceId, capabilities, loaded } = device
+  const able = capability === undefined || capabilities.includes(capability)
+  if (able && loaded !== undefined) return loaded
+  const what = capability === undefined ? 'run a model' : DOES[capability]
+  const message = `Device ${deviceId} does not ${what}; choose one whose capabilities say so.`
+  throw new UnsupportedError(message, { ids: { deviceId } })
 }
 
 export function leaseOf(device: Device, counter: bigint): Lease {

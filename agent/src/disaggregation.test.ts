@@ -5,7 +5,7 @@ import {
   type PullResponse,
   PullTiming,
 } from '@kvasir/proto/kvasir/kv/v1/kv'
-import { CorruptDataError, UnreachableError } from '@kvasir/runtime/errors'
+import { CorruptDataError, OverloadedError, UnreachableError } from '@kvasir/runtime/errors'
 import { callBidi, createRpcClient } from '@kvasir/runtime/rpc-client'
 import { bidi, startRpcServer } from '@kvasir/runtime/rpc-server'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
@@ -183,6 +183,36 @@ describe('a damaged transfer', () => {
     expect(await decode).toMatchObject({ code: 'cancelled' })
     await source.empty()
     await source.stop()
+  })
+})
+
+describe('cancels at any moment', () => {
+  it('leave nothing behind, and others their text', async () => {
+    const stories = Array.from({ length: 24 }, async (_, i) => {
+      const prompt = promptOf(30 + ((i * 53) % 400), i)
+      const abort = new AbortController()
+      const { signal } = abort
+      const cancelled = i % 3 !== 0
+      if (cancelled) setTimeout(() => abort.abort(), (i * 7) % 90)
+      for (;;) {
+        try {
+          const lease = await fpga.reserve(`chaos-${i}`, prompt.length + 20)
+          const prefill = readPrefill(gpu.prefill(`chaos-${i}`, prompt, { signal })).catch(() => [])
+          const decode = readDecode(
+            fpga.decode(`chaos-${i}`, lease, prompt, { maxTokens: 20, from: gpu.source, signal }),
+          )
+          const { tokens } = await decode
+          expect(tokens).toEqual(expectedTokens(prompt, 20).slice(1))
+          await prefill
+          return
+        } catch (error) {
+          if (error instanceof OverloadedError) await new Promise((resolve) => setTimeout(resolve, 5))
+          else if (!cancelled) throw error
+          if (signal.aborted) return
+        }
+      }
+    })
+    await Promise.all(stories)
   })
 })
 

@@ -2,6 +2,7 @@
  * KvService as gRPC sees it: Reserve, Extend, Release, Snapshot on the control
  * connection; Pull alone on the KV connection, so that bulk data never delays control.
  */
+import { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvServiceServer, PullRequest, PullResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
@@ -27,7 +28,7 @@ export function kvControlService(device: Device): KvServiceServer {
   }
   return {
     reserve: unary(async (request) => {
-      const { model } = loadedDevice(device)
+      const { model } = loadedDevice(device, Capability.DECODE)
       checkPlacement(request, 'ReserveRequest', model)
       checkRoom(request.tokens, 'ReserveRequest', model)
       const { requestId, epoch, tokens } = request

@@ -5,6 +5,7 @@
  * P1 The stream says admitted, finished, kv_sent, in this order, each at most once.
  * P2 However the call ends, the sequence and its transfer end with it (I4).
  */
+import { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { PrefillRequest, PrefillResponse } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { AsyncQueue } from '@kvasir/runtime/deferred'
 import { DeadlineError, KvasirError } from '@kvasir/runtime/errors'
@@ -26,7 +27,7 @@ export async function runPrefill(
   call: CallContext,
   send: Send<PrefillResponse>,
 ): Promise<void> {
-  const loaded = loadedDevice(device)
+  const loaded = loadedDevice(device, Capability.PREFILL)
   const { identity, sampling } = checkPrefill(request, loaded.model)
   const { runner, clock } = device
   const id = runner.newSequenceId()

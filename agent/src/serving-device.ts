@@ -13,7 +13,7 @@ import {
 import { InferenceServiceService } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
-import { InvalidInputError } from '@kvasir/runtime/errors'
+import { InvalidInputError, type KvasirError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
@@ -48,6 +48,8 @@ export interface ServingOptions {
   readonly log: Logger
   /** Hears of changes in the set of full blocks. */
   readonly onKvChange?: (change: KvChange) => void
+  /** The device can run no steps any more. */
+  readonly onBroken?: (error: KvasirError) => void
 }
 
 export interface ServingDevice {
@@ -84,11 +86,19 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     },
   })
   const index = new KvIndex(loaded?.model.digest ?? '', (change) => options.onKvChange?.(change))
-  const runner = new DeviceRunner(core, loaded?.driver, index, clock, log)
+  const runner = new DeviceRunner({
+    core,
+    driver: loaded?.driver,
+    index,
+    clock,
+    log,
+    onBroken: (error) => options.onBroken?.(error),
+  })
   const clients = new KvClients()
   const device: Device = {
     deviceId,
     incarnation,
+    capabilities: definition.capabilities,
     loaded,
     runner,
     index,

@@ -2,6 +2,7 @@
  * Devices for tests: the fake driver behind the real services on real gRPC, in one
  * process, with short deadlines.
  */
+import type { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
   type DecodeResponse,
   InferenceServiceClient,
@@ -10,6 +11,7 @@ import {
 } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { KvServiceClient, type Lease, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { systemClock } from '@kvasir/runtime/clock'
+import type { KvasirError } from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 import { callServerStream, callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
 import type { DeviceDefinition } from '../definition.js'
@@ -37,6 +39,8 @@ export interface TestDeviceOptions {
   readonly linkBytesPerSecond?: number
   readonly limits?: Partial<AgentLimits>
   readonly onKvChange?: (change: KvChange) => void
+  readonly onBroken?: (error: KvasirError) => void
+  readonly capabilities?: readonly Capability[]
 }
 
 export function fakeDefinition(kind: string, fake: FakeDriverOptions = {}): DeviceDefinition {
@@ -129,7 +133,9 @@ export class TestDevice extends TestClient {
   }
 
   static async start(options: TestDeviceOptions): Promise<TestDevice> {
-    const definition = fakeDefinition('test', options.fake)
+    const { capabilities } = options
+    const fake = fakeDefinition('test', options.fake)
+    const definition = capabilities === undefined ? fake : { ...fake, capabilities }
     const blockBytes = (await definition.driver?.blockBytes(FAKE_MODEL)) ?? 0
     const settings = agentSettings.parse({
       deviceId: options.deviceId,
@@ -139,7 +145,7 @@ export class TestDevice extends TestClient {
       linkBytesPerSecond: options.linkBytesPerSecond,
     })
     const log = createLogger({ service: options.deviceId, terminal: false })
-    const { limits, onKvChange } = options
+    const { limits, onKvChange, onBroken } = options
     return new TestDevice(
       await startServingDevice({
         definition,
@@ -148,6 +154,7 @@ export class TestDevice extends TestClient {
         log,
         ...(limits === undefined ? {} : { limits }),
         ...(onKvChange === undefined ? {} : { onKvChange }),
+        ...(onBroken === undefined ? {} : { onBroken }),
       }),
     )
   }
