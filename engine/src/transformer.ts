@@ -11,8 +11,8 @@
 import { availableParallelism } from 'node:os'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
-import { buildAttentionGraph } from './attention-graph.js'
 import { type AttentionCall, planAttention, type Query, rowOrder } from './attention-plan.js'
+import { AttentionSessions } from './attention-sessions.js'
 import { buildDenseGraphs } from './dense-graphs.js'
 import {
   BLOCK_TOKENS,
@@ -27,7 +27,9 @@ import { STEP_ROWS_MAX } from './limits.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
+import { floats, sessionOptions } from './ort-session.js'
 import { type RotaryTables, rotaryTables } from './rotary.js'
+import { inCallersOrder, pickRows, wantedRows } from './wanted-rows.js'
 
 export interface StepHooks {
   /** The layer's K/V of all new tokens are in the blocks. */
@@ -276,149 +278,8 @@ export class Transformer {
   }
 }
 
-/** The attention graph with as many threads as it may have without breaking rule A1 of attention-graph.ts. */
-class AttentionSessions {
-  readonly #config: ModelConfig
-  /** At most one thread a KV head: then no product is divided among threads. */
-  readonly #narrow: InferenceSession
-  /** All threads, for many rows: products are then divided by rows only. */
-  readonly #wide: InferenceSession
-  readonly #wideRowsMin: number
-
-  private constructor(
-    config: ModelConfig,
-    threads: number,
-    narrow: InferenceSession,
-    wide: InferenceSession,
-  ) {
-    this.#config = config
-    this.#narrow = narrow
-    this.#wide = wide
-    // The product with V is divided by rows where it has at least as many rows as columns; the other
-    // bound leaves every thread more than one row.
-    this.#wideRowsMin = Math.max(config.headDim, 2 * threads)
-  }
-
-  static async create(config: ModelConfig, threads: number): Promise<AttentionSessions> {
-    const model = buildAttentionGraph(config)
-    const narrow = await InferenceSession.create(model, sessionOptions(Math.min(threads, config.kvHeads)))
-    const wide =
-      threads > config.kvHeads ? await InferenceSession.create(model, sessionOptions(threads)) : narrow
-    return new AttentionSessions(config, threads, narrow, wide)
-  }
-
-  /** `q`: `[call.rows, heads · dim]`; returns the same shape. */
-  async run(call: AttentionCall, q: Float32Array, slab: Tensor): Promise<Float32Array> {
-    const { heads, kvHeads, headDim } = this.#config
-    const { batch, queryRows, keys } = call
-    const group = heads / kvHeads
-    const query = call.doubled ? doubleRows(q, heads * headDim) : q
-    const runs = [batch, kvHeads, keys / BLOCK_TOKENS]
-    const session = group * queryRows >= this.#wideRowsMin ? this.#wide : this.#narrow
-    const { attention } = await session.run({
-      q: new Tensor('float32', query, [batch, queryRows, kvHeads, group, headDim]),
-      slab,
-      keyRuns: new Tensor('int32', call.keyRuns, runs),
-      valueRuns: new Tensor('int32', call.valueRuns, runs),
-      mask: new Tensor('float32', call.mask, [batch, 1, 1, queryRows, keys]),
-      scoresByRow: shapeTensor(batch, kvHeads, group, queryRows, keys),
-      scoresFlat: shapeTensor(batch, kvHeads, group * queryRows, keys),
-    })
-    const out = floats(attention)
-    return call.doubled ? everySecondRow(out, heads * headDim) : out
-  }
-}
-
-function sessionOptions(threads: number): InferenceSession.SessionOptions {
-  return {
-    executionProviders: ['cpu'],
-    intraOpNumThreads: threads,
-    interOpNumThreads: 1,
-    // Shapes change from step to step.
-    enableMemPattern: false,
-    // Each session would keep an arena of its own for the largest step it has seen.
-    enableCpuMemArena: false,
-    // Several processes share the cores: a thread that waits must not burn one.
-    extra: { session: { intra_op: { allow_spinning: '0' } } },
-  }
-}
-
-interface WantedRow {
-  /** Row of the step. */
-  readonly row: number
-  /** Index among the ordered sequences. */
-  readonly at: number
-  readonly query: Query
-}
-
 function queryOf({ blocks, start, tokens }: StepSequence): Query {
   return { blocks, position: start, rows: tokens.length }
-}
-
-/** The last rows of the sequences that want logits, by length as attention wants them. */
-function wantedRows(ordered: readonly StepSequence[]): WantedRow[] {
-  const wanted: WantedRow[] = []
-  let row = 0
-  for (const [at, { blocks, start, tokens, wantLogits }] of ordered.entries()) {
-    row += tokens.length
-    if (!wantLogits) continue
-    wanted.push({ row: row - 1, at, query: { blocks, position: start + tokens.length - 1, rows: 1 } })
-  }
-  return wanted.sort((a, b) => a.query.position - b.query.position)
-}
-
-function pickRows(values: Float32Array, wanted: readonly WantedRow[], width: number): Float32Array {
-  const picked = new Float32Array(wanted.length * width)
-  for (const [i, { row }] of wanted.entries()) {
-    picked.set(values.subarray(row * width, (row + 1) * width), i * width)
-  }
-  return picked
-}
-
-/** Rows in the order of `wanted` to rows in the order in which the caller gave the sequences. */
-function inCallersOrder(
-  logits: Float32Array,
-  wanted: readonly WantedRow[],
-  order: readonly number[],
-  width: number,
-): Float32Array {
-  const index = (entry: WantedRow) => order[entry.at] ?? 0
-  const sorted = wanted
-    .map((entry, from) => ({ from, index: index(entry) }))
-    .sort((a, b) => a.index - b.index)
-  if (sorted.every(({ from }, to) => from === to)) return logits
-  const out = new Float32Array(logits.length)
-  for (const [to, { from }] of sorted.entries()) {
-    out.set(logits.subarray(from * width, (from + 1) * width), to * width)
-  }
-  return out
-}
-
-function doubleRows(values: Float32Array, width: number): Float32Array {
-  const doubled = new Float32Array(values.length * 2)
-  for (let row = 0; row * width < values.length; row++) {
-    const own = values.subarray(row * width, (row + 1) * width)
-    doubled.set(own, 2 * row * width)
-    doubled.set(own, (2 * row + 1) * width)
-  }
-  return doubled
-}
-
-function everySecondRow(values: Float32Array, width: number): Float32Array {
-  const single = new Float32Array(values.length / 2)
-  for (let row = 0; row * width < single.length; row++) {
-    single.set(values.subarray(2 * row * width, (2 * row + 1) * width), row * width)
-  }
-  return single
-}
-
-function shapeTensor(...sizes: number[]): Tensor {
-  return new Tensor('int64', BigInt64Array.from(sizes, BigInt), [sizes.length])
-}
-
-function floats(tensor: Tensor | undefined): Float32Array {
-  if (tensor?.data instanceof Float32Array) return tensor.data
-  throw new TypeError('a graph gave no f32 result')
 }
 
 function suitableThreads({ hiddenSize, heads, kvHeads, headDim, intermediateSize }: ModelConfig): number {
