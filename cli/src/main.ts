@@ -22,6 +22,16 @@ Exit codes: ${EXIT.ok} done, ${EXIT.failure} failed (one sentence on stderr says
 export async function main(args: readonly string[]): Promise<void> {
   // A reader that has seen enough, such as head, is no error.
   process.stdout.on('error', () => process.exit(EXIT.ok))
+  try {
+    await createProgram().parseAsync([...args], { from: 'user' })
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    // Commander has said it already; help and version are no errors.
+    process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage
+  }
+}
+
+export function createProgram(): Command {
   const program = new Command('kvasir')
     .description('Serves language models on machines that mix GPUs and FPGAs.')
     .version(SOFTWARE_VERSION)
@@ -42,11 +52,5 @@ export async function main(args: readonly string[]): Promise<void> {
   ]) {
     add(program, runCommand)
   }
-  try {
-    await program.parseAsync([...args], { from: 'user' })
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error
-    // Commander has said it already; help and version are no errors.
-    process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage
-  }
+  return program
 }

@@ -29,6 +29,7 @@ export async function callApi(url: string, path: string, call: ApiCall = {}): Pr
       method: call.method ?? 'GET',
       headers: {
         ...(call.body === undefined ? {} : { 'content-type': 'application/json' }),
+        ...authorization(process.env),
         ...call.headers,
       },
       ...(call.body === undefined ? {} : { body: JSON.stringify(call.body) }),
@@ -57,6 +58,12 @@ export function apiErrorMessage(body: unknown): string | undefined {
   const { error } = body
   if (typeof error !== 'object' || error === null || !('message' in error)) return undefined
   return String(error.message)
+}
+
+/** The key to send: the client's own, else one of those that a coordinator on this machine was given. */
+function authorization(environment: NodeJS.ProcessEnv): Record<string, string> {
+  const key = environment.KVASIR_API_KEY || environment.KVASIR_API_KEYS?.split(',')[0]?.trim()
+  return key ? { authorization: `Bearer ${key}` } : {}
 }
 
 async function errorOfResponse(response: Response, path: string): Promise<KvasirError> {

@@ -3,7 +3,7 @@
 import { takeInventory } from '@kvasir/host-agent/inventory/inventory'
 import { SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import type { Command } from 'commander'
-import { benchOverhead, type OverheadOptions, type OverheadResult } from '../bench/overhead.js'
+import type { OverheadOptions, OverheadResult } from '../bench/overhead.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import { positiveOption } from './option-values.js'
@@ -25,6 +25,8 @@ export function benchCommand(program: Command, run: Run): void {
       run(async (): Promise<ExitCode> => {
         const interrupted = interruptSignal()
         try {
+          // The engine is large, and only this needs it.
+          const { benchOverhead } = await import('../bench/overhead.js')
           const result = await benchOverhead(options, interrupted)
           if (options.json) printJson({ name: 'overhead', ...result, environment: environment() })
           else show(result)

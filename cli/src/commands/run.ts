@@ -13,7 +13,6 @@ import { locateCluster } from '../client/locate-cluster.js'
 import { firstModel } from '../client/models.js'
 import { EXIT } from '../exit-codes.js'
 import { print, printJson, say, withProgress } from '../terminal.js'
-import { runLocally } from './local-run.js'
 import { countOption, numberOption, positiveOption } from './option-values.js'
 import { interruptSignal, type Run } from './run-command.js'
 import { modelDefault } from './up-options.js'
@@ -88,6 +87,17 @@ export function runCommandOf(program: Command, run: Run): void {
         }
       }),
     )
+}
+
+async function runLocally(
+  prompt: string,
+  options: RunOptions,
+  signal: AbortSignal,
+  write: (text: string) => void,
+): Promise<RunDocument> {
+  // The engine is large, and only this needs it.
+  const local = await import('./local-run.js')
+  return local.runLocally(prompt, { ...options, model: options.model ?? modelDefault }, signal, write)
 }
 
 async function runOnCluster(

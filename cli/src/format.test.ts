@@ -1,0 +1,17 @@
+import { expect, test } from 'vitest'
+import { rateOption } from './commands/option-values.js'
+import { formatBytes, formatDuration, formatRate, formatShare } from './format.js'
+
+test('durations, sizes, rates and shares have three digits that matter', () => {
+  expect([0.0004, 0.95, 12.34, 999, 4_560].map(formatDuration)).toEqual([
+    ...['0 µs', '950 µs', '12.3 ms', '999 ms', '4.56 s'],
+  ])
+  expect([0, 999, 1_570_000, 2e15].map(formatBytes)).toEqual(['0 B', '999 B', '1.57 MB', '2.00 PB'])
+  expect([null, 0, 25e6].map(formatRate)).toEqual(['–', '–', '25.0 MB/s'])
+  expect([null, -0.1, 0.974].map(formatShare)).toEqual(['–', '0 %', '97 %'])
+})
+
+test('a rate is bytes a second with or without a unit', () => {
+  expect(['25000000', '25M', '1.5G', '2k'].map(rateOption)).toEqual([25e6, 25e6, 1.5e9, 2e3])
+  for (const wrong of ['', '25 M', '-1', '0', '5T']) expect(() => rateOption(wrong)).toThrow(/bytes a second/)
+})

@@ -1,0 +1,50 @@
+import { expect, test } from 'vitest'
+import { type ClusterWish, planCluster } from './cluster-plan.js'
+
+const wish: ClusterWish = {
+  model: '/models/skald',
+  gpus: 1,
+  fpgas: 2,
+  port: undefined,
+  linkBytesPerSecond: undefined,
+  devicePrefix: '',
+}
+const natsUrl = 'nats://127.0.0.1:4333'
+
+test('the default cluster: a coordinator, a host, a gpu and two fpga agents', () => {
+  const plan = planCluster(wish, natsUrl)
+  expect(plan.coordinator.args).toEqual([
+    ...['--nats', natsUrl, '--model', '/models/skald', '--port-preferred', '8080'],
+  ])
+  expect(plan.agents.map((agent) => [agent.name, agent.script])).toEqual([
+    ['host-0', 'host-agent/dist/main.js'],
+    ['gpu-0', 'gpu-agent/dist/main.js'],
+    ['fpga-0', 'fpga-agent/dist/main.js'],
+    ['fpga-1', 'fpga-agent/dist/main.js'],
+  ])
+  expect(plan.agents[0]?.args).toEqual(['--nats', natsUrl, '--device-id', 'host-0'])
+  expect(plan.agents[1]?.args).toEqual([
+    '--nats',
+    natsUrl,
+    '--device-id',
+    'gpu-0',
+    '--model',
+    '/models/skald',
+  ])
+})
+
+test('a port by name, a held link and a prefix reach every process they concern', () => {
+  const plan = planCluster(
+    { ...wish, port: 0, linkBytesPerSecond: 25_000_000, devicePrefix: 'rack1-' },
+    natsUrl,
+  )
+  expect(plan.coordinator.args.slice(-2)).toEqual(['--port', '0'])
+  for (const agent of plan.agents) {
+    expect(agent.args).toContain(`rack1-${agent.name}`)
+    expect(agent.args.slice(-2)).toEqual(['--link-bytes-per-second', '25000000'])
+  }
+})
+
+test('a cluster without a device that computes is refused', () => {
+  expect(() => planCluster({ ...wish, gpus: 0, fpgas: 0 }, natsUrl)).toThrow(/at least one/)
+})
