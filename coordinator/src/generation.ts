@@ -88,7 +88,7 @@ export interface RequestReport {
   readonly kv: {
     readonly bytes: number
     readonly chunks: number
-    /** 1 − exposed ÷ busy; null before the transfer ends or where there was none. */
+    /** 1 − exposed ÷ busy, 0 where nothing was hidden; null before the transfer ends or where there was none. */
     readonly overlap: number | null
     readonly bytesPerSecond: number | null
   }

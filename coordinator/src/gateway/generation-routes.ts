@@ -33,6 +33,7 @@ import type { Exchanges } from './exchanges.js'
 import type { GatewayContext } from './gateway-context.js'
 import type { GenerationPlan } from './generation-plan.js'
 import { modelOf, type PreparedPrompt, preparePrompt, samplingOf } from './prepare.js'
+import { pullTimingOf } from './pull-timing.js'
 import { SseStream } from './sse-stream.js'
 import { type Piece, TextAssembler } from './text-assembler.js'
 
@@ -87,6 +88,7 @@ export function registerGenerationRoutes(
   ) {
     const plan = endpoint.parse(request.body)
     const model = modelOf(plan, gateway.textModels)
+    const pullTiming = pullTimingOf(request.headers)
     exchange.planned(plan)
     const prompt = await prepare(plan, model)
     exchange.prepared(prompt.promptTokens.length)
@@ -98,6 +100,7 @@ export function registerGenerationRoutes(
       maxTokens: prompt.maxTokens,
       sampling: samplingOf(plan, model),
       tenantSalt: keys.tenantSalt(request.headers.authorization),
+      ...pullTiming,
     })
     exchange.onStop((cause) => generation.cancel(cause === 'slow-client' ? cause : 'client-gone'))
     const answer = {

@@ -83,7 +83,8 @@ export class RequestRecord {
       kv: {
         bytes: kv.bytes,
         chunks: kv.chunks,
-        overlap: kv.busyUs > 0 ? 1 - kv.exposedUs / kv.busyUs : null,
+        // A wait for the receiver after prefill can exceed the transfer itself: then nothing was hidden.
+        overlap: kv.busyUs > 0 ? Math.max(0, 1 - kv.exposedUs / kv.busyUs) : null,
         bytesPerSecond: kv.busyUs > 0 ? (kv.bytes / kv.busyUs) * 1e6 : null,
       },
     }
