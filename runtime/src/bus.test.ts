@@ -39,6 +39,13 @@ async function until(check: () => boolean, ms = 5_000): Promise<void> {
   }
 }
 
+/** Waits until the server knows all subscriptions of a bus: it takes what a connection says in order. */
+async function reachedServer(bus: Bus): Promise<void> {
+  const subscription = bus.respond('test.reached', () => ({}))
+  await bus.request('test.reached', {}, 2_000)
+  subscription.unsubscribe()
+}
+
 function statusOf(bus: Bus, wanted: boolean): Promise<void> {
   const seen = deferred<void>()
   const off = bus.onStatus((connected) => {
@@ -66,9 +73,7 @@ describe('a bus with its server', () => {
       seen.push([message, subject])
       if (seen.length === 1) throw new Error('a handler that fails')
     })
-    // An answered request shows that the subscription has reached the server.
-    receiver.respond('test.sync', () => ({}))
-    await sender.request('test.sync', {}, 2_000)
+    await reachedServer(receiver)
 
     const stranger = await connect({ servers: server.url })
     stranger.publish('test.load.gpu-0', 'not JSON')
@@ -91,7 +96,7 @@ describe('a bus with its server', () => {
       return { echo: request }
     })
     answerer.respond('test.silent', () => new Promise(() => {}))
-    await until(() => answerer.connected)
+    await reachedServer(answerer)
     expect(await asker.request('test.control', { a: 1 }, 2_000)).toEqual({ echo: { a: 1 } })
     const error = await failure(asker.request('test.control', { fail: true }, 2_000))
     expect(error).toBeInstanceOf(LeaseExpiredError)
