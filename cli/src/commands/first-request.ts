@@ -6,17 +6,24 @@ import { firstModel } from '../client/models.js'
 import { formatBytes, formatDuration, formatRate, formatShare } from '../format.js'
 import { color, print, renderTable } from '../terminal.js'
 
-const prompt =
-  'Once upon a time there was an old smith who lived at the edge of a dark forest. Every evening, when the ' +
-  'fire was low and the wind came down from the hills, he heard a voice that called his name from among the ' +
-  'trees. One night he took his lantern and his hammer, opened the door, and'
+/** Long enough for a KV cache whose way is worth watching. */
+const prompt = [
+  'Once upon a time there was an old smith who lived at the edge of a dark forest, and he had one daughter, who was as clever as she was kind. The smith was poor, for few people came so far from the town, but he had never turned a beggar from his door. One winter evening, when the snow lay deep upon the hills, there came a knock, and a little grey man stood upon the step with ice in his beard.',
+  '"Good smith," said the little man, "I have walked all day, and my lantern is broken. Will you mend it for me, and let me sit by your fire until it is done?"',
+  'The smith bade him come in, and the girl gave him bread and the last of the milk. Then the smith blew up his fire and took his hammer, and before the bread was eaten the lantern was as good as new. The little man looked at it for a long time, and he was well pleased.',
+  '"I have no gold to give you," he said, "but I will tell you a thing that is worth more than gold. Three times in the night you shall hear a voice that calls your name from among the trees. Do not answer the first time, nor the second. But when it calls the third time, take this lantern and go where it leads you, and do not look behind you until the sun is in the sky."',
+  'When he had said this he was gone, and nobody had seen him open the door. The girl would have laughed, but the lantern stood upon the table and burned with a clear blue light, and no wind could make it tremble. So they sat and waited. The fire was low, and the wind came down from the hills, and the voice called once, and the smith did not stir. It called again, and he held his daughter by the hand. And when it called the third time, he rose up and took the lantern, opened the door, and',
+].join('\n')
+
+/** Of the prompt, printed: its last sentences. */
+const promptShown = prompt.slice(prompt.indexOf('So they sat and waited.'))
 
 /** Its text is the same on every machine, since the default cluster computes in profile exact. */
-const sampling = { maxTokens: 48, temperature: 0.7, topP: 0.9, seed: 7 }
+const sampling = { maxTokens: 48, temperature: 0.7, topP: 0.9, seed: 13 }
 
 export async function runFirstRequest(url: string, signal: AbortSignal): Promise<void> {
   const model = await firstModel(url)
-  print(`\n${color.dim(prompt)}`)
+  print(`\n${color.dim(`(a tale of ${prompt.split(/\s+/).length} words, which ends:) ${promptShown}`)}`)
   const result = await generate(url, { model: model.id, prompt, chat: false, ...sampling }, signal, (text) =>
     process.stdout.write(text),
   )
