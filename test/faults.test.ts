@@ -83,7 +83,7 @@ test('nats-server killed and restarted in mid-stream disturbs no request', async
   const result = await streamCompletion(cluster, {
     maxTokens,
     onChunk: async (chunks) => {
-      if (chunks === 40) await cluster.kill('nats')
+      if (chunks === 40) await cluster.killNats()
     },
   })
   expect(result.text).toBe(undisturbed)
@@ -98,7 +98,7 @@ test('nats-server killed and restarted in mid-stream disturbs no request', async
 })
 
 test('serving goes on through a long NATS outage, and devices are back after it', async () => {
-  await cluster.kill('nats')
+  await cluster.killNats()
   const since = Date.now()
   while (Date.now() - since < 2_500) {
     const result = await streamCompletion(cluster, { maxTokens: 50 })

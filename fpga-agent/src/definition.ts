@@ -5,7 +5,7 @@ import { ortFactory } from '@kvasir/agent/ort-factory'
 
 export const fpgaDefinition: DeviceDefinition = {
   kind: 'fpga',
-  capabilities: ['CAPABILITY_DECODE', 'CAPABILITY_PREFILL', 'CAPABILITY_KV_TIER'],
+  capabilities: ['CAPABILITY_DECODE', 'CAPABILITY_PREFILL'],
   deviceModel: cpuStandIn('an FPGA'),
   tier: { name: 'hbm', kind: 'TIER_KIND_HBM' },
   decodeSlotsDefault: 8,

@@ -5,7 +5,7 @@ import { ortFactory } from '@kvasir/agent/ort-factory'
 
 export const gpuDefinition: DeviceDefinition = {
   kind: 'gpu',
-  capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE', 'CAPABILITY_KV_TIER'],
+  capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE'],
   deviceModel: cpuStandIn('a GPU'),
   tier: { name: 'hbm', kind: 'TIER_KIND_HBM' },
   decodeSlotsDefault: 32,

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { awaitReady, type Child, spawnChild } from '@kvasir/runtime/child'
-import { freePort, natsServerPath, startNats } from './nats.js'
+import { startNatsServer, type TestNatsServer } from '@kvasir/runtime/testing/nats-server'
 
 export const projectRoot = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
 export const skald = join(projectRoot, 'models/skald')
@@ -50,8 +50,7 @@ export class TestCluster {
   readonly processes = new Map<string, Child>()
   readonly ready = new Map<string, Record<string, unknown>>()
   url = ''
-  natsUrl = ''
-  #natsPort = 0
+  #nats: TestNatsServer | undefined
   readonly #options: ClusterOptions
   readonly #specs = new Map<string, AgentSpec>()
 
@@ -64,9 +63,7 @@ export class TestCluster {
     const cluster = new TestCluster(options)
     try {
       mkdirSync(join(cluster.home, 'log'), { recursive: true })
-      cluster.#natsPort = await freePort()
-      cluster.natsUrl = `nats://127.0.0.1:${cluster.#natsPort}`
-      await cluster.startNats()
+      cluster.#nats = await startNatsServer()
       await cluster.startCoordinator()
       await Promise.all(options.agents.map((spec) => cluster.startAgent(spec.name)))
       await cluster.untilDevicesReady(options.agents.map((spec) => spec.name))
@@ -77,14 +74,18 @@ export class TestCluster {
     }
   }
 
+  async killNats(): Promise<void> {
+    await this.#nats?.kill()
+  }
+
+  /** Again on its port, with its store. */
   async startNats(): Promise<void> {
-    const child = await startNats(natsServerPath(), this.#natsPort, join(this.home, 'nats'))
-    this.processes.set('nats', child)
+    await this.#nats?.start()
   }
 
   async startCoordinator(): Promise<void> {
     const facts = await this.#spawn('coordinator', 'coordinator/dist/main.js', [
-      ...['--nats', this.natsUrl, '--model', this.#model(), '--port', '0'],
+      ...['--nats', this.#natsUrl(), '--model', this.#model(), '--port', '0'],
       ...(this.#options.coordinatorFlags ?? []),
     ])
     this.url = String(facts.url)
@@ -95,7 +96,7 @@ export class TestCluster {
     if (!spec) throw new Error(`no agent ${name} in this test's cluster`)
     const model = spec.script.startsWith('host-agent') ? [] : ['--model', this.#model()]
     return this.#spawn(name, spec.script, [
-      ...['--nats', this.natsUrl, '--device-id', name, ...model],
+      ...['--nats', this.#natsUrl(), '--device-id', name, ...model],
       ...(spec.flags ?? []),
     ])
   }
@@ -137,7 +138,12 @@ export class TestCluster {
 
   async stop(): Promise<void> {
     await Promise.all([...this.processes.keys()].map((name) => this.kill(name)))
+    await this.#nats?.close()
     rmSync(this.home, { recursive: true, force: true })
+  }
+
+  #natsUrl(): string {
+    return this.#nats?.url ?? ''
   }
 
   #model(): string {

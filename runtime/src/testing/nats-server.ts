@@ -1,13 +1,13 @@
 /**
  * A real nats-server for tests: free port, JetStream in a temporary folder, and the
- * faults that tests need.
+ * faults that tests need. It is the one that set-up found, and ends with the test's process.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { type Child, spawnChild } from '../child.js'
 import { delay } from '../deferred.js'
 import { UnavailableError } from '../errors.js'
 
@@ -29,19 +29,16 @@ const START_MS = 5_000
 export async function startNatsServer(): Promise<TestNatsServer> {
   const store = mkdtempSync(join(tmpdir(), 'kvasir-nats-'))
   const port = await freePort()
-  let server: ChildProcess | undefined
+  let server: Child | undefined
 
   const kill = async () => {
-    if (server === undefined || server.exitCode !== null || server.signalCode !== null) return
-    const exited = once(server, 'exit')
-    server.kill('SIGKILL')
-    await exited
+    server?.kill('SIGKILL')
+    await server?.exited
   }
   const start = async (options: { readonly wipe?: boolean } = {}) => {
     if (options.wipe === true) rmSync(store, { recursive: true, force: true })
-    server = spawn('nats-server', ['-a', '127.0.0.1', '-p', String(port), '-js', '-sd', store], {
-      stdio: 'ignore',
-    })
+    const program = process.env.KVASIR_NATS_SERVER ?? 'nats-server'
+    server = spawnChild(program, ['-a', '127.0.0.1', '-p', String(port), '-js', '-sd', store])
     await untilListening(port, server)
   }
   await start()
@@ -70,11 +67,10 @@ export async function freePort(): Promise<number> {
   return typeof address === 'object' && address !== null ? address.port : 0
 }
 
-async function untilListening(port: number, server: ChildProcess): Promise<void> {
+async function untilListening(port: number, server: Child): Promise<void> {
   const endMs = performance.now() + START_MS
   while (performance.now() < endMs) {
-    if (server.exitCode !== null)
-      throw new UnavailableError(`nats-server ended with code ${server.exitCode}.`)
+    if (!server.running) throw new UnavailableError((await server.exited).reason)
     const socket = connect(port, '127.0.0.1')
     const connected = await Promise.race([
       once(socket, 'connect').then(
