@@ -1,0 +1,64 @@
+/** What every command prints with --json has the shape that docs/schemas says. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Ajv2020 } from 'ajv/dist/2020.js'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { projectRoot } from './support/cluster.js'
+import { Workplace } from './support/commands.js'
+
+const folder = join(projectRoot, 'docs/schemas')
+const ajv = new Ajv2020({ strict: true, allErrors: true, allowUnionTypes: true })
+let workplace: Workplace
+let requestId = ''
+
+async function json(command: string): Promise<unknown> {
+  const result = await workplace.run(`node cli/bin/kvasir.mjs ${command} --json`)
+  expect(result.code, result.stderr).toBe(0)
+  return JSON.parse(result.stdout)
+}
+
+function expectShape(name: string, document: unknown): void {
+  const validate = ajv.compile(JSON.parse(readFileSync(join(folder, `${name}.json`), 'utf8')))
+  validate(document)
+  expect(validate.errors ?? []).toEqual([])
+}
+
+beforeAll(() => {
+  workplace = new Workplace()
+})
+afterAll(() => workplace?.close())
+
+const checked = new Set<string>()
+/** In the order in which a user would type them; `down` ends the cluster that `up` started. */
+const commands: readonly [name: string, command: () => string][] = [
+  ['up', () => 'up --detach --port 0'],
+  ['run', () => 'run "Once upon a time" --max-tokens 8 --temperature 0'],
+  ['run', () => 'run "Once upon a time" --max-tokens 8 --temperature 0 --local'],
+  ['status', () => 'status'],
+  ['devices', () => 'devices'],
+  ['doctor', () => 'doctor'],
+  ['explain', () => `explain ${requestId}`],
+  ['trace', () => `trace ${requestId}`],
+  ['down', () => 'down'],
+]
+
+const texts: string[] = []
+for (const [name, command] of commands) {
+  test(`kvasir ${command().trim()} --json`, { timeout: 60_000 }, async () => {
+    const document = (await json(command())) as { requestId?: string | null; text?: string }
+    expectShape(name, document)
+    checked.add(name)
+    if (name === 'run') texts.push(document.text ?? '')
+    if (name === 'run' && document.requestId) requestId = document.requestId
+  })
+}
+
+test("the cluster's text and that of --local are the same", () => {
+  expect(texts).toHaveLength(2)
+  expect(texts[0]).toBe(texts[1])
+})
+
+test('every schema belongs to a command that was run; a bench runs too long for here', () => {
+  const schemas = readdirSync(folder).map((file) => file.replace('.json', ''))
+  expect(schemas.filter((name) => !checked.has(name))).toEqual(['bench'])
+})
