@@ -1,6 +1,6 @@
 /** The Node version that Kvasir needs. Runs on older Node too, so that it can say so. */
 
-export const nodeVersionMin = '20.19.0'
+const nodeVersionMin = '20.19.0'
 
 /**
  * One sentence when `version` is too old, else undefined.
