@@ -22,6 +22,8 @@ Exit codes: ${EXIT.ok} done, ${EXIT.failure} failed (one sentence on stderr says
 export async function main(args: readonly string[]): Promise<void> {
   // A reader that has seen enough, such as head, is no error.
   process.stdout.on('error', () => process.exit(EXIT.ok))
+  // A terminal that was closed must not end a supervisor through its progress lines.
+  process.stderr.on('error', () => {})
   try {
     await createProgram().parseAsync([...args], { from: 'user' })
   } catch (error) {

@@ -1,10 +1,10 @@
 /** `kvasir trace ID`: draws a request's trace, or writes it for Perfetto. */
 import path from 'node:path'
 import type { TraceView } from '@kvasir/coordinator/trace-store/trace-store'
-import { messageOf, UnavailableError } from '@kvasir/runtime/errors'
+import { messageOf, NotFoundError, UnavailableError } from '@kvasir/runtime/errors'
 import type { Command } from 'commander'
 import { writeAtomic } from '#setup/atomic-file'
-import { callApi } from '../client/api-client.js'
+import { callApi, callJson } from '../client/api-client.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { formatDuration } from '../format.js'
@@ -53,9 +53,22 @@ async function showTrace(id: string, options: TraceOptions): Promise<ExitCode> {
   return EXIT.ok
 }
 
-/** The trace once all its spans have arrived, or what there is of it after `waitMs`. */
+/**
+ * The trace once all its spans have arrived, or what there is of it after `waitMs`.
+ * @throws NotFoundError at once where neither a trace nor a request has this id
+ */
 export async function fetchTrace(url: string, id: string): Promise<TraceView> {
-  const response = await callApi(url, `/v1/traces/${encodeURIComponent(id)}?wait=${waitMs}`, {
+  const name = encodeURIComponent(id)
+  try {
+    await callJson(url, `/v1/traces/${name}`)
+  } catch (error) {
+    if (!(error instanceof NotFoundError)) throw error
+    // A request that has just ended may have sent no span yet; an unknown one never will.
+    await callJson(url, `/v1/requests/${name}`).catch(() => {
+      throw error
+    })
+  }
+  const response = await callApi(url, `/v1/traces/${name}?wait=${waitMs}`, {
     signal: AbortSignal.timeout(waitMs * 2),
   })
   return (await response.json()) as TraceView

@@ -57,8 +57,13 @@ async function superviseUntilEnd(
     stop.addEventListener('abort', () => resolve('stopped'))
   })
   const lost = cluster.lost.then((reason) => ({ reason }))
+  const work = job.whenReady(cluster, stop).catch((error: unknown) => {
+    // Work that a stop interrupted has not failed.
+    if (stop.aborted) return 'stay' as const
+    throw error
+  })
   try {
-    const outcome = await Promise.race([job.whenReady(cluster, stop), stopped, lost])
+    const outcome = await Promise.race([work, stopped, lost])
     if (outcome === 'end') return EXIT.ok
     const end = outcome === 'stay' ? await Promise.race([stopped, lost]) : outcome
     if (end === 'stopped') {

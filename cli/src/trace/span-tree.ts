@@ -23,8 +23,11 @@ export interface SpanTree {
 }
 
 export function buildSpanTree(spans: readonly TraceSpan[]): SpanTree {
-  const starts = spans.map((span) => BigInt(span.startUnixNano))
-  const origin = starts.reduce((least, start) => (start < least ? start : least), starts[0] ?? 0n)
+  let origin = BigInt(spans[0]?.startUnixNano ?? 0)
+  for (const span of spans) {
+    const start = BigInt(span.startUnixNano)
+    if (start < origin) origin = start
+  }
   const known = new Set(spans.map((span) => span.spanId))
   const byParent = new Map<string, TraceSpan[]>()
   for (const span of spans) {
