@@ -22,7 +22,7 @@ for (const { title, keys } of [
   { title: 'Coordinator', keys: Object.keys(coordinatorConfigSchema.shape) },
 ]) {
   test(`${title}: every setting has its row, and every row its setting`, () => {
-    const rows = [...section(title).matchAll(/^\| `(\w+)` \| `(\S+)` \| `(\w+)` \|/gm)]
+    const rows = [...section(title).matchAll(/^\| `(\w+)` +\| `(\S+)` +\| `(\w+)` +\|/gm)]
     const documented = rows.map(([, key, flag, variable]) => ({ key, flag, variable }))
     expect(keys.length).toBeGreaterThan(5)
     expect(documented).toEqual(keys.map((key) => ({ key, flag: flagOf(key), variable: variableOf(key) })))
