@@ -48,7 +48,13 @@ async function start(context: ProcessContext): Promise<Running> {
   const textModels = await loadTextModels(config.model)
   const bus = await connectBus({ url: config.nats, name: coordinatorId, log })
   const { traces, closeTraces } = startTraces(config, coordinatorId, log)
-  const serving = createServing({ bus, clock, log, coordinatorId, models: [...textModels.values()] })
+  const serving = createServing({
+    ...{ bus, clock, log, coordinatorId },
+    models: [...textModels.values()],
+    queuedMax: config.queuedMax,
+    placementDeadlineMs: config.placementDeadlineMs,
+    requestDeadlineMs: config.requestDeadlineMs,
+  })
   const encoder = createPromptEncoder({ models: config.model, jobsMax: config.promptsWaitingMax })
   const gateway = await createGateway({
     service: serving,
