@@ -8,7 +8,8 @@
  * V1. A device is `ready` only while it was heard: by load reports at most
  *     REPORT_SILENCE_MAX_MS ago, or, where none came yet or they stopped (our bus or
  *     its own is down), by health checks at most CHECK_SILENCE_MAX_MS ago. An
- *     advertisement is not a sign of life: the bucket keeps those of the dead.
+ *     advertisement is not a sign of life: the bucket keeps those of the dead. Nor are
+ *     reports enough after a call found nobody: then a check must find it first.
  * V2. Messages of an incarnation that another one superseded are ignored for ever;
  *     messages of one that was not advertised yet, until it is.
  * V3. What is committed for an epoch is uncommitted exactly once.
@@ -56,8 +57,8 @@ interface DeviceEntry extends DeviceView {
   advertisedAtMs: number
   heardBy: 'reports' | 'checks'
   withdrawn: boolean
-  /** A call or a check failed since it was last heard. */
-  suspect: boolean
+  /** It fell silent or a check failed, which anything heard of it ends; or a call found nobody, which a check must. */
+  suspect: 'no' | 'silent' | 'unreachable'
   failedChecks: number
   /** Running work on it was given up. */
   givenUp: boolean
@@ -99,7 +100,7 @@ export class ClusterView {
 
   state(deviceId: string, nowMs: number): DeviceState {
     const entry = this.#devices.get(deviceId)
-    if (!entry || entry.suspect || !isHeard(entry, nowMs)) return 'lost'
+    if (!entry || entry.suspect !== 'no' || !isHeard(entry, nowMs)) return 'lost'
     return entry.withdrawn || entry.load?.draining === true ? 'draining' : 'ready'
   }
 
@@ -123,10 +124,14 @@ export class ClusterView {
   /** Room for one more sequence: the freest tier's, since a sequence is kept in one. */
   kvBytesFree(deviceId: string): number {
     const entry = this.#devices.get(deviceId)
-    if (!entry) return 0
-    const capacities = entry.load?.tiers ?? entry.facts.tiers
-    const capacity = Math.max(0, ...capacities.map((tier) => tier.capacityBytes))
-    return capacity - entry.others.kvBytes - entry.own.kvBytes
+    return entry ? this.kvBytesMax(deviceId) - entry.others.kvBytes - entry.own.kvBytes : 0
+  }
+
+  /** Room for one sequence in a device that holds nothing else. */
+  kvBytesMax(deviceId: string): number {
+    const entry = this.#devices.get(deviceId)
+    const capacities = entry?.load?.tiers ?? entry?.facts.tiers ?? []
+    return Math.max(0, ...capacities.map((tier) => tier.capacityBytes))
   }
 
   /** Returns the life that this advertisement ends, if any. */
@@ -148,7 +153,7 @@ export class ClusterView {
       advertisedAtMs: nowMs,
       heardBy: 'checks',
       withdrawn: false,
-      suspect: false,
+      suspect: 'no',
       failedChecks: 0,
       givenUp: false,
       checkedAtMs: Number.NEGATIVE_INFINITY,
@@ -173,7 +178,10 @@ export class ClusterView {
     entry.load = load
     entry.heardBy = 'reports'
     entry.refusedUntilMs = 0
+    // A device may report and yet be out of reach for calls, so that only a check ends that suspicion.
+    const isUnreachable = entry.suspect === 'unreachable'
     heard(entry, nowMs)
+    if (isUnreachable) entry.suspect = 'unreachable'
     // The report may be older than what was asked of the device since: our own part of it is taken
     // at its peak, since a device thought too free refuses, but one thought too full is idle.
     const used = {
@@ -190,13 +198,13 @@ export class ClusterView {
     const entry = this.#current(device)
     if (!entry || entry.heardBy === 'reports') {
       // Asked because a call failed: a yes ends the suspicion, a no changes nothing before reports stop.
-      if (entry?.suspect && ok) heard(entry, entry.heardAtMs)
+      if (entry && entry.suspect !== 'no' && ok) heard(entry, entry.heardAtMs)
       return
     }
     if (ok) {
       heard(entry, nowMs)
     } else {
-      entry.suspect = true
+      if (entry.suspect === 'no') entry.suspect = 'silent'
       entry.failedChecks += 1
     }
   }
@@ -204,8 +212,8 @@ export class ClusterView {
   /** A call to the device found nobody. */
   suspect(device: DeviceRef): void {
     const entry = this.#current(device)
-    if (!entry) return
-    entry.suspect = true
+    if (!entry || entry.suspect === 'unreachable') return
+    entry.suspect = 'unreachable'
     entry.checkedAtMs = Number.NEGATIVE_INFINITY
   }
 
@@ -240,9 +248,9 @@ export class ClusterView {
       }
       if (entry.heardBy === 'reports' && !isHeard(entry, nowMs)) {
         entry.heardBy = 'checks'
-        entry.suspect = true
+        if (entry.suspect === 'no') entry.suspect = 'silent'
       }
-      const isAsked = entry.heardBy === 'checks' || entry.suspect
+      const isAsked = entry.heardBy === 'checks' || entry.suspect !== 'no'
       if (isAsked && nowMs - entry.checkedAtMs >= CHECK_INTERVAL_MS) {
         entry.checkedAtMs = nowMs
         checks.push(entry.ref)
@@ -279,7 +287,7 @@ export class ClusterView {
 
 function heard(entry: DeviceEntry, nowMs: number): void {
   entry.heardAtMs = nowMs
-  entry.suspect = false
+  entry.suspect = 'no'
   entry.failedChecks = 0
   entry.givenUp = false
 }

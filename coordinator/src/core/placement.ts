@@ -83,6 +83,17 @@ export function kvBytes(model: ModelFacts, tokens: number): number {
   return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * model.kvBytesPerToken
 }
 
+/** Whether some device could keep the prompt and some device all of it, if they held nothing else. */
+export function fitsEmptyDevices(input: PlacementInput, view: ClusterView): boolean {
+  const fits = (role: Role, tokens: number): boolean =>
+    [...view.devices()].some(({ facts }) => {
+      const model = modelOn(facts, input.modelDigest, input.profile)
+      if (!model || !facts.capabilities.includes(role)) return false
+      return kvBytes(model, tokens) <= view.kvBytesMax(facts.deviceId)
+    })
+  return fits('prefill', input.prefillTokens) && fits('decode', input.reserveTokens)
+}
+
 export function place(
   input: PlacementInput,
   view: ClusterView,

@@ -82,6 +82,7 @@ export class RequestBook {
       number: decision.epoch,
       decision,
       firstIndex: request.emitted,
+      placedAtMs: nowMs,
       shares: new Map(),
       awaitsPrefill: false,
       decodeNext: request.emitted,
@@ -128,14 +129,22 @@ export class RequestBook {
     request.emitted += count
   }
 
-  /** Ends the epoch; the request waits again, before those that have not begun. */
-  placeAnew(request: Request, cause: string, nowMs: number): void {
+  /**
+   * Ends the epoch; the request waits again, before those that have not begun. The wait starts anew after
+   * progress and after a failure, of which a request survives only some. A refusal does neither, and could
+   * come for ever: then only the time that a device worked on the request is not counted as waiting.
+   */
+  placeAnew(request: Request, epoch: Epoch, why: 'failure' | 'refusal', cause: string, nowMs: number): void {
+    const hasProgressed = request.emitted > epoch.firstIndex
+    if (hasProgressed || (why === 'failure' && request.hasBegun)) {
+      request.placeByMs = nowMs + this.#placementDeadlineMs
+    } else if (request.state === 'running') {
+      request.placeByMs += nowMs - epoch.placedAtMs
+    }
     this.#abandon(request, cause)
     request.movedBecause = cause
     request.state = 'queued'
     request.progressByMs = Number.POSITIVE_INFINITY
-    // A refusal before anything ran does not start the wait anew, or it would never end.
-    if (request.hasBegun) request.placeByMs = nowMs + this.#placementDeadlineMs
     this.#queue.add(request)
     this.#act({ type: 'requeue', requestId: request.requestId, cause })
   }

@@ -12,7 +12,7 @@ import type { ClusterView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import { explainNoPlacement } from './decision.js'
 import type { DeviceRef, ProfileName } from './facts.js'
-import { type PlacementInput, type PlacementLimits, place } from './placement.js'
+import { fitsEmptyDevices, type PlacementInput, type PlacementLimits, place } from './placement.js'
 import type { CoordinatorAction, Fault, RequestEvent } from './protocol.js'
 import {
   availableTokens,
@@ -172,9 +172,9 @@ export class RequestMachine {
       const input = this.#input(request, nowMs)
       const outcome = place(input, this.#view, this.#costs, this.#limits, nowMs)
       if (!outcome.placed) {
-        // One that avoids certain devices says nothing about those behind it.
+        // One that avoids certain devices, or is too large for all, says nothing about those behind it.
         const isPicky = [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
-        if (!isPicky) blocked.add(model)
+        if (!isPicky && fitsEmptyDevices(input, this.#view)) blocked.add(model)
         return false
       }
       const tokens = { prefill: input.prefillTokens, reserve: input.reserveTokens }
@@ -251,7 +251,7 @@ export class RequestMachine {
     if (reason === 'preempted') {
       const { deviceId } = epoch.decision.decode
       this.#view.refused(deviceId, nowMs)
-      this.#book.placeAnew(request, `${deviceId} took its memory back`, nowMs)
+      this.#book.placeAnew(request, epoch, 'refusal', `${deviceId} took its memory back`, nowMs)
       return
     }
     epoch.finished = reason
@@ -278,29 +278,29 @@ export class RequestMachine {
         return
       case 'refused':
         this.#view.refused(deviceId, nowMs)
-        this.#book.placeAnew(request, `${deviceId} refused`, nowMs)
+        this.#book.placeAnew(request, epoch, 'refusal', `${deviceId} refused`, nowMs)
         return
       case 'unreachable': {
         const { prefill, decode } = epoch.decision
         const device = [decode, prefill].find((ref) => ref.deviceId === deviceId)
         if (device) this.#view.suspect(device)
         avoid(request, deviceId, nowMs)
-        this.#survive(request, `${deviceId} was lost`, nowMs)
+        this.#survive(request, epoch, `${deviceId} was lost`, nowMs)
         return
       }
       case 'lease-expired':
-        this.#survive(request, `a lease on ${deviceId} ended`, nowMs)
+        this.#survive(request, epoch, `a lease on ${deviceId} ended`, nowMs)
         return
       case 'broken':
         avoid(request, deviceId, nowMs)
-        this.#survive(request, `${deviceId} failed`, nowMs)
+        this.#survive(request, epoch, `${deviceId} failed`, nowMs)
     }
   }
 
-  #survive(request: Request, cause: string, nowMs: number): void {
+  #survive(request: Request, epoch: Epoch, cause: string, nowMs: number): void {
     request.failures += 1
     if (request.failures <= FAILURES_MAX) {
-      this.#book.placeAnew(request, cause, nowMs)
+      this.#book.placeAnew(request, epoch, 'failure', cause, nowMs)
     } else {
       const message = `The request was moved ${FAILURES_MAX} times, lastly because ${cause}; try again.`
       this.#book.fail(request, 'unavailable', message)

@@ -22,6 +22,7 @@ export interface Epoch {
   readonly number: number
   readonly decision: Decision
   readonly firstIndex: number
+  readonly placedAtMs: number
   readonly shares: Map<Share, { readonly device: DeviceRef; readonly commitment: Commitment }>
   /** The first token comes from another device and is not here yet. */
   awaitsPrefill: boolean
