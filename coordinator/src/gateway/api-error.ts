@@ -120,5 +120,9 @@ function fromFrameworkError(thrown: unknown): ApiError | undefined {
       code: 'unsupported_media_type',
     })
   }
+  if (thrown.code === 'FST_ERR_BAD_URL' || thrown.code === 'FST_ERR_MAX_PARAM_LENGTH') {
+    const message = 'This path cannot be read, or is too long. See docs/api.md for what there is.'
+    return new ApiError({ status, message, code: 'invalid_url' })
+  }
   return new ApiError({ status, message: thrown.message, code: String(thrown.code).toLowerCase() })
 }

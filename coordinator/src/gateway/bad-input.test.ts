@@ -275,10 +275,15 @@ test('an unknown URL', async () => {
   })
 })
 
-test('a malformed URL', async () => {
-  const response = await gateway.app.inject({ method: 'GET', url: '/v1/requests/%zz' })
-  expect(response.statusCode).toBe(400)
-  expect(response.json().error.type).toBe('invalid_request_error')
+test.each([
+  ['malformed', '/v1/requests/%zz', 400],
+  ['too long', `/v1/requests/${'a'.repeat(600)}`, 414],
+])('a URL that is %s', async (_what, url, status) => {
+  const response = await gateway.app.inject({ method: 'GET', url })
+  expect(response.statusCode).toBe(status)
+  expect(response.json().error).toMatchObject({ type: 'invalid_request_error', code: 'invalid_url' })
+  expect(response.json().error.message.length).toBeLessThan(100)
+  expect(response.headers['x-kvasir-request-id']).toMatch(/^req-/)
 })
 
 test('nothing of it reached the serving side', () => {

@@ -32,6 +32,25 @@ async function rawPost(body: object): Promise<Socket> {
   return socket
 }
 
+test.each([
+  ['no HTTP', 'GARBAGE\r\n\r\n', 400, 'invalid_http'],
+  ['headers without end', `GET / HTTP/1.1\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`, 431, 'headers_too_large'],
+])(
+  '%s gets an error in the shape of all others, and the connection ends',
+  async (_what, bytes, status, code) => {
+    await start()
+    const socket = connect(Number(new URL(gateway.url).port), '127.0.0.1')
+    sockets.push(socket)
+    socket.on('error', () => {})
+    socket.write(bytes)
+    let answer = ''
+    for await (const chunk of socket) answer += chunk
+    const [head = '', body = ''] = answer.split('\r\n\r\n')
+    expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} [^]*x-kvasir-request-id: req-`))
+    expect(JSON.parse(body).error).toMatchObject({ code, type: 'invalid_request_error', param: null })
+  },
+)
+
 describe('a client that goes away', () => {
   test.each([
     ['in the middle of a stream', true],

@@ -24,6 +24,7 @@ import { createMetrics } from './metrics.js'
 import { registerReadRoutes } from './read-routes.js'
 import { drainRefusedBody } from './refused-body.js'
 import { registerTraceRoutes } from './trace-routes.js'
+import { answerUnreadable } from './unreadable-request.js'
 
 /** A request must have arrived whole within this time. */
 const REQUEST_TIMEOUT_MS = 60_000
@@ -49,6 +50,7 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
     genReqId: newRequestId,
     logger: false,
     routerOptions: { maxParamLength: 500 },
+    clientErrorHandler: answerUnreadable,
     frameworkErrors: (error, request, reply) => answerError(error, request, reply),
     http: { keepAlive: true, keepAliveInitialDelay: 5_000 },
   })
@@ -66,9 +68,7 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
   )
 
   app.addHook('onRequest', async (request, reply) => {
-    reply.header('x-kvasir-request-id', request.id)
-    // Where OpenAI's clients look for it.
-    reply.header('x-request-id', request.id)
+    nameRequest(request, reply)
     const isOpen =
       OPEN_PATHS.test(request.url) || (intakePath !== '' && request.url.startsWith(`${intakePath}/`))
     if (!isOpen) keys.tenantSalt(request.headers.authorization)
@@ -97,6 +97,8 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
     request: FastifyRequest,
     reply: FastifyReply,
   ): void {
+    // Of a path that cannot be read no hook ran.
+    nameRequest(request, reply)
     const error = exchanges.failed(request, thrown)
     if (error.retryAfterMs !== undefined) {
       reply.header('retry-after', String(Math.max(1, Math.ceil(error.retryAfterMs / 1000))))
@@ -117,6 +119,12 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
       await closing
     },
   }
+}
+
+function nameRequest(request: FastifyRequest, reply: FastifyReply): void {
+  reply.header('x-kvasir-request-id', request.id)
+  // Where OpenAI's clients look for it.
+  reply.header('x-request-id', request.id)
 }
 
 /** Unpacking would need bounds of its own; JSON of the size accepted here needs no packing. */
