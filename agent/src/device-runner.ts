@@ -274,7 +274,7 @@ export class DeviceRunner {
       tell.push({ id, say: (owner) => owner.sampled?.(token, index, stops) })
     }
     const actions = this.parts.core.step(
-      { type: 'step-finished', cancelled: result.cancelled, stopped },
+      { type: 'step-finished', cancelled: result.cancelled, stopped, elapsedUs: result.elapsedUs },
       this.parts.clock.nowMs(),
     )
     const next = actions.filter(({ type }) => type === 'run-step')

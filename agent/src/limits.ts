@@ -8,7 +8,7 @@ export interface AgentLimits {
   readonly leaseTtlMs: number
   /** Prefills that wait for memory; more are refused. */
   readonly waitingMax: number
-  /** Rows of a prefill chunk while nothing decodes, and while decodes share the step. */
+  /** Most rows of a prefill chunk while nothing decodes, and while decodes share the step (fewer where a row costs much). */
   readonly chunkTokens: number
   readonly sharedChunkTokens: number
   readonly rowsMax: number

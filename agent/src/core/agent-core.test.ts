@@ -105,9 +105,9 @@ describe('AgentCore', () => {
           },
           1,
         ),
-        core.step({ type: 'step-finished', cancelled: false, stopped: [] }, 2),
+        core.step({ type: 'step-finished', cancelled: false, stopped: [], elapsedUs: 1_000 }, 2),
         core.step({ type: 'end', sequence: 1, cause: 'cancelled' }, 3),
-        core.step({ type: 'step-finished', cancelled: false, stopped: [] }, 4),
+        core.step({ type: 'step-finished', cancelled: false, stopped: [], elapsedUs: 1_000 }, 4),
       ]
     }
     expect(play()).toEqual(play())

@@ -17,6 +17,7 @@ import { ensureRoom } from './decode-room.js'
 import { DeviceState, type Sequence } from './device-state.js'
 import type { CoreAction, CoreEvent, CoreLoad, Refusal } from './events.js'
 import { leaseRefusal, type Placement, placementRefusal } from './placement-rules.js'
+import { StepCosts } from './step-costs.js'
 import { planRows, type StepLimits } from './step-planner.js'
 
 export interface CoreOptions {
@@ -38,6 +39,7 @@ type Event<Type extends CoreEvent['type']> = Extract<CoreEvent, { type: Type }>
 
 export class AgentCore {
   private readonly state: DeviceState
+  private readonly costs = new StepCosts()
   private draining = false
   private drained = false
 
@@ -226,8 +228,10 @@ export class AgentCore {
     this.sampled(sequence, stopped)
   }
 
-  private stepFinished({ cancelled, stopped }: Event<'step-finished'>): void {
-    for (const part of this.state.finishStep()) {
+  private stepFinished({ cancelled, stopped, elapsedUs }: Event<'step-finished'>): void {
+    const parts = this.state.finishStep()
+    if (!cancelled) this.costs.ran(parts, elapsedUs)
+    for (const part of parts) {
       const sequence = this.state.sequences.get(part.sequence)
       if (cancelled || sequence === undefined) continue
       if (part.role === 'prefill') sequence.computedTokens += part.count
@@ -253,7 +257,9 @@ export class AgentCore {
     const prefills = [...this.state.sequences.values()]
       .filter(({ phase }) => phase === 'prefilling')
       .map(({ id, computedTokens, promptTokens }) => ({ sequence: id, computedTokens, promptTokens }))
-    const rows = planRows(prefills, decodes, this.options.limits)
+    const { limits } = this.options
+    const sharedChunkTokens = this.costs.sharedChunkTokens(limits)
+    const rows = planRows(prefills, decodes, { ...limits, sharedChunkTokens })
     if (rows.length === 0) return
     this.state.startStep(
       rows.map((row) => {

@@ -46,7 +46,13 @@ export type CoreEvent =
   /** A transfer begins or stops to touch the blocks of a lease. */
   | { readonly type: 'pin' | 'unpin'; readonly counter: bigint }
   /** The running step is over. `stopped`: sequences whose sampled token was a stop token. */
-  | { readonly type: 'step-finished'; readonly cancelled: boolean; readonly stopped: readonly number[] }
+  | {
+      readonly type: 'step-finished'
+      readonly cancelled: boolean
+      readonly stopped: readonly number[]
+      /** Time on the device, microseconds. */
+      readonly elapsedUs: number
+    }
   /** The driver could not run the step. */
   | { readonly type: 'step-failed' }
   /** Time passes. */

@@ -59,7 +59,7 @@ function eventOf({ type, text, count }: Told): CoreEvent {
       return { type, counter: lease.counter }
     case 'step-finished': {
       const stopped = text('stopped') === '' ? [] : text('stopped').split(',').map(Number)
-      return { type, cancelled: text('cancelled') === 'yes', stopped }
+      return { type, cancelled: text('cancelled') === 'yes', stopped, elapsedUs: 1_000 * count('took') }
     }
     case 'tick':
     case 'drain':

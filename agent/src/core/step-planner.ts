@@ -4,7 +4,8 @@
  * Every sequence that decodes takes part with one row: a token is what its client is
  * waiting for. What is left of the step goes to prefills, first come, first served.
  * A prefill chunk is long when nothing decodes, since then only the prompts wait, and
- * short when decodes share the step, since then every row makes their next token later.
+ * short when decodes share the step, since then every row makes their next token later: how short
+ * follows from what rows cost on the device (step-costs.ts).
  */
 import { BLOCK_TOKENS } from './block-allocator.js'
 

@@ -189,7 +189,9 @@ export class CoreHarness {
       if (sequence !== undefined && !cancelled) sequence.computed += part.count
     }
     const stopped = stops ? parts.filter(({ wantLogits }) => wantLogits).map(({ sequence }) => sequence) : []
-    this.apply({ type: 'step-finished', cancelled, stopped })
+    // As long as a device on which rows are what costs.
+    const elapsedUs = parts.reduce((sum, { count }) => sum + count, 0) * 1_000
+    this.apply({ type: 'step-finished', cancelled, stopped, elapsedUs })
   }
 
   private apply(event: CoreEvent): readonly CoreAction[] {

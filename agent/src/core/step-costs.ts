@@ -1,0 +1,46 @@
+/**
+ * What steps cost on this device, learned from those that have run: how long one takes in
+ * which sequences only decode, and how much longer each row of a prompt makes it.
+ *
+ * From that follows how many prompt rows may share a step with decodes. A fixed number
+ * would be too long on a device where a row costs much and needlessly short where it
+ * costs little.
+ */
+import { BLOCK_TOKENS } from './block-allocator.js'
+import type { StepPart } from './events.js'
+import type { StepLimits } from './step-planner.js'
+
+/** A step that decodes share may take so many times as long as one in which nothing is prefilled. */
+export const SHARED_STEP_STRETCH = 4
+/** Weight of the newest step; the rest is what was learned before. */
+const NEWEST = 0.5
+
+export class StepCosts {
+  /** Undefined until such a step has run. */
+  private decodeStepUs: number | undefined
+  private prefillRowUs: number | undefined
+
+  /** A step ran to its end. */
+  ran(parts: readonly StepPart[], elapsedUs: number): void {
+    const rows = parts.reduce((sum, { role, count }) => sum + (role === 'prefill' ? count : 0), 0)
+    if (rows === 0) this.decodeStepUs = average(this.decodeStepUs, elapsedUs)
+    else {
+      // Every step reads all weights, as one that only decodes does; what is above that is the rows'.
+      const rowUs = Math.max(0, elapsedUs - (this.decodeStepUs ?? 0)) / rows
+      this.prefillRowUs = average(this.prefillRowUs, rowUs)
+    }
+  }
+
+  /** Most prompt rows of a step that decodes share: whole blocks, at least one; one while nothing is known. */
+  sharedChunkTokens({ sharedChunkTokens }: StepLimits): number {
+    const { decodeStepUs, prefillRowUs } = this
+    if (decodeStepUs === undefined || prefillRowUs === undefined) return BLOCK_TOKENS
+    const spareUs = (SHARED_STEP_STRETCH - 1) * decodeStepUs
+    const rows = Math.min(sharedChunkTokens, prefillRowUs === 0 ? sharedChunkTokens : spareUs / prefillRowUs)
+    return Math.max(BLOCK_TOKENS, Math.floor(rows / BLOCK_TOKENS) * BLOCK_TOKENS)
+  }
+}
+
+function average(before: number | undefined, newest: number): number {
+  return before === undefined ? newest : before + NEWEST * (newest - before)
+}
