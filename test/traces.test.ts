@@ -1,6 +1,6 @@
 /** One trace a request: complete, without orphans, also when a device was lost on the way. */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { fpga, gpu, TestCluster } from './support/cluster.js'
+import { fpga, gpu, TestCluster, until } from './support/cluster.js'
 import { openai, storyPrompt, streamCompletion } from './support/streams.js'
 
 interface Span {
@@ -11,6 +11,7 @@ interface Span {
   readonly startUnixNano: string
   readonly endUnixNano: string
   readonly attributes: Record<string, unknown>
+  readonly status: { readonly code: string }
 }
 
 let cluster: TestCluster
@@ -60,6 +61,50 @@ test("a client's traceparent is honoured", async () => {
   expect(response.headers.get('x-kvasir-trace-id')).toBe(traceId)
   const spans = await trace(traceId)
   expect(spans.find((span) => span.name === 'request')?.parentSpanId).toBe('b7ad6b7169203331')
+})
+
+test('a stop string in mid-decode is no error in the trace, nor is a client that leaves', async () => {
+  const { response } = await openai(cluster)
+    .completions.create({
+      model: 'skald',
+      prompt: storyPrompt,
+      max_tokens: 400,
+      temperature: 0,
+      stop: ' and',
+    })
+    .withResponse()
+  const leave = new AbortController()
+  let leaver = ''
+  await streamCompletion(cluster, {
+    maxTokens: 2_000,
+    signal: leave.signal,
+    onChunk: (chunks, requestId) => {
+      leaver = requestId
+      if (chunks === 3) leave.abort()
+    },
+  }).catch(() => {})
+  for (const id of [response.headers.get('x-kvasir-request-id') ?? '', leaver]) {
+    const spans = await trace(id)
+    expectNoOrphans(spans)
+    expect(spans.map((span) => span.name)).toContain('decode.run')
+    expect(spans.filter((span) => span.status.code === 'error')).toEqual([])
+  }
+})
+
+test('log lines about a request carry its trace id', async () => {
+  const result = await streamCompletion(cluster, { maxTokens: 2 })
+  const lines = () =>
+    cluster
+      .log('coordinator')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+  const ofRequests = () => lines().filter((line) => line.requestId !== undefined)
+  await until('the request is in the log', () =>
+    ofRequests().some((line) => line.requestId === result.requestId),
+  )
+  expect(ofRequests().find((line) => line.requestId === result.requestId)?.trace_id).toBe(result.traceId)
+  expect(ofRequests().filter((line) => !/^[0-9a-f]{32}$/.test(line.trace_id))).toEqual([])
 })
 
 test('a lost decode device leaves a trace without orphans that shows both placements', async () => {

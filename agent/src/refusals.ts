@@ -80,9 +80,8 @@ export function endError(reason: EndReason, deviceId: string): KvasirError {
         { ids },
       )
     case 'released':
-      return new LeaseExpiredError(`The lease on device ${deviceId} was released while it was in use.`, {
-        ids,
-      })
+      // Whoever asked for the sequence wants it no more, and its cancellation may come after the release.
+      return new CancelledError(`The lease on device ${deviceId} was released while it was in use.`, { ids })
     case 'draining':
       return new UnavailableError(`Device ${deviceId} has drained; place the request on another device.`, {
         ids,

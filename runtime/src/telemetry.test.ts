@@ -4,7 +4,7 @@ import { context, SpanStatusCode, trace } from '@opentelemetry/api'
 import { InMemorySpanExporter, type ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import { afterEach, describe, expect, test } from 'vitest'
 import { delay, withDeadline } from './deferred.js'
-import { OverloadedError } from './errors.js'
+import { CancelledError, OverloadedError } from './errors.js'
 import { callUnary, createRpcClient } from './rpc-client.js'
 import { bidi, serverStream, startRpcServer, unary } from './rpc-server.js'
 import { activeTraceId, startSpan, startTelemetry, type Telemetry, withSpan } from './telemetry.js'
@@ -93,6 +93,19 @@ describe('spans', () => {
     for (const name of ['place', 'decode']) {
       expect(spans.named(name).parentSpanContext?.spanId).toBe(root.spanContext().spanId)
     }
+  })
+
+  test('that were cancelled say so, and are no failures', async () => {
+    const spans = new KeptSpans()
+    const telemetry = start(spans)
+    const leaving = withSpan(SPAN.decode, {}, () => {
+      throw new CancelledError('The client went away.')
+    })
+    await expect(leaving).rejects.toThrow(CancelledError)
+    await telemetry.close()
+    const { status, attributes } = spans.named('decode')
+    expect(status.code).toBe(SpanStatusCode.UNSET)
+    expect(attributes['kvasir.error_code']).toBe('cancelled')
   })
 
   test('follow a call from client to server', async () => {

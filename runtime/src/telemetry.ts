@@ -121,12 +121,12 @@ export async function withSpan<T>(
   }
 }
 
-/** Marks the span as failed, with the error's code and message. */
+/** Marks the span as failed, with the error's code and message. One that was cancelled did not fail. */
 export function recordError(span: Span, thrown: unknown): void {
   const error = KvasirError.from(thrown)
   span.setAttribute(ATTRIBUTE.errorCode, error.code)
   span.recordException({ name: error.name, message: error.message })
-  span.setStatus({ code: SpanStatusCode.ERROR, message: error.message })
+  if (error.code !== 'cancelled') span.setStatus({ code: SpanStatusCode.ERROR, message: error.message })
 }
 
 /** The trace id of the active span; undefined outside any. */

@@ -100,7 +100,7 @@ export class ClusterView {
 
   state(deviceId: string, nowMs: number): DeviceState {
     const entry = this.#devices.get(deviceId)
-    if (!entry || entry.suspect !== 'no' || !isHeard(entry, nowMs)) return 'lost'
+    if (entry?.suspect !== 'no' || !isHeard(entry, nowMs)) return 'lost'
     return entry.withdrawn || entry.load?.draining === true ? 'draining' : 'ready'
   }
 

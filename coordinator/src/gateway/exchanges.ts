@@ -43,6 +43,7 @@ export class Exchanges {
     this.byRequest.set(request, exchange)
     this.underWay.add(exchange)
     this.metrics.requestStarted()
+    this.gateway.traces.requestStarted(exchange.traceId)
     if (exchange.traceId !== '') reply.header('x-kvasir-trace-id', exchange.traceId)
     const { raw } = reply
     raw.once('finish', () => this.end(exchange, raw.statusCode))
@@ -66,10 +67,11 @@ export class Exchanges {
     if (exchange?.stopped === 'client-gone' || exchange?.stopped === 'slow-client') return error
     exchange?.fail(error)
     const { log } = this.gateway
-    const requestId = exchange?.requestId
+    // The log's own trace id is the active span's, and none is active here.
+    const ids = { requestId: exchange?.requestId, trace_id: exchange?.traceId }
     // What is only unavailable says all in its message; a fault of ours needs its stack.
-    if (error.status === 503) log.warn({ requestId, code: error.code }, `request refused: ${error.message}`)
-    else if (error.status >= 500) log.error({ requestId, err: error.cause ?? error }, 'request failed')
+    if (error.status === 503) log.warn({ ...ids, code: error.code }, `request refused: ${error.message}`)
+    else if (error.status >= 500) log.error({ ...ids, err: error.cause ?? error }, 'request failed')
     return error
   }
 
@@ -87,6 +89,7 @@ export class Exchanges {
     if (ended === undefined) return
     this.underWay.delete(exchange)
     this.metrics.requestEnded(ended)
+    this.gateway.traces.requestEnded(exchange.traceId)
     this.gateway.log.info(
       { requestId: exchange.requestId, trace_id: exchange.traceId, status, ...ended },
       `${ended.operation} request ${ended.outcome}`,

@@ -7,7 +7,7 @@
  * S3. Memory is bounded by prompt and max tokens; after the end only the report stays.
  */
 import type { Clock } from '@kvasir/runtime/clock'
-import { CancelledError, type KvasirError } from '@kvasir/runtime/errors'
+import { CancelledError, type KvasirError, UnavailableError } from '@kvasir/runtime/errors'
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import { type Context, context, type Span, trace } from '@opentelemetry/api'
@@ -109,7 +109,7 @@ export class RequestSession implements Generation {
         this.#wake()
         break
       case 'abandon':
-        this.#dropEpoch(new CancelledError(`This placement was given up: ${action.cause}.`))
+        this.#dropEpoch(this.#whyAbandoned(action.cause))
         break
       case 'requeue':
         this.#record.state = 'queued'
@@ -164,6 +164,13 @@ export class RequestSession implements Generation {
       },
     })
     this.#epoch.reserve(tokens)
+  }
+
+  /** A call that was cancelled is no failure of it, one whose placement was lost is. */
+  #whyAbandoned(cause: string): KvasirError {
+    if (this.#cancelCause === 'stop-string') return new CancelledError('The answer ended at a stop string.')
+    if (this.#cancelCause) return new CancelledError(CANCEL_TEXT[this.#cancelCause])
+    return new UnavailableError(`This placement was given up: ${cause}.`)
   }
 
   #dropEpoch(why: KvasirError): void {

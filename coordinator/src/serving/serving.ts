@@ -219,7 +219,6 @@ class ServingShell implements Serving {
       code === 'deadline'
         ? new DeadlineError(message, { ids })
         : new UnavailableError(message, { ids, retryAfterMs })
-    this.#options.log.warn({ requestId }, message)
     session.fail(error, code === 'rejected')
   }
 }

@@ -83,6 +83,40 @@ describe('tail sampling', () => {
     expect(new Set(kept.map(({ traceId }) => traceId))).toEqual(new Set([failed, slow]))
   })
 
+  test("a caller's trace of several requests is decided after the last of them", () => {
+    const { traces, time, kept } = store({ sampleRatio: 0 })
+    const pass = (ms: number) => {
+      time.nowMs += ms
+      traces.sweep()
+    }
+    const first = root(LOW, { attributes: { 'kvasir.request_id': 'req-a' } })
+    const second = root(LOW, { attributes: { 'kvasir.request_id': 'req-b' }, endUnixNano: '100000001' })
+    traces.requestStarted(LOW)
+    traces.requestStarted(LOW)
+    traces.requestEnded(LOW)
+    traces.add([first])
+    pass(5_000)
+    traces.requestEnded(LOW)
+    pass(300)
+    traces.add([second])
+    pass(1_500)
+    expect(kept).toEqual([first, second])
+  })
+
+  test("a request in a caller's trace is kept for its error, though one before it was not kept", () => {
+    const { traces, time, kept } = store({ sampleRatio: 0 })
+    traces.add([root(LOW)])
+    time.nowMs = 1_500
+    traces.sweep()
+    traces.requestStarted(LOW)
+    const failed = root(LOW, { status: { code: 'error', message: 'lost' } })
+    traces.add([failed])
+    traces.requestEnded(LOW)
+    time.nowMs = 3_000
+    traces.sweep()
+    expect(kept).toEqual([failed])
+  })
+
   test('a trace without a root is not decided', () => {
     const { traces, time, kept } = store()
     traces.add([span({ traceId: LOW })])

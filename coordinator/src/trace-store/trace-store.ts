@@ -5,8 +5,9 @@
  * Invariants:
  * T1 Bounded in traces, in bytes, and in bytes of one trace; the oldest trace goes first,
  *    and what did not fit is counted.
- * T2 A trace is decided once, `graceMs` after its root ended: errors and slow requests are
- *    kept always, the others by ratio. The choice depends on the trace id alone, so several
+ * T2 A trace is decided `graceMs` after its last root ended, and never while one of its
+ *    requests runs (a caller may put several into its trace): errors and slow requests are
+ *    kept always, the others by ratio. That choice depends on the trace id alone, so several
  *    coordinators choose alike. Until then it can be looked up like a kept one.
  * T3 Spans of a kept trace are handed to `onKept` once each, late ones included.
  */
@@ -76,6 +77,7 @@ interface Trace {
   readonly spans: Map<string, StoredSpan>
   readonly requestIds: string[]
   bytes: number
+  /** The last one's. */
   rootEndedMs: number | null
   rootDurationMs: number
   error: boolean
@@ -89,6 +91,8 @@ export class TraceStore {
   private readonly traceOfRequest = new Map<string, string>()
   /** Trace id → until when its late spans are thrown away. */
   private readonly sampledOut = new Map<string, number>()
+  /** Requests that run, by trace id. */
+  private readonly running = new Map<string, number>()
   private bytes = 0
   private tracesKept = 0
   private tracesSampledOut = 0
@@ -109,11 +113,28 @@ export class TraceStore {
     if (late.length > 0) this.options.onKept?.(late)
   }
 
+  /** A request of this trace begins; `requestEnded` must follow. */
+  requestStarted(traceId: string): void {
+    this.running.set(traceId, (this.running.get(traceId) ?? 0) + 1)
+    // The caller's trace goes on, whatever was decided about its earlier requests.
+    this.sampledOut.delete(traceId)
+  }
+
+  requestEnded(traceId: string): void {
+    const others = (this.running.get(traceId) ?? 1) - 1
+    if (others > 0) this.running.set(traceId, others)
+    else this.running.delete(traceId)
+    // Its root comes in a moment: the grace of an earlier one must not end before.
+    const trace = this.traces.get(traceId)
+    if (trace && trace.rootEndedMs !== null) trace.rootEndedMs = this.options.clock.nowMs()
+  }
+
   /** Decides the traces whose grace is over (`graceMs` where another is not given); to be called a few times a second. */
   sweep(graceMs = this.options.graceMs): void {
     const nowMs = this.options.clock.nowMs()
     for (const trace of this.traces.values()) {
       if (trace.kept || trace.rootEndedMs === null || nowMs - trace.rootEndedMs < graceMs) continue
+      if (this.running.has(trace.traceId)) continue
       if (this.shouldKeep(trace)) {
         trace.kept = true
         this.tracesKept++
@@ -210,7 +231,7 @@ export class TraceStore {
   }
 
   private addRoot(trace: Trace, root: StoredSpan, nowMs: number): void {
-    trace.rootEndedMs ??= nowMs
+    trace.rootEndedMs = nowMs
     trace.rootDurationMs = Math.max(trace.rootDurationMs, durationMs(root))
     const requestId = root.attributes[this.options.requestIdAttribute]
     if (typeof requestId === 'string') {
