@@ -27,8 +27,7 @@ export function runAgentProcess(definition: DeviceDefinition): void {
         log,
         onDrainRequest: () => context.stop(),
         onBroken(error) {
-          log.error({ err: error }, 'the device is broken; ending')
-          context.stop(1)
+          context.stop(error)
         },
       })
       context.log = log

@@ -94,6 +94,8 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     log,
     onBroken: (error) => options.onBroken?.(error),
   })
+  // An idle device runs no step that could fail.
+  void loaded?.driver.lost.then((error) => options.onBroken?.(error))
   const clients = new KvClients()
   const device: Device = {
     deviceId,

@@ -15,6 +15,8 @@
  * D4 `readBlocks` and `writeBlocks` are served between the layers of a running step.
  */
 
+import type { KvasirError } from '@kvasir/runtime/errors'
+
 /** Tokens in a full KV block. */
 export const BLOCK_TOKENS = 16
 
@@ -84,6 +86,8 @@ export interface LoadModelOptions {
 }
 
 export interface DeviceDriver {
+  /** Resolves when the device is gone by itself, not by `close`: every call rejects from then on. */
+  readonly lost: Promise<KvasirError>
   describe(): DriverDescription
   /** Rejects with InvalidInputError for a missing, corrupt or unsupported model. Called once. */
   loadModel(options: LoadModelOptions): Promise<LoadedModelFacts>

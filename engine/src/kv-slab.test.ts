@@ -40,4 +40,8 @@ describe('KV slabs', () => {
         .every((value) => value === 0),
     ).toBe(true)
   })
+
+  it('that the machine cannot hold are refused with what to change', () => {
+    expect(() => new KvSlabs(shape, 1e12)).toThrow(/cannot give \d+ bytes .* choose a smaller tier/)
+  })
 })

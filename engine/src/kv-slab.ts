@@ -7,6 +7,7 @@
  *    its first token is written. Attention weighs them with zero, and zero times NaN is not zero.
  * Blocks are named by the caller, who also says what may be overwritten.
  */
+import { InvalidInputError } from '@kvasir/runtime/errors'
 import { BLOCK_TOKENS } from './device-driver.js'
 
 export interface KvShape {
@@ -29,7 +30,7 @@ export class KvSlabs {
     this.#headDim = headDim
     this.#blockFloats = 2 * kvHeads * BLOCK_TOKENS * headDim
     // Zeroed by the system when first touched, so an unused block costs no memory.
-    this.#slabs = Array.from({ length: layers }, () => new Float32Array((blocksMax + 1) * this.#blockFloats))
+    this.#slabs = Array.from({ length: layers }, () => zeros((blocksMax + 1) * this.#blockFloats))
   }
 
   /** The block that is always zero. */
@@ -111,5 +112,16 @@ export class KvSlabs {
     for (const [i, block] of blocks.entries()) {
       bytes.set(data.subarray(i * this.blockBytes, (i + 1) * this.blockBytes), block * this.blockBytes)
     }
+  }
+}
+
+function zeros(floats: number): Float32Array {
+  try {
+    return new Float32Array(floats)
+  } catch (cause) {
+    throw new InvalidInputError(
+      `This machine cannot give ${floats * Float32Array.BYTES_PER_ELEMENT} bytes to the KV blocks of one layer; choose a smaller tier.`,
+      { param: 'tierBytes', cause },
+    )
   }
 }

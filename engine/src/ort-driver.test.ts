@@ -133,6 +133,7 @@ describe('errors', () => {
     await workers.at(-1)?.terminate()
     await failure
     await expect(driver.stats()).rejects.toThrow("The engine's thread ended")
+    await expect(driver.lost).resolves.toMatchObject({ code: 'internal' })
   })
 
   it('closing rejects what is pending', async () => {
@@ -140,8 +141,13 @@ describe('errors', () => {
     const step = expect(driver.step([part(range(0, 30), 0, 400)])).rejects.toMatchObject({
       code: 'cancelled',
     })
+    let isLost = false
+    void driver.lost.then(() => {
+      isLost = true
+    })
     await driver.close()
     await step
     await expect(driver.stats()).rejects.toMatchObject({ code: 'cancelled' })
+    expect(isLost).toBe(false)
   })
 })

@@ -6,6 +6,7 @@
  * O2 `data` given to `writeBlocks` is transferred when it is the whole of its buffer, else copied.
  */
 import { MessageChannel, Worker } from 'node:worker_threads'
+import { deferred } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError, type KvasirError, messageOf } from '@kvasir/runtime/errors'
 import type { DeviceDriver, DriverStats, LoadedModelFacts, StepResult } from './device-driver.js'
 import { STEP_ROWS_MAX } from './limits.js'
@@ -33,6 +34,7 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   const pending = new Map<number, Pending>()
   let lastId = 0
   let ended: KvasirError | undefined
+  const lost = deferred<KvasirError>()
   let stepId: number | undefined
   let onLayer: ((layer: number) => void) | undefined
 
@@ -42,10 +44,15 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     for (const call of pending.values()) call.reject(ended)
     pending.clear()
   }
+  const lose = (error: KvasirError) => {
+    if (ended !== undefined) return
+    end(error)
+    lost.resolve(error)
+  }
   worker.on('error', (error) => {
-    end(new InternalError(`The engine's thread failed: ${messageOf(error)}`, { cause: error }))
+    lose(new InternalError(`The engine's thread failed: ${messageOf(error)}`, { cause: error }))
   })
-  worker.on('exit', (code) => end(new InternalError(`The engine's thread ended with code ${code}.`)))
+  worker.on('exit', (code) => lose(new InternalError(`The engine's thread ended with code ${code}.`)))
   port.on('message', (message: FromWorker) => {
     if (message.kind === 'layer') return onLayer?.(message.layer)
     const call = pending.get(message.id)
@@ -70,6 +77,7 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   }
 
   return {
+    lost: lost.promise,
     describe: () => ({
       name: 'onnxruntime-cpu',
       kernels: [{ name: 'llama-f32', version: 1 }],

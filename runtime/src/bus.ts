@@ -98,6 +98,7 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
   const setConnected = (now: boolean) => {
     if (now === connected) return
     connected = now
+    if (closed !== undefined) return
     log?.[now ? 'info' : 'warn']({ url: options.url }, now ? 'NATS is back' : 'NATS is gone; reconnecting')
     for (const listener of [...listeners]) guarded(log, () => listener(now))
   }

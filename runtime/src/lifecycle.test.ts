@@ -95,6 +95,13 @@ describe('a process', () => {
     })
   })
 
+  test('that cannot go on frees everything and says why in one sentence', async () => {
+    const child = start('broken')
+    expect(await child.exited).toMatchObject({ code: 1 })
+    expect(child.output()).toContain('test-process: The device is gone.\n')
+    expect(child.output()).toContain('closed')
+  })
+
   test.each([
     ['crash', 'test-process: Unexpected error: a bug'],
     ['reject', 'test-process: Unexpected error: a forgotten promise'],

@@ -29,8 +29,8 @@ export interface ProcessContext {
   readonly signal: AbortSignal
   /** Where the process keeps its logger, so that its end is logged; set it in `start`. */
   log?: Logger
-  /** Asks the process to end, as a signal would. */
-  stop(exitCode?: number): void
+  /** Asks the process to end, as a signal would; for an error, which is said on stderr, with exit code 1. */
+  stop(error?: KvasirError): void
 }
 
 export interface Running {
@@ -59,10 +59,12 @@ export function runProcess(options: ProcessOptions): void {
   let state: State = { at: 'starting' }
   let exitCode = 0
 
-  const fail = (thrown: unknown): never => {
-    const error = KvasirError.from(thrown)
+  const say = (error: KvasirError) => {
     context.log?.error({ err: error }, 'the process ends by an error')
     process.stderr.write(`${options.name}: ${error.message.replaceAll('\n', ' ')}\n`)
+  }
+  const fail = (thrown: unknown): never => {
+    say(KvasirError.from(thrown))
     process.exit(1)
   }
   const end = async (running: Running) => {
@@ -81,9 +83,12 @@ export function runProcess(options: ProcessOptions): void {
     context.log?.info('ended')
     process.exit(exitCode)
   }
-  const stop = (code = 0) => {
+  const stop = (error?: KvasirError) => {
     if (stopping.signal.aborted) return
-    exitCode = code
+    if (error !== undefined) {
+      exitCode = 1
+      say(error)
+    }
     stopping.abort(new CancelledError(`${options.name} was asked to end.`))
     if (state.at === 'running') void end(state.running)
     // A start that does not watch its signal gets the same time as a drain.

@@ -15,12 +15,14 @@ import {
   type StepResult,
   type StepSequence,
 } from '@kvasir/engine/device-driver'
-import { InternalError, InvalidInputError } from '@kvasir/runtime/errors'
+import { InternalError, InvalidInputError, type KvasirError } from '@kvasir/runtime/errors'
 import type { DriverFactory } from '../definition.js'
 
 export interface FakeDriverOptions {
   readonly layers?: number
   readonly contextTokensMax?: number
+  /** The device is gone once it resolves. */
+  readonly lost?: Promise<KvasirError>
   /** Awaited before each layer of a step; a test holds a step with it. */
   readonly beforeLayer?: (layer: number, rows: number) => Promise<void>
 }
@@ -44,6 +46,10 @@ export class FakeDriver implements DeviceDriver {
   private counters = { steps: 0, matrixCalls: 0, attentionCalls: 0, rows: 0 }
 
   constructor(private readonly options: FakeDriverOptions = {}) {}
+
+  get lost(): Promise<KvasirError> {
+    return this.options.lost ?? new Promise(() => {})
+  }
 
   describe(): DriverDescription {
     return { name: 'fake', kernels: [{ name: 'fake.step', version: 1 }], rowsMax: 512 }

@@ -40,6 +40,9 @@ runProcess({
       case 'reject':
         void Promise.reject(new Error('a forgotten promise'))
         break
+      case 'broken':
+        setImmediate(() => context.stop(new UnavailableError('The device is gone.')))
+        break
       case 'parent': {
         const child = spawnChild(process.execPath, [process.argv[1] ?? '', 'serve'])
         const facts = await awaitReady(child, 5_000)
