@@ -11,6 +11,9 @@ import { ApiError } from './api-error.js'
 import type { GatewayContext } from './gateway-context.js'
 import { parseFields } from './request-fields.js'
 
+/** A batch of an agent: up to 512 spans, of which those of long answers hold thousands of times. */
+const SPANS_BYTES_MAX = 32 * 1024 * 1024
+
 const listQuery = z.strictObject({ limit: z.coerce.number().int().min(1).max(1_000).default(50) })
 const waitQuery = z.strictObject({ wait: z.coerce.number().int().min(0).max(SETTLE_MS_MAX).default(0) })
 
@@ -25,8 +28,9 @@ export function registerTraceRoutes(app: FastifyInstance, gateway: GatewayContex
   }
   app.register(async (intake) => {
     intake.addContentTypeParser(['application/x-protobuf', 'application/protobuf'], refuseProtobuf)
-    intake.post('/v1/traces', receive)
-    if (intakePath !== '') intake.post(`${intakePath}/v1/traces`, receive)
+    const options = { bodyLimit: SPANS_BYTES_MAX }
+    intake.post('/v1/traces', options, receive)
+    if (intakePath !== '') intake.post(`${intakePath}/v1/traces`, options, receive)
   })
 
   app.get('/v1/traces', async (request) => {

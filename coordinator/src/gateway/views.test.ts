@@ -164,6 +164,24 @@ describe('traces', () => {
     await gateway.close()
   })
 
+  test("the bound of prompts is none of an agent's batch of spans", async () => {
+    const limits = { bodyBytesMax: 1_024, streamBufferBytesMax: 65_536, streamDrainMs: 2_000 }
+    const gateway = await testGateway({ limits })
+    const values = Array.from({ length: 4_096 }, (_, i) => ({ intValue: String(i * 4_000) }))
+    const spans = Array.from({ length: 32 }, (_, i) => ({
+      traceId: 'a'.repeat(32),
+      spanId: (i + 1).toString(16).padStart(16, '0'),
+      name: 'decode.run',
+      startTimeUnixNano: '1000',
+      endTimeUnixNano: '2000',
+      attributes: [{ key: 'kvasir.decode.token_us', value: { arrayValue: { values } } }],
+    }))
+    const payload = { resourceSpans: [{ scopeSpans: [{ spans }] }] }
+    const response = await gateway.app.inject({ method: 'POST', url: '/v1/traces', payload })
+    expect(response.statusCode).toBe(200)
+    await gateway.close()
+  })
+
   test('what is no OTLP JSON is refused with a reason', async () => {
     const gateway = await testGateway()
     const post = (payload: string, headers: Record<string, string>) =>

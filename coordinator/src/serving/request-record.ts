@@ -38,7 +38,7 @@ export class RequestRecord {
     this.#placements.push(decision)
     if (this.#placements.length > PLACEMENTS_MAX) this.#placements.shift()
     this.#placedAtMs ??= nowMs
-    this.#predicted ??= { ttftMs: decision.ttftMs, tpotMs: decision.tpotMs }
+    this.#predicted ??= { ttftMs: roundMs(decision.ttftMs), tpotMs: roundMs(decision.tpotMs) }
   }
 
   emitted(nowMs: number): void {
