@@ -116,8 +116,11 @@ function inputs(root, packages) {
  */
 function missesOutput(root, { folder, sources }) {
   const dist = path.join(root, folder, 'dist')
+  // Declarations count: the compiler takes its own record of them as true and never writes them again.
   return filesUnder(path.join(root, folder, sources)).some(
-    (file) => /(?<!\.d)\.ts$/.test(file) && !existsSync(path.join(dist, file.replace(/\.ts$/, '.js'))),
+    (file) =>
+      /(?<!\.d)\.ts$/.test(file) &&
+      ['.js', '.d.ts'].some((end) => !existsSync(path.join(dist, file.replace(/\.ts$/, end)))),
   )
 }
 

@@ -1,9 +1,10 @@
 /**
  * Installs the node packages that package-lock.json names, when they are missing or stale.
  *
- * Invariants: the stamp lies in node_modules and is written after npm succeeded. A mark lies
- * there while npm runs; finding it means that an installation was killed, so that packages may
- * be half unpacked, and node_modules is made anew.
+ * Invariants: the stamp lies in node_modules and is written after npm succeeded. It counts while
+ * every package that npm recorded still has its package.json. A mark lies there while npm runs;
+ * finding it means that an installation was killed, so that packages may be half unpacked, and
+ * node_modules is made anew.
  *
  * `npm install --no-save` and not `npm ci`: both take the versions and checksums of the lock
  * file, but `npm ci` refuses a lock file that was written on one platform and so lacks the
@@ -47,8 +48,9 @@ export async function installPackages(root, stateFolder) {
   const fingerprint = packagesFingerprint(root)
   const trash = path.join(stateFolder, 'trash')
   const killed = existsSync(markFile)
-  if (!killed && readStamp(stampFile) === fingerprint) return
-  if (killed || !installedAgreesWithLock(root)) {
+  const whole = !killed && everyPackageIsThere(root)
+  if (whole && readStamp(stampFile) === fingerprint) return
+  if (!whole || !installedAgreesWithLock(root)) {
     await step('installing node packages', async () => {
       rmSync(trash, { recursive: true, force: true })
       mkdirSync(stateFolder, { recursive: true })
@@ -73,6 +75,19 @@ function packagesFingerprint(root) {
   const files = ['package.json', 'package-lock.json', '.npmrc']
   for (const workspace of manifest.workspaces ?? []) files.push(path.join(workspace, 'package.json'))
   return fingerprintOfContents(root, files, `${process.platform} ${process.arch}`)
+}
+
+/**
+ * Whether what npm recorded as installed is there, as far as a look at each package's
+ * package.json can tell.
+ * @param {string} root
+ */
+function everyPackageIsThere(root) {
+  const installed = readLock(path.join(root, 'node_modules', '.package-lock.json'))
+  if (installed === undefined) return false
+  return Object.keys(installed).every(
+    (name) => !name.startsWith('node_modules/') || existsSync(path.join(root, name, 'package.json')),
+  )
 }
 
 /**

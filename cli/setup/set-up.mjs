@@ -45,9 +45,24 @@ export async function setUpThen(next) {
   try {
     await setUp()
   } catch (error) {
-    say(error instanceof SetupError ? error.message : String(error instanceof Error ? error.stack : error))
+    say(sentenceOf(error))
     process.exit(1)
   }
   watch.stop()
   await next()
+}
+
+/**
+ * What a person reads of an error; a stack only where it is a fault of set-up itself.
+ * @param {unknown} error
+ */
+export function sentenceOf(error) {
+  if (error instanceof SetupError) return error.message
+  if (!(error instanceof Error)) return String(error)
+  const { code, syscall } = /** @type {NodeJS.ErrnoException} */ (error)
+  if (code === undefined || syscall === undefined) return error.stack ?? error.message
+  return (
+    `Set-up cannot work in ${projectRoot}: ${error.message}. ` +
+    'It needs the right to write there and free disk space: mend that, then try again.'
+  )
 }

@@ -14,7 +14,7 @@ fs.appendFileSync('compiler-runs', fs.existsSync('a/dist/.tsbuildinfo') ? 'incre
 if (fs.existsSync('broken')) { console.error('a.ts(1,1): error'); process.exit(2) }
 for (const [from, to] of [['proto/gen', 'proto/dist'], ['a/src', 'a/dist']]) {
   fs.mkdirSync(path.join(to, 'kvasir'), { recursive: true })
-  for (const file of fs.readdirSync(from, { recursive: true })) if (/ts$/.test(file)) fs.copyFileSync(path.join(from, file), path.join(to, file.replace(/ts$/, 'js')))
+  for (const file of fs.readdirSync(from, { recursive: true })) if (/ts$/.test(file)) for (const end of ['js', 'd.ts']) fs.copyFileSync(path.join(from, file), path.join(to, file.replace(/ts$/, end)))
   fs.writeFileSync(path.join(to, '.tsbuildinfo'), '{}')
 }`
 
@@ -77,6 +77,17 @@ test('what a deleted source left in dist is removed, and a deleted dist is built
   rmSync(path.join(root, 'proto/gen'), { recursive: true })
   await build(root, state)
   expect(has('proto/gen/kvasir/kv.ts')).toBe(true)
+})
+
+test('one file missing in dist is written again, declarations too', async () => {
+  for (const file of ['a/dist/one.js', 'a/dist/one.d.ts']) {
+    await build(root, state)
+    rmSync(path.join(root, file))
+    await build(root, state)
+    expect(has(file)).toBe(true)
+  }
+  // The record of an incremental build says that the file is there.
+  expect(read('compiler-runs')).toBe('whole whole whole ')
 })
 
 test('a build that was killed is made again as a whole', async () => {

@@ -38,14 +38,22 @@ function write(file: string, content: object | string): void {
 }
 
 /** What npm leaves in node_modules after `npm install`. */
-function writeInstalled(): void {
+function writeInstalled(folder = '.'): void {
   const { '': _, 'node_modules/other-platform': __, ...installed } = lock.packages
-  write('node_modules/.package-lock.json', { packages: installed })
+  for (const name of Object.keys(installed)) {
+    if (name.startsWith('node_modules/')) write(`${folder}/${name}/package.json`, {})
+  }
+  write(`${folder}/node_modules/.package-lock.json`, { packages: installed })
 }
 
 /** An npm that counts its runs, and fails or succeeds. */
 function fakeNpm(exitCode: number): void {
-  write('bin/npm', `#!/bin/sh\necho run >> "${root}/npm-runs"\necho "npm says why" >&2\nexit ${exitCode}\n`)
+  writeInstalled('npm-brings')
+  const brings = exitCode === 0 ? `cp -r "${root}/npm-brings/node_modules/." "${root}/node_modules"` : ''
+  write(
+    'bin/npm',
+    `#!/bin/sh\necho run >> "${root}/npm-runs"\necho "npm says why" >&2\n${brings}\nexit ${exitCode}\n`,
+  )
   chmodSync(path.join(root, 'bin/npm'), 0o755)
   process.env.PATH = `${path.join(root, 'bin')}:${originalPath}`
 }
@@ -65,6 +73,21 @@ test('packages are installed once, and again when a package.json changes', async
   expect(runs()).toBe(2)
 })
 
+test('packages of which one is gone are installed again', async () => {
+  fakeNpm(0)
+  for (const gone of [
+    'node_modules/left',
+    'node_modules/right/package.json',
+    'node_modules/.package-lock.json',
+  ]) {
+    await installPackages(root, state)
+    rmSync(path.join(root, gone), { recursive: true })
+    await installPackages(root, state)
+    expect(existsSync(path.join(root, gone)), gone).toBe(true)
+  }
+  expect(runs()).toBe(4)
+})
+
 test('what a person installed with npm is taken as it is', async () => {
   fakeNpm(1)
   writeInstalled()
@@ -81,7 +104,7 @@ test('an installation that failed says what npm said, and the next one starts fr
   fakeNpm(0)
   await installPackages(root, state)
   expect(runs()).toBe(2)
-  expect(existsSync(path.join(root, 'node_modules/left'))).toBe(false)
+  expect(existsSync(path.join(root, 'node_modules/left/half-unpacked'))).toBe(false)
   expect(existsSync(path.join(root, 'node_modules/.kvasir-stamp'))).toBe(true)
 })
 

@@ -1,7 +1,9 @@
+import { mkdirSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { ancestorsUpToNpm } from '#setup/ancestors'
 import { nodeVersionProblem } from '#setup/node-version'
 import { countTests } from '#setup/run-tests'
+import { sentenceOf } from '#setup/set-up'
 
 test('Node is new enough from 20.19.0 on', () => {
   for (const version of ['20.19.0', '20.20.2', '22.0.0', '100.1.0']) {
@@ -31,4 +33,15 @@ test('tests are counted; a file that cannot run and a silent failure count as fa
 test('without npm nothing is watched', () => {
   expect(ancestorsUpToNpm(process.ppid, {})).toEqual([])
   expect(ancestorsUpToNpm(1, { npm_lifecycle_event: 'start' })).toEqual([])
+})
+
+test('a checkout that cannot be written is one sentence; a fault of set-up keeps its stack', () => {
+  let refused: unknown
+  try {
+    mkdirSync('/dev/null/below-a-file')
+  } catch (error) {
+    refused = error
+  }
+  expect(sentenceOf(refused)).toMatch(/^Set-up cannot work in \S+: ENOTDIR.*try again\.$/)
+  expect(sentenceOf(new TypeError('x is not a function'))).toContain('\n    at ')
 })
