@@ -11,8 +11,10 @@ import { bidi, startRpcServer } from '@kvasir/runtime/rpc-server'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { checksumOf } from './checksum.js'
 import { kvTransferService } from './kv-service.js'
+import { OutgoingTransfer } from './outgoing-transfer.js'
 import { expectedTokens } from './testing/fake-driver.js'
 import { promptOf, readDecode, readPrefill, TestDevice } from './testing/test-devices.js'
+import { TransferRegistry } from './transfer-registry.js'
 
 let gpu: TestDevice
 let fpga: TestDevice
@@ -263,3 +265,59 @@ describe('the window of a transfer', () => {
     client.close()
   })
 })
+
+describe('a receiver that is not one of ours', () => {
+  const pull = async (device: TestDevice, transferId: string) => {
+    const client = createRpcClient(KvServiceClient, device.serving.kv.address)
+    const call = callBidi(client, 'pull')
+    const receiverLease = { deviceId: 'fpga-9', incarnation: 1n, counter: 1n, ttlMs: 0 }
+    const windowBytes = BigInt(1 << 20)
+    await call.send({
+      message: {
+        $case: 'open',
+        value: { transferId, receiverLease, windowBytes, timing: PullTiming.LAYERED },
+      },
+    })
+    return { call, client }
+  }
+
+  it('gets nothing where another one pulls already, even at the same moment', async () => {
+    const registry = new TransferRegistry('gpu-0', 1_000)
+    const transfer = new OutgoingTransfer({
+      ...(gpu.serving.device.loaded ?? raise()),
+      transferId: 'twice',
+      tokens: 5,
+      pacer: gpu.serving.device.pacer,
+      clock: gpu.serving.device.clock,
+      acknowledgeMs: 1_000,
+      opened() {},
+      pin() {},
+      unpin() {},
+    })
+    registry.offer(transfer)
+    const { signal } = new AbortController()
+    const claims = await Promise.allSettled([
+      registry.claim('twice', signal),
+      registry.claim('twice', signal),
+    ])
+    expect(claims.map(({ status }) => status)).toEqual(['fulfilled', 'rejected'])
+  })
+
+  it('loses the transfer when it does not acknowledge, and everything is freed', async () => {
+    const source = await TestDevice.start({ deviceId: 'gpu-unheard', limits: { acknowledgeMs: 150 } })
+    const prefill = readPrefill(source.prefill('unheard', promptOf(64))).catch((error: unknown) => error)
+    const { call, client } = await pull(source, 'transfer-unheard')
+    const read = (async () => {
+      for await (const _ of call.messages);
+    })().catch((error: unknown) => error)
+    expect(await prefill).toMatchObject({ code: 'unreachable', ids: { deviceId: 'fpga-9' } })
+    expect(await read).toMatchObject({ code: 'unreachable' })
+    await source.empty()
+    client.close()
+    await source.stop()
+  })
+})
+
+function raise(): never {
+  throw new Error('The device has no model')
+}

@@ -20,6 +20,8 @@ export interface AgentLimits {
   readonly pullMs: number
   /** Longest silence of a source, its prefill queue included. */
   readonly silenceMs: number
+  /** How long a chunk that was handed over waits for its acknowledgement. */
+  readonly acknowledgeMs: number
   /** KV bytes under way to this device, for each transfer. */
   readonly windowBytes: number
 }
@@ -34,5 +36,6 @@ export const AGENT_LIMITS: AgentLimits = {
   announceMs: 5_000,
   pullMs: 10_000,
   silenceMs: 120_000,
+  acknowledgeMs: 30_000,
   windowBytes: 8 << 20,
 }

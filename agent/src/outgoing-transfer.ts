@@ -10,6 +10,7 @@
  * T1 Never more than the receiver's window is unacknowledged.
  * T2 The lease's blocks are pinned from before the first read until after the last.
  * T3 It ends once: everything acknowledged, or one error for receiver and owner alike.
+ * T4 A receiver that takes a chunk and does not acknowledge it in time is taken for lost (I2).
  */
 import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
@@ -23,7 +24,7 @@ import {
 } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
 import { type Deferred, deferred, withSignal } from '@kvasir/runtime/deferred'
-import { InvalidInputError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
+import { DeadlineError, InvalidInputError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
 import { checksumOf } from './checksum.js'
 import type { Pacer } from './pacer.js'
 import { ReadyBlocks, type Run } from './ready-blocks.js'
@@ -40,6 +41,8 @@ export interface OutgoingParts {
   readonly driver: DeviceDriver
   readonly pacer: Pacer
   readonly clock: Clock
+  /** From the hand-over of a chunk, or the acknowledgement before it, to its own. */
+  readonly acknowledgeMs: number
   /** The receiver has opened it. */
   opened(): void
   /** Pins and unpins the blocks of the prefill's lease. */
@@ -51,7 +54,7 @@ export class OutgoingTransfer {
   readonly times: TransferTimes
   /** Settles when everything was acknowledged, or with the error that ended the transfer. */
   readonly done: Deferred<void> = deferred()
-  /** Its one receiver has opened it. */
+  /** Its one receiver has come for it. */
   claimed = false
   private readonly ready: ReadyBlocks
   private readonly admission: Deferred<readonly number[]> = deferred()
@@ -62,6 +65,10 @@ export class OutgoingTransfer {
   private sentBytes = 0
   private readonly unacknowledged: { readonly sequence: bigint; readonly bytes: number }[] = []
   private unacknowledgedBytes = 0
+  /** Number of the last chunk that was handed to the transport. */
+  private handedOver = 0n
+  private acknowledgeTimer: NodeJS.Timeout | undefined
+  private receiver = 'the receiver'
   /** Settles when the last chunk handed over has left; never rejects. */
   private onItsWay: Promise<void> = Promise.resolve()
 
@@ -105,9 +112,9 @@ export class OutgoingTransfer {
     send: (message: PullResponse) => Promise<void>,
     signal: AbortSignal,
   ): Promise<void> {
-    this.claimed = true
     this.parts.opened()
-    const receiver = open.receiverLease?.deviceId ?? 'the receiver'
+    const receiver = open.receiverLease?.deviceId ?? this.receiver
+    this.receiver = receiver
     const onGone = () => this.fail(lostReceiver(receiver, signal.reason))
     if (signal.aborted) onGone()
     else signal.addEventListener('abort', onGone, { once: true })
@@ -117,7 +124,7 @@ export class OutgoingTransfer {
       this.failure.signal.throwIfAborted()
       this.parts.pin()
       try {
-        void this.readAcknowledgements(incoming, receiver)
+        void this.readAcknowledgements(incoming)
         await this.sendAll(open, blocks, blocksMax, send)
       } finally {
         this.parts.unpin()
@@ -127,6 +134,7 @@ export class OutgoingTransfer {
       this.fail(KvasirError.from(thrown))
       throw this.failure.signal.reason ?? thrown
     } finally {
+      clearTimeout(this.acknowledgeTimer)
       signal.removeEventListener('abort', onGone)
     }
   }
@@ -195,6 +203,8 @@ export class OutgoingTransfer {
       this.times.sent(chunk.data.byteLength)
       await this.parts.pacer.transmit(chunk.data.byteLength, this.failure.signal)
       this.failure.signal.throwIfAborted()
+      this.handedOver = chunk.sequence
+      this.watchAcknowledgement()
       await send({ message: { $case: 'chunk', value: chunk } })
     } catch (thrown) {
       this.fail(KvasirError.from(thrown))
@@ -219,7 +229,7 @@ export class OutgoingTransfer {
     return parts.length === 1 && only !== undefined ? only : Buffer.concat(parts)
   }
 
-  private async readAcknowledgements(incoming: AsyncIterable<PullRequest>, receiver: string): Promise<void> {
+  private async readAcknowledgements(incoming: AsyncIterable<PullRequest>): Promise<void> {
     try {
       for await (const { message } of incoming) {
         if (message?.$case !== 'ack') {
@@ -230,15 +240,10 @@ export class OutgoingTransfer {
         this.acknowledged(message.value.sequence)
       }
       if (!this.done.settled && this.unacknowledged.length > 0) {
-        throw new UnreachableError(
-          `Device ${receiver} stopped receiving KV before the end; place the request anew.`,
-          {
-            ids: { deviceId: receiver },
-          },
-        )
+        throw lostReceiver(this.receiver, undefined)
       }
     } catch (thrown) {
-      this.fail(thrown instanceof KvasirError ? thrown : lostReceiver(receiver, thrown))
+      this.fail(thrown instanceof KvasirError ? thrown : lostReceiver(this.receiver, thrown))
     }
   }
 
@@ -255,7 +260,20 @@ export class OutgoingTransfer {
       this.unacknowledgedBytes -= oldest.bytes
       this.times.acknowledged()
     }
+    clearTimeout(this.acknowledgeTimer)
+    this.acknowledgeTimer = undefined
+    this.watchAcknowledgement()
     this.notify()
+  }
+
+  /** Gives the oldest chunk that was handed over its time, unless that runs already. */
+  private watchAcknowledgement(): void {
+    const [oldest] = this.unacknowledged
+    if (oldest === undefined || oldest.sequence > this.handedOver || this.done.settled) return
+    this.acknowledgeTimer ??= setTimeout(() => {
+      const ms = this.parts.acknowledgeMs
+      this.fail(lostReceiver(this.receiver, new DeadlineError(`No acknowledgement within ${ms} ms.`)))
+    }, this.parts.acknowledgeMs)
   }
 
   private blocksPerChunk(windowBytes: number): number {

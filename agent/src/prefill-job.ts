@@ -54,6 +54,7 @@ export async function runPrefill(
     tokens: request.tokens.length,
     pacer: device.pacer,
     clock,
+    acknowledgeMs: device.limits.acknowledgeMs,
     opened() {
       clearTimeout(pullTimer)
       sendSpanAtMs = clock.nowMs()

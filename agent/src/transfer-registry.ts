@@ -47,6 +47,8 @@ export class TransferRegistry {
         param: 'transfer_id',
       })
     }
+    // At once, since another Pull may ask before this one is served.
+    transfer.claimed = true
     return transfer
   }
 
