@@ -3,8 +3,9 @@
  *
  * Q1. Requests that had begun and lost their place come before those that have not
  *     begun, and within both kinds the order is that of arrival.
- * Q2. At most `newMax` requests that have not begun wait; a request that has begun is
- *     always taken, since refusing it would break a running stream.
+ * Q2. No request is let in while `newMax` wait that have not begun. One that comes back is
+ *     always taken: having begun, refusing it would break a running stream; and those that
+ *     a device refused before they began are no more than there are decode slots.
  */
 
 export interface Waiting {
