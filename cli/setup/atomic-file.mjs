@@ -38,6 +38,11 @@ export function createAtomic(file, text) {
 function writeBeside(file, text) {
   mkdirSync(path.dirname(file), { recursive: true })
   const temporary = `${file}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`
-  writeFileSync(temporary, text)
+  try {
+    writeFileSync(temporary, text)
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    throw error
+  }
   return temporary
 }

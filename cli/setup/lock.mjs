@@ -9,7 +9,7 @@
  * L3 Only lower numbers are ever removed, so a slow contender that creates a number already
  *    passed finds a higher one when it looks again, and tries anew.
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { createAtomic, writeAtomic } from './atomic-file.mjs'
 import { identify, isAlive } from './process-identity.mjs'
@@ -39,8 +39,20 @@ export function tryLock(folder) {
     for (const number of numbers(folder)) {
       if (number < mine) rmSync(numberFile(folder, number), { force: true })
     }
-    return { release: () => writeAtomic(numberFile(folder, mine), 'released') }
+    return { release: () => giveFree(numberFile(folder, mine)) }
   }
+}
+
+/**
+ * Who has the lock now; takes nothing and writes nothing.
+ * @param {string} folder
+ * @returns {import('./process-identity.mjs').ProcessIdentity | undefined} undefined where it is free
+ */
+export function lockHolder(folder) {
+  if (!existsSync(folder)) return undefined
+  const highest = highestNumber(folder)
+  const holder = highest === 0 ? undefined : readHolder(folder, highest)
+  return holder !== undefined && isAlive(holder) ? holder : undefined
 }
 
 /**
@@ -63,6 +75,16 @@ export async function waitForLock(folder, { deadlineMs, onWait }) {
     }
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
+}
+
+/**
+ * On a disk that is full, the lock becomes free with the end of this process instead.
+ * @param {string} file
+ */
+function giveFree(file) {
+  try {
+    writeAtomic(file, 'released')
+  } catch {}
 }
 
 /**

@@ -13,6 +13,7 @@ import { statusCommand } from './commands/status.js'
 import { traceCommand } from './commands/trace.js'
 import { upCommand } from './commands/up.js'
 import { EXIT } from './exit-codes.js'
+import { say } from './terminal.js'
 
 const help = `
 Commands talk to the cluster that runs from this folder, or to KVASIR_URL.
@@ -20,8 +21,12 @@ Exit codes: ${EXIT.ok} done, ${EXIT.failure} failed (one sentence on stderr says
 
 /** @param args without node and script */
 export async function main(args: readonly string[]): Promise<void> {
-  // A reader that has seen enough, such as head, is no error.
-  process.stdout.on('error', () => process.exit(EXIT.ok))
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    // A reader that has seen enough, such as head, is no error; nor is a terminal that was closed.
+    if (error.code === 'EPIPE' || error.code === 'EIO') process.exit(EXIT.ok)
+    say(`The output cannot be written (${error.message}): free disk space, or send it elsewhere.`)
+    process.exit(EXIT.failure)
+  })
   // A terminal that was closed must not end a supervisor through its progress lines.
   process.stderr.on('error', () => {})
   try {

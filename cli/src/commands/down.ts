@@ -1,10 +1,10 @@
 /** `kvasir down`: stops the cluster that runs from this state folder, in order. */
 import { delay } from '@kvasir/runtime/deferred'
-import { DeadlineError } from '@kvasir/runtime/errors'
+import { DeadlineError, UnavailableError } from '@kvasir/runtime/errors'
 import type { Command } from 'commander'
-import { isAlive } from '#setup/process-identity'
+import { isAlive, type ProcessIdentity } from '#setup/process-identity'
 import { EXIT, type ExitCode } from '../exit-codes.js'
-import { readLiveRecord } from '../supervisor/run-record.js'
+import { liveSupervisor, readLiveRecord } from '../supervisor/run-record.js'
 import { printJson, say, withProgress } from '../terminal.js'
 import type { Run } from './run-command.js'
 
@@ -21,22 +21,38 @@ export function downCommand(program: Command, run: Run): void {
 }
 
 async function down(json: boolean): Promise<ExitCode> {
-  const record = readLiveRecord()
-  if (record === undefined) {
+  const supervisor = liveSupervisor()
+  if (supervisor === undefined) {
     if (json) printJson({ stopped: false, pid: null })
     else say('no cluster runs here')
     return EXIT.ok
   }
-  process.kill(record.pid, 'SIGTERM')
-  await withProgress(waitUntilGone({ pid: record.pid, start: record.pidStart }), (seconds) =>
+  const url = readLiveRecord()?.url
+  askToEnd(supervisor.pid)
+  await withProgress(waitUntilGone(supervisor), (seconds) =>
     say(`waiting for running requests to end … ${seconds} s`),
   )
-  if (json) printJson({ stopped: true, pid: record.pid })
-  else say(`stopped the cluster at ${record.url}`)
+  if (json) printJson({ stopped: true, pid: supervisor.pid })
+  else say(url === undefined ? 'stopped the cluster' : `stopped the cluster at ${url}`)
   return EXIT.ok
 }
 
-async function waitUntilGone(supervisor: { pid: number; start: string }): Promise<void> {
+function askToEnd(pid: number): void {
+  try {
+    process.kill(pid, 'SIGTERM')
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (code === 'EPERM') {
+      throw new UnavailableError(
+        `The cluster's supervisor (process ${pid}) belongs to another user: stop it as that user.`,
+      )
+    }
+    // It has ended in the meantime.
+    if (code !== 'ESRCH') throw error
+  }
+}
+
+async function waitUntilGone(supervisor: ProcessIdentity): Promise<void> {
   const end = performance.now() + stopMsMax
   while (isAlive(supervisor)) {
     if (performance.now() > end) {

@@ -5,7 +5,7 @@ import { callJson } from '../client/api-client.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { formatDuration } from '../format.js'
-import { type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
+import { liveSupervisor, type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import type { Run } from './run-command.js'
 
@@ -23,7 +23,7 @@ async function status(json: boolean): Promise<ExitCode> {
   const record = isOurs ? readLiveRecord() : undefined
   if (isOurs && record === undefined) {
     if (json) printJson({ running: false })
-    else print('No cluster runs here: start one with `npx kvasir up --detach`.')
+    else print(whyNot(liveSupervisor()?.pid))
     return EXIT.failure
   }
   const url = locateCluster()
@@ -31,6 +31,12 @@ async function status(json: boolean): Promise<ExitCode> {
   if (json) printJson({ running: true, url, supervisor: record ?? null, cluster })
   else show(url, record, cluster)
   return EXIT.ok
+}
+
+function whyNot(supervisorPid: number | undefined): string {
+  return supervisorPid === undefined
+    ? 'No cluster runs here: start one with `npx kvasir up --detach`.'
+    : `The cluster here is starting or stopping (process ${supervisorPid}): look again in a moment.`
 }
 
 function show(url: string, record: RunRecord | undefined, cluster: ClusterReport): void {

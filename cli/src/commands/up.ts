@@ -12,8 +12,8 @@ import { UnavailableError } from '@kvasir/runtime/errors'
 import { logFolder, projectRoot } from '@kvasir/runtime/state-folder'
 import type { Command } from 'commander'
 import { EXIT, type ExitCode } from '../exit-codes.js'
-import { type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
-import { runSupervisor } from '../supervisor/run-supervisor.js'
+import { liveSupervisor, type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
+import { runSupervisor, runsAlready } from '../supervisor/run-supervisor.js'
 import { print, printJson, say } from '../terminal.js'
 import { interruptSignal, type Run } from './run-command.js'
 import { addUpOptions, clusterWish, type UpOptions } from './up-options.js'
@@ -49,6 +49,9 @@ export function upCommand(program: Command, run: Run): void {
 
 async function upDetached(options: CommandOptions): Promise<ExitCode> {
   const interrupted = interruptSignal()
+  // Before the log is touched, which is the running one's.
+  const running = liveSupervisor()
+  if (running !== undefined) throw runsAlready(running.pid)
   const logFile = path.join(logFolder(), 'supervisor.log')
   mkdirSync(logFolder(), { recursive: true })
   if (existsSync(logFile)) renameSync(logFile, `${logFile}.previous`)

@@ -4,7 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import os from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { tryLock, waitForLock } from '#setup/lock'
+import { lockHolder, tryLock, waitForLock } from '#setup/lock'
 import { identify, isAlive } from '#setup/process-identity'
 
 let folder: string
@@ -23,7 +23,9 @@ function take(): { release: () => void } {
 test('one holder at a time; released, it can be taken again', () => {
   const lock = take()
   expect(tryLock(folder)).toEqual({ heldBy: process.pid })
+  expect(lockHolder(folder)).toEqual(identify(process.pid))
   lock.release()
+  expect(lockHolder(folder)).toBeUndefined()
   take().release()
   expect(readdirSync(folder)).toHaveLength(1)
 })
@@ -35,6 +37,7 @@ test('a lock whose holder was killed is free', async () => {
   expect(tryLock(folder)).toEqual({ heldBy: child.pid })
   child.kill('SIGKILL')
   await once(child, 'exit')
+  expect(lockHolder(folder)).toBeUndefined()
   take()
 })
 

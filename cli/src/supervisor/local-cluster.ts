@@ -13,7 +13,7 @@ import { existsSync, renameSync } from 'node:fs'
 import path from 'node:path'
 import type { ClusterReport } from '@kvasir/coordinator/generation'
 import { deferred, delay, withSignal } from '@kvasir/runtime/deferred'
-import { DeadlineError, KvasirError, UnavailableError } from '@kvasir/runtime/errors'
+import { DeadlineError, KvasirError, messageOf, UnavailableError } from '@kvasir/runtime/errors'
 import { awaitReady, type ChildExit, type ReadyFacts, spawnChild } from '@kvasir/runtime/lifecycle'
 import { logFolder, projectRoot } from '@kvasir/runtime/state-folder'
 import { callJson } from '../client/api-client.js'
@@ -178,11 +178,11 @@ class Cluster implements LocalCluster {
           return
         }
         say(`${reason} Starting it again in ${formatDuration(restartInMs)}.`)
-        this.writeRecord()
+        this.updateRecord()
       },
       onRestarted: () => {
         say(`${name} is ready again`)
-        this.writeRecord()
+        this.updateRecord()
       },
       onRestartFailed: (error: Error, restartInMs: number) => {
         say(`${error.message} Trying again in ${formatDuration(restartInMs)}.`)
@@ -215,6 +215,15 @@ class Cluster implements LocalCluster {
     } catch (error) {
       if (error instanceof UnavailableError) return false
       throw error
+    }
+  }
+
+  /** After the start: a record that cannot be written is a pity, and no reason to end a cluster that serves. */
+  private updateRecord(): void {
+    try {
+      this.writeRecord()
+    } catch (error) {
+      this.options.say(`the record for \`kvasir status\` cannot be written (${messageOf(error)})`)
     }
   }
 

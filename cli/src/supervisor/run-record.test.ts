@@ -4,7 +4,13 @@ import path from 'node:path'
 import { runRecordPath } from '@kvasir/runtime/state-folder'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { locateCluster } from '../client/locate-cluster.js'
-import { type ClusterClaim, claimStateFolder, natsFolder, readLiveRecord } from './run-record.js'
+import {
+  type ClusterClaim,
+  claimStateFolder,
+  liveSupervisor,
+  natsFolder,
+  readLiveRecord,
+} from './run-record.js'
 
 let home: string
 const before = { home: process.env.KVASIR_HOME, url: process.env.KVASIR_URL }
@@ -39,14 +45,17 @@ function claim(): ClusterClaim {
 }
 
 test('a record is there from writing to release, and one supervisor has the folder', () => {
+  expect(liveSupervisor()).toBeUndefined()
   const mine = claim()
   expect(readLiveRecord()).toBeUndefined()
+  expect(liveSupervisor()).toMatchObject({ pid: process.pid })
   mine.write(record)
   expect(readLiveRecord()).toMatchObject({ ...record, pid: process.pid })
   expect(claimStateFolder()).toEqual({ heldBy: process.pid })
   expect(locateCluster()).toBe(record.url)
   mine.release()
   expect(existsSync(runRecordPath())).toBe(false)
+  expect(liveSupervisor()).toBeUndefined()
   claim().release()
 })
 

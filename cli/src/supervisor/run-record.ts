@@ -11,8 +11,8 @@ import path from 'node:path'
 import { SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import { runRecordPath } from '@kvasir/runtime/state-folder'
 import { writeAtomic } from '#setup/atomic-file'
-import { tryLock } from '#setup/lock'
-import { identify, isAlive } from '#setup/process-identity'
+import { lockHolder, tryLock } from '#setup/lock'
+import { identify, isAlive, type ProcessIdentity } from '#setup/process-identity'
 
 export interface RecordedProcess {
   readonly name: string
@@ -45,7 +45,7 @@ export interface ClusterClaim {
 
 /** Takes the state folder, or says which supervisor has it. */
 export function claimStateFolder(): ClusterClaim | { readonly heldBy: number } {
-  const lock = tryLock(path.join(runFolder(), 'lock'))
+  const lock = tryLock(lockFolder())
   if ('heldBy' in lock) return lock
   removeLeftovers()
   return {
@@ -59,6 +59,11 @@ export function claimStateFolder(): ClusterClaim | { readonly heldBy: number } {
       lock.release()
     },
   }
+}
+
+/** The supervisor that has the state folder, also while it starts or stops and so has no record. */
+export function liveSupervisor(): ProcessIdentity | undefined {
+  return lockHolder(lockFolder())
 }
 
 /** Where nats-server of a supervisor keeps its streams. */
@@ -103,6 +108,10 @@ function removeLeftovers(): void {
   for (const name of readdirSync(runFolder())) {
     if (name.startsWith('nats-')) rmSync(path.join(runFolder(), name), { recursive: true, force: true })
   }
+}
+
+function lockFolder(): string {
+  return path.join(runFolder(), 'lock')
 }
 
 function runFolder(): string {

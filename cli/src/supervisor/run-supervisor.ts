@@ -3,8 +3,8 @@
  * started for, stays until it is asked to end, stops everything.
  *
  * Invariants:
- * V1 The first SIGINT, SIGTERM or SIGHUP stops in order; the second ends at once, and the
- *    kernel ends the children.
+ * V1 The first SIGINT, SIGTERM or SIGHUP stops in order; a second one ends at once, and the
+ *    kernel ends the children. A second SIGTERM does not: `kvasir down` may be typed twice.
  * V2 When the npm that started it is killed, it ends at once, and the kernel ends the children.
  * V3 However it ends, the next supervisor can start: a record it left is known to be stale.
  */
@@ -79,19 +79,25 @@ async function superviseUntilEnd(
 
 function claimOrThrow(): ClusterClaim {
   const claim = claimStateFolder()
-  if (!('heldBy' in claim)) return claim
+  if ('heldBy' in claim) throw runsAlready(claim.heldBy)
+  return claim
+}
+
+/** The refusal of a second cluster in the same state folder. */
+export function runsAlready(pid: number): UnavailableError {
   const url = readLiveRecord()?.url
-  throw new UnavailableError(
-    `A cluster runs here already (process ${claim.heldBy}${url === undefined ? ', still starting' : `, ${url}`}): ` +
+  return new UnavailableError(
+    `A cluster runs here already (process ${pid}${url === undefined ? ', still starting or stopping' : `, ${url}`}): ` +
       'use it, stop it with `npx kvasir down`, or set KVASIR_HOME to another folder for a second one.',
   )
 }
 
-/** Aborts at the first signal; the second ends the process. */
+/** Aborts at the first signal; a second one ends the process (V1). */
 function stopSignal(): AbortSignal {
   const controller = new AbortController()
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(name, () => {
+      if (controller.signal.aborted && name === 'SIGTERM') return
       if (controller.signal.aborted) process.exit(EXIT.interrupted)
       controller.abort(new CancelledError(`The supervisor was asked to end by ${name}.`))
     })
