@@ -290,6 +290,20 @@ describe('a broken device', () => {
     await device.empty()
   })
 
+  it('is told when it does not end a step', async () => {
+    const told = deferred<KvasirError>()
+    const release = deferred<void>()
+    const beforeLayer = async (_layer: number, rows: number) => {
+      if (rows === 77) await release.promise
+    }
+    const device = await start({ fake: { beforeLayer }, limits: { stepMs: 50 }, onBroken: told.resolve })
+    const prefill = readPrefill(device.prefill('hangs', promptOf(77))).catch(() => {})
+    expect((await told.promise).message).toContain('did not end a step within 0.05 s')
+    release.resolve()
+    await device.stop()
+    await prefill
+  })
+
   it('is told at once when it is lost while nothing runs', async () => {
     const lost = deferred<KvasirError>()
     const told = deferred<KvasirError>()

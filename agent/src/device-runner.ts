@@ -12,7 +12,7 @@
 import type { DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
 import { type SampledToken, type SamplingParameters, sampleToken } from '@kvasir/engine/sampler'
 import type { Clock } from '@kvasir/runtime/clock'
-import { KvasirError } from '@kvasir/runtime/errors'
+import { InternalError, KvasirError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import type { AgentCore } from './core/agent-core.js'
 import type { CoreAction, CoreEvent, CoreLoad, EndReason, Refusal, StepPart } from './core/events.js'
@@ -71,7 +71,9 @@ export interface RunnerParts {
   readonly index: KvIndex
   readonly clock: Clock
   readonly log: Logger
-  /** So many steps in a row failed that the device is taken for broken; told once. */
+  /** Longest step. */
+  readonly stepMs: number
+  /** Steps in a row failed, or one does not end: the device is taken for broken. */
   readonly onBroken: (error: KvasirError) => void
 }
 
@@ -210,12 +212,15 @@ export class DeviceRunner {
     }
     let result: StepResult
     this.stepping = true
+    const watchdog = setTimeout(() => this.hangs(), this.parts.stepMs)
     try {
       result = await this.parts.driver.step(batch, prefills.length === 0 ? undefined : onLayer)
     } catch (thrown) {
       this.stepping = false
       this.stepFailed(parts, thrown)
       return
+    } finally {
+      clearTimeout(watchdog)
     }
     this.stepping = false
     this.stepFinished(parts, result)
@@ -230,6 +235,14 @@ export class DeviceRunner {
     }
     const tokens = Uint32Array.from(sequence.tokens.slice(start, start + count))
     return { blocks: Uint32Array.from(blocks), start, tokens, wantLogits }
+  }
+
+  /** Its blocks may still be written to, so that its sequences cannot simply be ended. */
+  private hangs(): void {
+    const { stepMs, onBroken } = this.parts
+    onBroken(
+      new InternalError(`The device did not end a step within ${stepMs / 1_000} s; restart its agent.`),
+    )
   }
 
   private stepFailed(parts: readonly StepPart[], thrown: unknown): void {

@@ -12,6 +12,8 @@ export interface AgentLimits {
   readonly chunkTokens: number
   readonly sharedChunkTokens: number
   readonly rowsMax: number
+  /** Longest step: a device that takes longer hangs. */
+  readonly stepMs: number
   /** Tokens kept for a consumer that does not read; beyond it its sequence ends. */
   readonly outboxTokensMax: number
   /** How long a Pull waits for its Prefill to be announced. */
@@ -32,6 +34,7 @@ export const AGENT_LIMITS: AgentLimits = {
   chunkTokens: PREFILL_CHUNK_TOKENS,
   sharedChunkTokens: 64,
   rowsMax: STEP_ROWS_MAX,
+  stepMs: 300_000,
   outboxTokensMax: 4_096,
   announceMs: 5_000,
   pullMs: 10_000,

@@ -92,6 +92,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     index,
     clock,
     log,
+    stepMs: limits.stepMs,
     onBroken: (error) => options.onBroken?.(error),
   })
   // An idle device runs no step that could fail.
