@@ -269,6 +269,44 @@ describe('KV events', () => {
   })
 })
 
+describe('a refusal', () => {
+  it('does not hide what it made room for: a prompt that waited is computed', async () => {
+    const device = await start({ blocks: 10, limits: { waitingMax: 1 } })
+    await device.reserve('first', 160)
+    const waits = device.prefill('waits', promptOf(40))
+    await expect.poll(() => device.serving.device.runner.load().sequences).toBe(1)
+    // The newer placement ends the older one's lease, and is then refused itself.
+    const refused = readPrefill(device.prefill('first', promptOf(40), { epoch: 2 }))
+    expect(await failureOf(refused)).toMatchObject({ code: 'overloaded', ids: { reason: 'queue-full' } })
+    const events = []
+    for await (const { event } of waits) {
+      events.push(event?.$case)
+      if (event?.$case === 'finished') break
+    }
+    expect(events).toEqual(['admitted', 'finished'])
+    await device.empty()
+  })
+})
+
+describe('an answer', () => {
+  it('is the one to its question, also where others get memory with it', async () => {
+    const device = await start({ blocks: 10 })
+    const first = await device.reserve('first', 160)
+    const abort = new AbortController()
+    const { signal } = abort
+    const waits = readPrefill(device.prefill('waits', promptOf(40), { signal })).catch(() => {})
+    await expect.poll(() => device.serving.device.runner.load().sequences).toBe(1)
+    const smaller = await device.reserve('first', 60, 2)
+    expect(smaller.counter).toBeGreaterThan(first.counter)
+    const more = readPrefill(device.prefill('more', promptOf(100), { signal })).catch(() => {})
+    await expect.poll(() => device.serving.device.runner.load().sequences).toBe(2)
+    expect(await callUnary(device.kv, 'release', { lease: smaller })).toEqual({ wasAlive: true })
+    abort.abort()
+    await Promise.all([waits, more])
+    await device.empty()
+  })
+})
+
 describe('a broken device', () => {
   it('fails its sequences, and says that it is broken after a few steps', async () => {
     let broken: KvasirError | undefined

@@ -54,10 +54,8 @@ interface RunningSequence extends SequenceStart {
   error: KvasirError | undefined
 }
 
-/** What the core answered to an event that asks something. */
-export type Answer =
-  | Extract<CoreAction, { type: 'granted' | 'released' | 'attached' | 'admitted' }>
-  | undefined
+/** What the core answered to an event that asks something; each event has one at most. */
+export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attached' }> | undefined
 
 export class RefusedByCore extends Error {
   constructor(readonly reason: Refusal) {
@@ -156,14 +154,17 @@ export class DeviceRunner {
 
   private performAll(actions: readonly CoreAction[]): Answer {
     let answer: Answer
+    let refusal: Refusal | undefined
     for (const action of actions) {
-      if (action.type === 'refused') throw new RefusedByCore(action.reason)
-      answer = this.perform(action) ?? answer
+      if (action.type === 'refused') refusal = action.reason
+      else answer = this.perform(action) ?? answer
     }
+    // What follows a refusal is others' work, such as a step on memory that became free with the same event.
+    if (refusal !== undefined) throw new RefusedByCore(refusal)
     return answer
   }
 
-  private perform(action: CoreAction): Answer {
+  private perform(action: Exclude<CoreAction, { type: 'refused' }>): Answer {
     switch (action.type) {
       case 'run-step':
         void this.runStep(action.parts)
@@ -182,7 +183,8 @@ export class DeviceRunner {
         sequence.counter = action.counter
         this.parts.index.open(action.counter, sequence.tenantSalt)
         sequence.owner.admitted?.(action.counter, action.blocks, action.tokensAhead)
-        return action
+        // No answer: whoever got memory with this event may be another one than who asked.
+        return undefined
       }
       case 'lease-ended':
         this.parts.index.close(action.counter)
@@ -197,7 +199,7 @@ export class DeviceRunner {
         this.onDrained?.()
         return undefined
       default:
-        return action.type === 'refused' ? undefined : action
+        return action
     }
   }
 
