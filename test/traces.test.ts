@@ -121,3 +121,19 @@ test('a lost decode device leaves a trace without orphans that shows both placem
   expect(spans.filter((span) => span.name === 'decode')).toHaveLength(2)
   expect(spans.filter((span) => span.name === 'place')).toHaveLength(2)
 })
+
+test('logs are JSON lines; those of a request carry its trace id, in every process it crossed', async () => {
+  const result = await streamCompletion(cluster, { maxTokens: 8 })
+  const { prefillDevice, decodeDevice } = (await cluster.request(result.requestId)).placements[0] ?? {}
+  for (const name of ['coordinator', prefillDevice ?? '', decodeDevice ?? '']) {
+    const ofRequest = () =>
+      cluster
+        .log(name)
+        .split('\n')
+        .filter((line) => line !== '')
+        .map((line) => JSON.parse(line) as { requestId?: string; trace_id?: string })
+        .filter((line) => line.requestId === result.requestId)
+    await until(`${name} has logged the request`, () => ofRequest().length > 0)
+    expect(ofRequest().map((line) => line.trace_id)).toEqual(ofRequest().map(() => result.traceId))
+  }
+})

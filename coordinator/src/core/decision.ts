@@ -11,6 +11,7 @@ export const FILTER_REASONS = [
   'protocol',
   'model',
   'capability',
+  'too-small',
   'failed-before',
   'refused',
   'slots',
@@ -112,5 +113,6 @@ const FILTER_TEXT: Record<FilterReason, string> = {
   'failed-before': 'failed this request before',
   refused: 'just refused',
   slots: 'without a free slot',
-  memory: 'without enough memory',
+  'too-small': 'too small for it even when empty',
+  memory: 'without enough memory at the moment',
 }

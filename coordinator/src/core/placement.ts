@@ -173,11 +173,12 @@ function filter(
   const model = modelOn(facts, input.modelDigest, input.profile)
   if (!model || model.contextTokensMax < input.prefillTokens) return 'model'
   if (!facts.capabilities.includes(role)) return 'capability'
+  const bytes = kvBytes(model, role === 'decode' ? input.reserveTokens : input.prefillTokens)
+  if (bytes > view.kvBytesMax(facts.deviceId)) return 'too-small'
   if (input.avoids(facts.deviceId)) return 'failed-before'
   if (view.isRefusing(facts.deviceId, nowMs)) return 'refused'
   if (role === 'decode' && view.slotsUsed(facts.deviceId) >= facts.decodeSlots) return 'slots'
-  const tokens = role === 'decode' ? input.reserveTokens : input.prefillTokens
-  if (kvBytes(model, tokens) > view.kvBytesFree(facts.deviceId)) return 'memory'
+  if (bytes > view.kvBytesFree(facts.deviceId)) return 'memory'
   return undefined
 }
 
