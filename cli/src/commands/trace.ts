@@ -1,7 +1,8 @@
 /** `kvasir trace ID`: draws a request's trace, or writes it for Perfetto. */
+import { existsSync } from 'node:fs'
 import path from 'node:path'
 import type { TraceView } from '@kvasir/coordinator/trace-store/trace-store'
-import { messageOf, NotFoundError, UnavailableError } from '@kvasir/runtime/errors'
+import { InvalidInputError, messageOf, NotFoundError, UnavailableError } from '@kvasir/runtime/errors'
 import type { Command } from 'commander'
 import { writeAtomic } from '#setup/atomic-file'
 import { callApi, callJson } from '../client/api-client.js'
@@ -37,6 +38,11 @@ async function showTrace(id: string, options: TraceOptions): Promise<ExitCode> {
     say(`waiting for the last spans … ${seconds} s`),
   )
   if (options.perfetto !== undefined) {
+    // A mistyped path makes no folders (and below /proc, Node would try for ever).
+    const folder = path.dirname(path.resolve(options.perfetto))
+    if (!existsSync(folder)) {
+      throw new InvalidInputError(`${folder} is no folder: create it, or name another file.`)
+    }
     try {
       writeAtomic(path.resolve(options.perfetto), `${JSON.stringify(toPerfetto(trace))}\n`)
     } catch (error) {
