@@ -30,7 +30,7 @@ function testModel(...options: Parameters<typeof writeTestModel>): string {
   folders.push(folder)
   return folder
 }
-const load = (model: string) => Transformer.load({ model, kvBlocksMax: 8 }, 1)
+const load = (model: string) => Transformer.load({ model, kvBlocksMax: 8 }, 1, () => false)
 async function logitsOf(model: string): Promise<Float32Array> {
   const step = { blocks: Uint32Array.of(0), start: 0, tokens: Uint32Array.of(1, 2, 3), wantLogits: true }
   const { logits } = await (await load(model)).step([step], { onLayer: () => {}, between: () => false })

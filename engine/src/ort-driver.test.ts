@@ -1,4 +1,5 @@
 import type { Worker } from 'node:worker_threads'
+import { deferred } from '@kvasir/runtime/deferred'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { DeviceDriver } from './device-driver.js'
 import { createOrtDriver } from './ort-driver.js'
@@ -149,5 +150,32 @@ describe('errors', () => {
     await step
     await expect(driver.stats()).rejects.toMatchObject({ code: 'cancelled' })
     expect(isLost).toBe(false)
+  })
+})
+
+describe('closing', () => {
+  // Ending a thread inside ONNX Runtime aborts the process, this test's too.
+  it('in the middle of a step ends the thread between two calls, and rejects the step', async () => {
+    const blocks = Uint32Array.from({ length: 16 }, (_, index) => index)
+    const tokens = Uint32Array.from({ length: 250 }, (_, index) => index)
+    for (const layer of [undefined, 0, 1]) {
+      const driver = await tinyDriver()
+      const reached = deferred<void>()
+      const step = driver.step([{ blocks, start: 0, tokens, wantLogits: true }], (done) => {
+        if (done === layer) reached.resolve()
+      })
+      const rejected = expect(step).rejects.toThrow(/closed/)
+      if (layer !== undefined) await reached.promise
+      await driver.close()
+      await rejected
+    }
+  })
+
+  it('while a model is loading rejects the load', async () => {
+    const driver = createOrtDriver()
+    const load = driver.loadModel({ model: 'dummy:llama-tiny', kvBlocksMax: 16 })
+    const rejected = expect(load).rejects.toThrow(/closed/)
+    await driver.close()
+    await rejected
   })
 })

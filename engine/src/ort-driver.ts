@@ -3,10 +3,12 @@
  * caller's thread is never blocked.
  *
  * O1 Every call settles: when the thread ends, for whatever reason, pending and later calls reject.
- * O2 `data` given to `writeBlocks` is transferred when it is the whole of its buffer, else copied.
+ * O2 The thread is asked to end and ends between two calls into ONNX Runtime; only one that does not
+ *    within CLOSE_MS is ended by force, which may abort the process.
+ * O3 `data` given to `writeBlocks` is transferred when it is the whole of its buffer, else copied.
  */
 import { MessageChannel, Worker } from 'node:worker_threads'
-import { deferred } from '@kvasir/runtime/deferred'
+import { deferred, withDeadline } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError, type KvasirError, messageOf } from '@kvasir/runtime/errors'
 import type { DeviceDriver, DriverStats, LoadedModelFacts, StepResult } from './device-driver.js'
 import { STEP_ROWS_MAX } from './limits.js'
@@ -16,6 +18,9 @@ export interface OrtDriverOptions {
   /** Threads of one call into ONNX Runtime; by default one for a small model, else all cores, at most 16. */
   readonly threads?: number
 }
+
+/** Longer than one call into ONNX Runtime takes: a layer of a large model over a long chunk. */
+const CLOSE_MS = 10_000
 
 interface Pending {
   readonly resolve: (value: unknown) => void
@@ -35,24 +40,28 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   let lastId = 0
   let ended: KvasirError | undefined
   const lost = deferred<KvasirError>()
+  const exited = deferred<void>()
   let stepId: number | undefined
   let onLayer: ((layer: number) => void) | undefined
 
   const end = (error: KvasirError) => {
     ended ??= error
-    port.close()
     for (const call of pending.values()) call.reject(ended)
     pending.clear()
   }
   const lose = (error: KvasirError) => {
     if (ended !== undefined) return
     end(error)
+    port.close()
     lost.resolve(error)
   }
   worker.on('error', (error) => {
     lose(new InternalError(`The engine's thread failed: ${messageOf(error)}`, { cause: error }))
   })
-  worker.on('exit', (code) => lose(new InternalError(`The engine's thread ended with code ${code}.`)))
+  worker.on('exit', (code) => {
+    exited.resolve()
+    lose(new InternalError(`The engine's thread ended with code ${code}.`))
+  })
   port.on('message', (message: FromWorker) => {
     if (message.kind === 'layer') return onLayer?.(message.layer)
     const call = pending.get(message.id)
@@ -105,8 +114,15 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     },
     stats: () => ask<DriverStats>({ kind: 'stats' }),
     async close() {
+      const isLost = lost.settled
       end(new CancelledError('The driver was closed.'))
-      await worker.terminate()
+      if (isLost || exited.settled) return
+      send({ kind: 'close' })
+      try {
+        await withDeadline(exited.promise, CLOSE_MS, "the end of the engine's thread")
+      } catch {
+        await worker.terminate()
+      }
     },
   }
 }

@@ -4,6 +4,7 @@
  * W1 Reads, writes and cancels that arrive while a step runs are served between its calls into
  *    ONNX Runtime, in the order in which they came.
  * W2 Results are transferred, not copied.
+ * W3 It ends by itself, between two calls into ONNX Runtime: ending a thread inside one aborts the process.
  */
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { InternalError, InvalidInputError } from '@kvasir/runtime/errors'
@@ -14,25 +15,42 @@ const port: MessagePort = workerData.port
 let model: Transformer | undefined
 let stepping = false
 let cancelled = false
+let closing = false
+let calls = 0
 
 port.on('message', accept)
 
 function accept(message: ToWorker): void {
   if ('kind' in message) {
     cancelled = stepping
+    closing ||= message.kind === 'close'
+    endWhenIdle()
     return
   }
   const { id, call } = message
-  serve(call).then(
-    (value) => reply({ kind: 'done', id, value }, transferable(value)),
-    (error) => reply({ kind: 'failed', id, error: plainError(error) }),
-  )
+  calls += 1
+  serve(call)
+    .then(
+      (value) => reply({ kind: 'done', id, value }, transferable(value)),
+      (error) => reply({ kind: 'failed', id, error: plainError(error) }),
+    )
+    .finally(() => {
+      calls -= 1
+      endWhenIdle()
+    })
+}
+
+function endWhenIdle(): void {
+  if (closing && calls === 0) port.close()
 }
 
 async function serve(call: WorkerCall): Promise<unknown> {
   if (call.kind === 'load') {
     if (model !== undefined) throw new InternalError('The driver has loaded a model already.')
-    model = await Transformer.load(call.options, call.threads)
+    model = await Transformer.load(call.options, call.threads, () => {
+      drain()
+      return closing
+    })
     return model.facts
   }
   const loaded = model

@@ -36,7 +36,11 @@ function load(name: string, threads: number): Promise<Transformer> {
   const key = `${name} ${threads}`
   let model = loaded.get(key)
   if (model === undefined) {
-    model = Transformer.load({ model: MODELS[name]?.() ?? '', kvBlocksMax: POOL_BLOCKS }, threads)
+    model = Transformer.load(
+      { model: MODELS[name]?.() ?? '', kvBlocksMax: POOL_BLOCKS },
+      threads,
+      () => false,
+    )
     loaded.set(key, model)
   }
   return model

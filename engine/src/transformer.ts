@@ -9,7 +9,7 @@
  * `session.run` blocks this thread. Not the job of this file: threads and messages (ort-worker.ts).
  */
 import { availableParallelism } from 'node:os'
-import { InvalidInputError } from '@kvasir/runtime/errors'
+import { CancelledError, InvalidInputError } from '@kvasir/runtime/errors'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { type AttentionCall, planAttention, type Query, rowOrder } from './attention-plan.js'
 import { AttentionSessions } from './attention-sessions.js'
@@ -85,11 +85,13 @@ export class Transformer {
 
   /**
    * `wantedThreads`: of ONNX Runtime, for one call; by default what suits the model and the machine.
-   * Throws for a model that is missing, damaged or unsupported.
+   * `isCancelled` is asked between layers, since a large model loads for seconds.
+   * Throws for a model that is missing, damaged or unsupported, and CancelledError.
    */
   static async load(
     { model: spec, kvBlocksMax }: LoadModelOptions,
     wantedThreads: number | undefined,
+    isCancelled: () => boolean,
   ): Promise<Transformer> {
     const model = await resolveModel(spec)
     const { config } = model
@@ -103,6 +105,7 @@ export class Transformer {
       const dense: InferenceSession[] = []
       let weightBytes = 0
       for (const graph of buildDenseGraphs(config, source, rotary.positions)) {
+        if (isCancelled()) throw new CancelledError('The driver was closed while it loaded a model.')
         weightBytes += graph.weights.byteLength
         const externalData = [{ path: WEIGHTS_PATH, data: graph.weights }]
         dense.push(await InferenceSession.create(graph.model, { ...sessionOptions(threads), externalData }))

@@ -1,7 +1,8 @@
 /**
  * Messages between the driver and its worker thread, over one MessagePort, in order.
  *
- * Every call has an id and gets one `done` or `failed`; `cancel` and `layer` belong to the running step.
+ * Every call has an id and gets one `done` or `failed`; `cancel` and `layer` belong to the running step;
+ * `close` is the last message, after which the thread ends by itself.
  */
 import { type ErrorCode, errorOf, KvasirError } from '@kvasir/runtime/errors'
 import type { LoadModelOptions, StepSequence } from './device-driver.js'
@@ -18,7 +19,10 @@ export type WorkerCall =
     }
   | { readonly kind: 'stats' }
 
-export type ToWorker = { readonly id: number; readonly call: WorkerCall } | { readonly kind: 'cancel' }
+export type ToWorker =
+  | { readonly id: number; readonly call: WorkerCall }
+  | { readonly kind: 'cancel' }
+  | { readonly kind: 'close' }
 
 export type FromWorker =
   | { readonly kind: 'done'; readonly id: number; readonly value: unknown }
