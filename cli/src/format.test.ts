@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { rateOption } from './commands/option-values.js'
-import { formatBytes, formatDuration, formatRate, formatShare } from './format.js'
+import { formatBytes, formatCount, formatDuration, formatRate, formatShare } from './format.js'
 
 test('durations, sizes, rates and shares have three digits that matter', () => {
   expect([0.0004, 0.95, 12.34, 999, 4_560].map(formatDuration)).toEqual([
@@ -9,6 +9,7 @@ test('durations, sizes, rates and shares have three digits that matter', () => {
   expect([0, 999, 1_570_000, 2e15].map(formatBytes)).toEqual(['0 B', '999 B', '1.57 MB', '2.00 PB'])
   expect([null, 0, 25e6].map(formatRate)).toEqual(['–', '–', '25.0 MB/s'])
   expect([null, -0.1, 0.974].map(formatShare)).toEqual(['–', '0 %', '97 %'])
+  expect([0, 1, 2].map((count) => formatCount(count, 'chunk'))).toEqual(['0 chunks', '1 chunk', '2 chunks'])
 })
 
 test('a rate is bytes a second with or without a unit', () => {

@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { callJson } from '../client/api-client.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
-import { formatBytes, formatDuration, formatRate, formatShare } from '../format.js'
+import { formatBytes, formatCount, formatDuration, formatRate, formatShare } from '../format.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import type { Run } from './run-command.js'
 
@@ -42,7 +42,7 @@ function explain(report: RequestReport, all: boolean): string {
   if (report.kv.bytes > 0) {
     lines.push(
       '',
-      `KV cache: ${formatBytes(report.kv.bytes)} in ${report.kv.chunks} chunks, ${formatRate(report.kv.bytesPerSecond)}, ` +
+      `KV cache: ${formatBytes(report.kv.bytes)} in ${formatCount(report.kv.chunks, 'chunk')}, ${formatRate(report.kv.bytesPerSecond)}, ` +
         `${formatShare(report.kv.overlap)} hidden behind prefill`,
     )
   }

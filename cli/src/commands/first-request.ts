@@ -3,7 +3,7 @@ import type { RequestReport } from '@kvasir/coordinator/generation'
 import { callJson } from '../client/api-client.js'
 import { type GenerationResult, generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
 import { firstModel } from '../client/models.js'
-import { formatBytes, formatDuration, formatRate, formatShare } from '../format.js'
+import { formatBytes, formatCount, formatDuration, formatRate, formatShare } from '../format.js'
 import { color, print, renderTable } from '../terminal.js'
 
 /** Long enough for a KV cache whose way is worth watching. */
@@ -39,7 +39,7 @@ function factsOf(result: GenerationResult, report: RequestReport): string[][] {
   const transfer =
     kv.bytes === 0
       ? 'none'
-      : `${formatBytes(kv.bytes)} in ${kv.chunks} chunks, ${formatRate(kv.bytesPerSecond)}`
+      : `${formatBytes(kv.bytes)} in ${formatCount(kv.chunks, 'chunk')}, ${formatRate(kv.bytesPerSecond)}`
   const ms = (value: number | undefined) => (value === undefined ? '–' : formatDuration(value))
   return [
     ['prefilled by', placement?.prefillDevice ?? '–'],

@@ -1,6 +1,6 @@
 /** Draws a trace as text: the tree, where each span ran, when, for how long, a bar, and what it did. */
 import { ATTRIBUTE, GEN_AI, SPAN } from '@kvasir/runtime/telemetry-names'
-import { formatBytes, formatDuration, formatRate, formatShare } from '../format.js'
+import { formatBytes, formatCount, formatDuration, formatRate, formatShare } from '../format.js'
 import { buildSpanTree, numberAttribute, placeOf, type SpanNode, type TraceSpan } from './span-tree.js'
 
 export interface DrawOptions {
@@ -93,23 +93,23 @@ function detailsOf(span: TraceSpan): string[] {
     const value = span.attributes[name]
     return typeof value === 'string' ? [value] : []
   }
-  const counted = (name: string, unit: string) => {
+  const counted = (name: string, noun: string, suffix = '') => {
     const value = number(name)
-    return value === undefined ? [] : [`${value} ${unit}`]
+    return value === undefined ? [] : [`${formatCount(value, noun)}${suffix}`]
   }
   switch (span.name) {
     case SPAN.request:
       return [
         ...text(GEN_AI.requestModel),
-        ...counted(GEN_AI.usageInputTokens, 'tokens in'),
-        ...counted(GEN_AI.usageOutputTokens, 'tokens out'),
+        ...counted(GEN_AI.usageInputTokens, 'token', ' in'),
+        ...counted(GEN_AI.usageOutputTokens, 'token', ' out'),
       ]
     case SPAN.place:
       return text(ATTRIBUTE.placementReason)
     case SPAN.prepare:
     case SPAN.prefillRun:
     case SPAN.decodeRun:
-      return counted(ATTRIBUTE.tokens, 'tokens')
+      return counted(ATTRIBUTE.tokens, 'token')
     case SPAN.reserve:
     case SPAN.prefill:
     case SPAN.decode:
@@ -121,7 +121,7 @@ function detailsOf(span: TraceSpan): string[] {
       const overlap = number(ATTRIBUTE.kvOverlap)
       return [
         ...(bytes === undefined ? [] : [formatBytes(bytes)]),
-        ...counted(ATTRIBUTE.kvChunks, 'chunks'),
+        ...counted(ATTRIBUTE.kvChunks, 'chunk'),
         ...(rate === undefined ? [] : [formatRate(rate)]),
         ...(overlap === undefined ? [] : [`${formatShare(overlap)} hidden behind prefill`]),
       ]
