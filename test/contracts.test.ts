@@ -1,5 +1,6 @@
 /** What an agent says to a peer that speaks wrongly: one clear error, and nothing lost. */
 import { Client, credentials, Metadata, status } from '@grpc/grpc-js'
+import { GREEDY } from '@kvasir/agent/testing/test-devices'
 import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
   InferenceServiceClient as Inference,
@@ -154,15 +155,7 @@ test('a lease of an earlier life is refused', async () => {
         tokens: [0, 1, 2],
         firstIndex: 0,
         maxTokens: 4,
-        sampling: {
-          temperature: 0,
-          topP: 1,
-          topK: 0,
-          seed: 0n,
-          stopTokens: [],
-          topLogprobs: 0,
-          logprobs: false,
-        },
+        sampling: GREEDY,
         source: undefined,
       })
       for await (const _ of stream);

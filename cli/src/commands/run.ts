@@ -8,7 +8,7 @@
 import type { RequestReport } from '@kvasir/coordinator/generation'
 import type { Command } from 'commander'
 import { callJson } from '../client/api-client.js'
-import { generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
+import { type GenerationResult, generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { firstModel } from '../client/models.js'
 import { EXIT } from '../exit-codes.js'
@@ -28,19 +28,11 @@ export interface RunOptions {
 }
 
 /** The document of `run --json`; docs/schemas/run.json. */
-export interface RunDocument {
+export interface RunDocument
+  extends Pick<GenerationResult, 'text' | 'tokens' | 'finishReason' | 'numericsChanged' | 'usage'> {
   /** Null where no cluster was used. */
   readonly requestId: string | null
   readonly traceId: string | null
-  readonly text: string
-  readonly tokens: readonly number[]
-  readonly finishReason: string
-  readonly numericsChanged: boolean
-  readonly usage: {
-    readonly promptTokens: number
-    readonly completionTokens: number
-    readonly cachedTokens: number
-  }
   readonly placement: { readonly prefillDevice: string; readonly decodeDevice: string } | null
   readonly kv: { readonly bytes: number; readonly chunks: number; readonly overlap: number | null } | null
   readonly ttftMs: number | null
