@@ -170,7 +170,7 @@ class DecodeOwner implements SequenceOwner {
     const finish = FINISHED[reason]
     if (finish !== undefined) {
       const { steps, stepUs, batchMax } = this
-      const value = { reason: finish, steps, stepUs: BigInt(Math.round(stepUs)), batchMax }
+      const value = { reason: finish, steps, stepUs: BigInt(Math.round(stepUs)), batchMax, reads: [] }
       this.outbox.finish({ event: { $case: 'finished', value } })
       this.close()
     } else {

@@ -55,6 +55,9 @@ export function kvControlService(device: Device): KvServiceServer {
         await send({ incarnation: device.incarnation, sequence, hashes: part, variant })
       }
     }),
+    offer: unary(async () => {
+      throw elsewhere(device, 'Blocks are not taken in by this kind')
+    }),
     pull: bidi(async () => {
       throw elsewhere(device, 'Pull is served on the KV endpoint')
     }),
@@ -70,6 +73,7 @@ export function kvTransferService(device: Device): KvServiceServer {
     extend: unary(refuse),
     release: unary(refuse),
     snapshot: serverStream(refuse),
+    offer: unary(refuse),
     pull: bidi((incoming, call, send) => servePull(device, incoming, call, send)),
   }
 }

@@ -3,7 +3,7 @@
  * servers listening. NATS is not its job, so that it runs without.
  */
 import { availableParallelism } from 'node:os'
-import { BLOCK_TOKENS, type LoadedModelFacts } from '@kvasir/engine/device-driver'
+import { BLOCK_TOKENS, type DriverDescription, type LoadedModelFacts } from '@kvasir/engine/device-driver'
 import {
   type Advertisement,
   type LoadReport,
@@ -150,7 +150,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
       tiers: [{ ...definition.tier, capacityBytes, bandwidthBytesPerSecond: rates.bytesPerSecond }],
       compute:
         loaded === undefined ? [] : [{ precision: Precision.F32, peakOpsPerSecond: rates.opsPerSecond }],
-      kernels: loaded?.driver.describe().kernels.map((kernel) => ({ ...kernel })) ?? [],
+      kernels: loaded?.driver.describe().kernels.map(kernelMessage) ?? [],
       models: loaded === undefined ? [] : [loadedModel(loaded.model)],
       decodeSlots,
       link: { class: definition.linkClass, bytesPerSecond: settings.linkBytesPerSecond, latencyUs: 0 },
@@ -226,6 +226,15 @@ async function openDevice({ definition, settings, log }: ServingOptions): Promis
     await driver.close()
     throw error
   }
+}
+
+function kernelMessage({
+  name,
+  version,
+  limits,
+}: DriverDescription['kernels'][number]): Advertisement['kernels'][number] {
+  const wide = Object.entries(limits).map(([limit, value]) => [limit, BigInt(value)])
+  return { name, version, limits: Object.fromEntries(wide) }
 }
 
 function loadedModel(model: LoadedModelFacts): Advertisement['models'][number] {

@@ -15,6 +15,14 @@ export interface GenerationRequest {
   readonly maxTokens: number
   readonly sampling: Sampling
   readonly tenantSalt: Uint8Array
+  /** Hashes of the prompt's full blocks under the tenant's salt, hexadecimal, in order. */
+  readonly blockHashes: readonly string[]
+  /** Whether cached blocks are used and left behind. */
+  readonly reusePrefix: boolean
+  /** How decoding attends, as the client asked; undefined leaves it to the coordinator. */
+  readonly attention: AttentionWish | undefined
+  /** What was retrieved for the prompt, for the report. */
+  readonly retrieval: RetrievalReport | null
   /** When KV blocks are sent; layer by layer unless told otherwise, which measurements compare with. */
   readonly pullTiming?: 'layered' | 'after-prefill'
 }
@@ -23,6 +31,17 @@ export type GenerationEvent =
   | { readonly type: 'tokens'; readonly tokens: readonly Token[] }
   /** Last event of a generation that worked. */
   | { readonly type: 'finished'; readonly reason: 'stop' | 'length' }
+
+export type AttentionMethodName = 'dense' | 'page-bounds' | 'random' | 'recent'
+
+/** `auto`: decided from the context's length and predicted time, as if nothing had been asked. */
+export interface AttentionWish {
+  readonly method: AttentionMethodName | 'auto'
+  /** Tokens, or a share of the context above 0 and at most 1; null for dense and auto. */
+  readonly budget: { readonly tokens: number } | { readonly share: number } | null
+  /** Where it runs: `auto` by predicted time; `local` on the decoding device; the others on another one. */
+  readonly place: 'auto' | 'local' | 'partial' | 'indices'
+}
 
 export interface Generation {
   /** Ends after `finished`, or throws a KvasirError. Tokens in order, each once (I3). */
@@ -40,6 +59,8 @@ export interface GenerationService {
   /** What `GET /v1/cluster` shows. */
   cluster(): ClusterReport
   /** Models that some live device can serve from prompt to last token. */
+  /** What `GET /v1/kv` shows. */
+  kv(): KvReport
   models(): readonly { readonly name: string; readonly digest: string; readonly contextTokensMax: number }[]
 }
 
@@ -62,6 +83,115 @@ export interface PlacementReport {
     readonly prefill: Readonly<Record<string, number>>
     readonly decode: Readonly<Record<string, number>>
   }
+}
+
+/** One of the four stages (He et al.) of something a request used, where it ran and what it took. */
+export interface StageReport {
+  /** Which pipeline: prefix reuse, attention or retrieval. */
+  readonly pipeline: 'prefix' | 'attention' | 'retrieval'
+  readonly stage: 'prepare' | 'relevancy' | 'retrieval' | 'apply'
+  /** What it is here, such as "BM25 over 2 shards". */
+  readonly what: string
+  readonly devices: readonly string[]
+  /** Of the stage on this device, without the transfers into it. */
+  readonly predictedMs: number | null
+  /** Of moving its inputs to the device. */
+  readonly transferMs: number | null
+  readonly transferBytes: number
+  readonly measuredMs: number | null
+  /** The next best device and what the whole pipeline was predicted to take with it. */
+  readonly alternative: { readonly devices: readonly string[]; readonly pipelineMs: number } | null
+  /** One clear sentence. */
+  readonly reason: string
+}
+
+/** A run of the prompt's blocks with one history. */
+export interface BlockRun {
+  readonly firstBlock: number
+  readonly blocks: number
+  readonly tokens: number
+  /** Where the device that needed it got it from. */
+  readonly source: 'local' | 'fetched' | 'computed'
+  /** The device that held or computed it. */
+  readonly device: string
+  readonly tier: string | null
+  /** Why it was not reused, or why it came from there; one sentence. */
+  readonly reason: string
+}
+
+/** What became of the prompt's blocks in the last placement. */
+export interface PrefixReport {
+  readonly blocks: number
+  readonly cachedTokens: number
+  readonly fetchedBytes: number
+  readonly fetchMs: number | null
+  /** On the device that prefilled. */
+  readonly runs: readonly BlockRun[]
+  /** Tokens that the decoding device held itself, so that they were not sent to it. */
+  readonly heldByDecodeTokens: number
+}
+
+/** How a request's decoding attended. */
+export interface AttentionReport {
+  readonly method: AttentionMethodName
+  /** Pages that each KV head attends to at the end of the prompt, of how many. */
+  readonly budgetPages: number
+  readonly promptPages: number
+  readonly place: 'local' | 'partial' | 'indices'
+  /** The device that answers queries, where it is another than the decoding one. */
+  readonly attendDevice: string | null
+  readonly asked: boolean
+  readonly reason: string
+  /** Sums over steps, layers and KV heads. */
+  readonly pages: number
+  readonly pagesRead: number
+  readonly wireBytes: number
+  readonly remoteMs: number
+}
+
+/** What was retrieved for a request. */
+export interface RetrievalReport {
+  readonly corpus: string
+  readonly k: number
+  readonly documents: readonly { readonly id: string; readonly title: string; readonly score: number }[]
+  readonly stages: readonly StageReport[]
+}
+
+export interface KvReport {
+  readonly directory: {
+    /** Distinct blocks known, the most that are kept, and device entries dropped to stay below it. */
+    readonly blocks: number
+    readonly blocksMax: number
+    readonly droppedBlocks: number
+    /** Devices whose events had a gap and whose snapshot is on its way. */
+    readonly healing: readonly string[]
+  }
+  readonly devices: readonly KvDeviceReport[]
+}
+
+export interface KvDeviceReport {
+  readonly deviceId: string
+  readonly kind: string
+  readonly state: 'ready' | 'draining' | 'lost'
+  /** Blocks that the directory knows on it. */
+  readonly directoryBlocks: number
+  readonly tiers: readonly {
+    readonly name: string
+    readonly kind: string
+    readonly capacityBytes: number
+    readonly leasedBytes: number
+    readonly cachedBytes: number
+    readonly bandwidthBytesPerSecond: number
+    readonly modelled: boolean
+    readonly lookups: number
+    readonly hits: number
+    /** hits ÷ lookups; null before the first lookup. */
+    readonly hitRate: number | null
+    readonly inBytes: number
+    readonly outBytes: number
+    readonly readBytes: number
+    readonly droppedBlocks: number
+  }[]
 }
 
 export interface RequestReport {
@@ -92,6 +222,18 @@ export interface RequestReport {
     readonly overlap: number | null
     readonly bytesPerSecond: number | null
   }
+  /** Null before it is placed. */
+  readonly prefix: PrefixReport | null
+  readonly attention: AttentionReport | null
+  readonly retrieval: RetrievalReport | null
+  /** The four stages of each pipeline that the request used, in order. */
+  readonly stages: readonly StageReport[]
+  /** KV bytes that attention read while decoding, and that were moved, by tier. */
+  readonly tierReads: readonly {
+    readonly tier: string
+    readonly readBytes: number
+    readonly movedBytes: number
+  }[]
 }
 
 export interface ClusterReport {

@@ -13,9 +13,15 @@
  * D3 The logits of a sequence depend on its tokens alone: not on the batch, the chunking,
  *    or the block ids.
  * D4 `readBlocks` and `writeBlocks` are served between the layers of a running step.
+ * D5 Calls take effect in the order in which they were issued: a read sees what was there when it was
+ *    issued, whatever is issued after it. So a block may be given to another as soon as its last read
+ *    or copy was issued.
+ * D6 The pages that sparse attention chooses depend on the sequence and its method alone, not on which
+ *    device holds them: local and remote attention choose the same.
  */
 
 import type { KvasirError } from '@kvasir/runtime/errors'
+import type { KernelInput, KernelName, KernelOutput } from './kernels.js'
 
 /** Tokens in a full KV block. */
 export const BLOCK_TOKENS = 16
@@ -30,6 +36,86 @@ export interface StepSequence {
   readonly tokens: Uint32Array
   /** Whether the logits of the last new token are wanted. */
   readonly wantLogits: boolean
+  /** Which pages its one new token attends to; absent, or with several new tokens: all. */
+  readonly attention?: SparseAttention
+  /** Another device holds its first pages, or their bounds. For one new token only. */
+  readonly remote?: RemoteAttention
+  /** Whether `StepResult.attention` is wanted for it. */
+  readonly trackPages?: boolean
+}
+
+/** A page is a block: BLOCK_TOKENS tokens of a sequence. The newest page is always attended to. */
+export interface SparseAttention {
+  /** page-bounds: Quest and LServe; random and recent are baselines for studies. */
+  readonly method: 'page-bounds' | 'random' | 'recent'
+  /** Pages that each KV head attends to, the newest included; at least 1. */
+  readonly pages: number
+  /** For `random`. */
+  readonly seed: number
+}
+
+export interface RemoteAttention {
+  /** The full pages at the start of the sequence that the other device answers for. */
+  readonly pages: number
+  /**
+   * partial: K and V of these pages are there, and `StepSequence.blocks` begins with the page after them.
+   * indices: only their bounds are there, and `StepSequence.blocks` holds all pages.
+   */
+  readonly mode: 'partial' | 'indices'
+  /** Settles within a deadline of its owner's. A rejection fails this sequence alone. */
+  ask(query: RemoteQuery): Promise<RemoteAnswer>
+}
+
+/** Of one layer of one step. */
+export interface RemoteQuery {
+  readonly layer: number
+  /** `[query heads, head dim]`, after rotary embedding. */
+  readonly q: Float32Array
+  /** Pages to choose for each KV head among the other device's and the rivals; 0 means all (dense). */
+  readonly pages: number
+  /** Scores of this device's own pages but the newest, `[kv heads, rivals]`. */
+  readonly rivals: Float32Array
+}
+
+export interface RemoteAnswer {
+  /** Of each KV head, how many of the other device's pages were chosen. */
+  readonly chosen: Uint32Array
+  /** indices: the chosen pages, ascending, head after head. */
+  readonly pages?: Uint32Array
+  /** partial: attention over the chosen pages. */
+  readonly partial?: PartialAttention
+  readonly relevancyUs: number
+  readonly retrievalUs: number
+  readonly applyUs: number
+  /** Bytes of the query and its answer on the wire. */
+  readonly wireBytes: number
+}
+
+/** Attention over some of a sequence's tokens, which can be merged with that over the others exactly (DistAttention). */
+export interface PartialAttention {
+  /** `[query heads, head dim]`: Σ exp(s − max)·v ÷ Σ exp(s − max); 0 where no token was attended to. */
+  readonly output: Float32Array
+  /** Of each query head: the largest scaled score; −∞ where no token was attended to. */
+  readonly max: Float32Array
+  /** Of each query head: Σ exp(s − max); 0 where no token was attended to. */
+  readonly sum: Float32Array
+}
+
+/** What one sequence's attention read in one step, all layers and KV heads together. */
+export interface AttentionUse {
+  /** Of each page of `StepSequence.blocks`: the share of (layer, KV head) pairs that read it, 0 to 1. */
+  readonly reads: Float32Array
+  /** Of each page of `StepSequence.blocks`: its mean attention weight over layers and heads; sums to at most 1. */
+  readonly mass: Float32Array
+  /** Summed over layers and KV heads: pages of the sequence, and pages attended to, wherever they are. */
+  readonly pages: number
+  readonly pagesRead: number
+  readonly prepareUs: number
+  readonly relevancyUs: number
+  readonly retrievalUs: number
+  readonly applyUs: number
+  readonly remoteUs: number
+  readonly wireBytes: number
 }
 
 export interface StepResult {
@@ -39,6 +125,10 @@ export interface StepResult {
   readonly elapsedUs: number
   /** True where `cancelStep` ended it early: nothing was computed that may be used. */
   readonly cancelled: boolean
+  /** Sequences, by their place in the batch, whose remote attention failed; their logits mean nothing. */
+  readonly failed: readonly { readonly sequence: number; readonly error: KvasirError }[]
+  /** By place in the batch; undefined where `trackPages` was not set. */
+  readonly attention: readonly (AttentionUse | undefined)[]
 }
 
 /** Facts of a loaded model that placement and memory accounting need. */
@@ -72,8 +162,12 @@ export interface DriverStats {
 export interface DriverDescription {
   /** Such as onnxruntime-cpu. */
   readonly name: string
-  /** Kernels with the version of their contract. */
-  readonly kernels: readonly { readonly name: string; readonly version: number }[]
+  /** Kernels with the version of their contract, and the largest inputs they take by name. */
+  readonly kernels: readonly {
+    readonly name: string
+    readonly version: number
+    readonly limits: Readonly<Record<string, number>>
+  }[]
   /** Most rows (new tokens) that one step takes. */
   readonly rowsMax: number
 }
@@ -99,6 +193,14 @@ export interface DeviceDriver {
   readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array>
   /** Copies whole blocks of one layer in; the driver may take ownership of `data`'s buffer. */
   writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void>
+  /** Copies whole blocks of all layers, with their bounds, within the pool: `from[i]` to `to[i]`. */
+  copyBlocks(from: Uint32Array, to: Uint32Array): Promise<void>
+  /** Page bounds of one layer, `[blocks][kv head][min|max][head dim]` f32; prepared first where they are missing. */
+  readBounds(layer: number, blocks: Uint32Array): Promise<Uint8Array>
+  /** Takes bounds that another device prepared; they stand until the block is written to. */
+  writeBounds(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void>
+  /** Rejects with UnsupportedError for a kernel it lacks, InvalidInputError beyond a declared limit. */
+  runKernel<Name extends KernelName>(name: Name, input: KernelInput<Name>): Promise<KernelOutput<Name>>
   stats(): Promise<DriverStats>
   /** Ends the device's thread or process. Pending calls reject. */
   close(): Promise<void>

@@ -9,7 +9,13 @@
  */
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { deferred, withDeadline } from '@kvasir/runtime/deferred'
-import { CancelledError, InternalError, type KvasirError, messageOf } from '@kvasir/runtime/errors'
+import {
+  CancelledError,
+  InternalError,
+  type KvasirError,
+  messageOf,
+  UnsupportedError,
+} from '@kvasir/runtime/errors'
 import type { DeviceDriver, DriverStats, LoadedModelFacts, StepResult } from './device-driver.js'
 import { STEP_ROWS_MAX } from './limits.js'
 import { type FromWorker, revivedError, type ToWorker, type WorkerCall } from './worker-protocol.js'
@@ -89,7 +95,7 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     lost: lost.promise,
     describe: () => ({
       name: 'onnxruntime-cpu',
-      kernels: [{ name: 'llama-f32', version: 1 }],
+      kernels: [{ name: 'llama-f32', version: 1, limits: { rows: STEP_ROWS_MAX } }],
       rowsMax: STEP_ROWS_MAX,
     }),
     loadModel: (load) => ask<LoadedModelFacts>({ kind: 'load', options: load, threads: options.threads }),
@@ -112,6 +118,10 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
       const own = whole ? data : data.slice()
       return ask<void>({ kind: 'write', layer, blocks, data: own }, [own.buffer as ArrayBuffer])
     },
+    copyBlocks: () => Promise.reject(new UnsupportedError('not yet')),
+    readBounds: () => Promise.reject(new UnsupportedError('not yet')),
+    writeBounds: () => Promise.reject(new UnsupportedError('not yet')),
+    runKernel: () => Promise.reject(new UnsupportedError('not yet')),
     stats: () => ask<DriverStats>({ kind: 'stats' }),
     async close() {
       const isLost = lost.settled

@@ -137,7 +137,13 @@ export class Transformer {
     const finish = (logits: Float32Array, cancelled: boolean): StepResult => {
       this.#stats.steps++
       this.#stats.rows += rows
-      return { logits, cancelled, elapsedUs: Math.round((performance.now() - begin) * 1000) }
+      return {
+        logits,
+        cancelled,
+        elapsedUs: Math.round((performance.now() - begin) * 1000),
+        failed: [],
+        attention: [],
+      }
     }
 
     let x: Float32Array = this.#embedRows(ordered, rows)

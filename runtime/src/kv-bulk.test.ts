@@ -97,6 +97,7 @@ describe('over the wire', () => {
             extend: unary(async () => ({ tokens: 0 })),
             release: unary(async () => ({ wasAlive: false })),
             snapshot: serverStream(async () => {}),
+            offer: unary(async () => ({ wanted: [] })),
             pull: bidi(async (_incoming, _call, send) => {
               // Sent without waiting, so that messages queue while others are put together.
               await Promise.all(Array.from({ length: 40 }, (_, i) => send(patterned(i))))

@@ -73,6 +73,12 @@ export function bidi<Request, Response>(
   }
 }
 
+/**
+ * The caller's timer began a message's way before ours, and its cancellation may so come before our deadline:
+ * one that comes at most this early is taken for the deadline.
+ */
+const DEADLINE_SLACK_MS = 100
+
 interface Running {
   readonly context: CallContext
   readonly metadata: Metadata
@@ -107,7 +113,7 @@ function begin(call: AnyCall, defaultDeadlineMs: number | undefined): Running {
   // The transport watches the deadline that a caller sets; ours is for a caller that sets none.
   if (told === undefined && deadlineMs !== undefined) timer = setTimeout(() => abort(late()), deadlineMs)
   call.on('cancelled', () => {
-    const expired = told !== undefined && Date.now() >= deadline
+    const expired = told !== undefined && Date.now() >= deadline - Math.min(DEADLINE_SLACK_MS, told / 2)
     abort(expired ? late() : new CancelledError(`The caller ${peer} cancelled or is gone.`))
   })
 

@@ -42,6 +42,7 @@ function service(methods: Partial<KvServiceServer>): KvServiceServer {
     release: unary(absent),
     pull: bidi(absent),
     snapshot: serverStream(absent),
+    offer: unary(absent),
     ...methods,
   }
 }
@@ -151,7 +152,7 @@ describe('unary calls', () => {
       }),
     })
     const error = await failure(
-      callUnary(client(server.address), 'reserve', reserveRequest, { timeoutMs: 100 }),
+      callUnary(client(server.address), 'reserve', reserveRequest, { timeoutMs: 200 }),
     )
     expect(error).toBeInstanceOf(DeadlineError)
     expect(await withDeadline(aborted.promise, 2_000, 'abort')).toBeInstanceOf(DeadlineError)

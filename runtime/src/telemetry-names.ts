@@ -28,6 +28,18 @@ export const SPAN = {
   kvReceive: 'kv.receive',
   /** Agent: the sequence's decode steps. */
   decodeRun: 'decode.run',
+  /** Agent: cached blocks on their way from another device or tier. */
+  kvFetch: 'kv.fetch',
+  /** Agent: the pages of an offloaded sequence on the device that attends, from its lease to its end. */
+  attendRun: 'attend.run',
+  /** Coordinator: one search, from the query to the documents; parent of the four below. */
+  retrieve: 'retrieve',
+  /** Coordinator, a call: from a query to weighted terms. */
+  retrievePrepare: 'retrieve.prepare',
+  /** Coordinator, a call: BM25 and top-k over one shard. */
+  retrieveShard: 'retrieve.shard',
+  /** Coordinator, a call: the texts of the documents found. */
+  retrieveDocuments: 'retrieve.documents',
 } as const
 
 export type SpanName = (typeof SPAN)[keyof typeof SPAN]
@@ -64,6 +76,30 @@ export const ATTRIBUTE = {
   decodeTokenUs: 'kvasir.decode.token_us',
   /** Most sequences that shared a step with this one. */
   decodeBatchMax: 'kvasir.decode.batch_max',
+
+  /** Leading tokens that were in this device's memory, and those that were fetched. */
+  cachedTokens: 'kvasir.cache.local_tokens',
+  fetchedTokens: 'kvasir.cache.fetched_tokens',
+  fetchedFrom: 'kvasir.cache.fetched_from',
+  /** Tiers' names (array), and bytes that attention read from and that were moved into each (arrays alike). */
+  tierNames: 'kvasir.tier.names',
+  tierReadBytes: 'kvasir.tier.read_bytes',
+  tierMovedBytes: 'kvasir.tier.moved_bytes',
+  attentionMethod: 'kvasir.attention.method',
+  attentionBudget: 'kvasir.attention.budget',
+  attendDevice: 'kvasir.attention.device',
+  attentionPages: 'kvasir.attention.pages',
+  attentionPagesRead: 'kvasir.attention.pages_read',
+  attentionRemoteUs: 'kvasir.attention.remote_us',
+  attentionWireBytes: 'kvasir.attention.wire_bytes',
+  /** Time of each of the four stages, microseconds. */
+  stagePrepareUs: 'kvasir.stage.prepare_us',
+  stageRelevancyUs: 'kvasir.stage.relevancy_us',
+  stageRetrievalUs: 'kvasir.stage.retrieval_us',
+  stageApplyUs: 'kvasir.stage.apply_us',
+  corpus: 'kvasir.corpus',
+  documents: 'kvasir.documents',
+  shard: 'kvasir.shard',
 
   placementReason: 'kvasir.placement.reason',
   prefillDevice: 'kvasir.placement.prefill_device',

@@ -128,6 +128,7 @@ describe('spans', () => {
             release: unary(async () => ({ wasAlive: false })),
             pull: bidi(absent),
             snapshot: serverStream(absent),
+            offer: unary(absent),
           },
         },
       ],

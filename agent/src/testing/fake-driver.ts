@@ -15,7 +15,7 @@ import {
   type StepResult,
   type StepSequence,
 } from '@kvasir/engine/device-driver'
-import { InternalError, InvalidInputError, type KvasirError } from '@kvasir/runtime/errors'
+import { InternalError, InvalidInputError, type KvasirError, UnsupportedError } from '@kvasir/runtime/errors'
 import type { DriverFactory } from '../definition.js'
 
 export interface FakeDriverOptions {
@@ -52,7 +52,7 @@ export class FakeDriver implements DeviceDriver {
   }
 
   describe(): DriverDescription {
-    return { name: 'fake', kernels: [{ name: 'fake.step', version: 1 }], rowsMax: 512 }
+    return { name: 'fake', kernels: [{ name: 'fake.step', version: 1, limits: {} }], rowsMax: 512 }
   }
 
   async loadModel({ model, kvBlocksMax }: LoadModelOptions): Promise<LoadedModelFacts> {
@@ -85,7 +85,13 @@ export class FakeDriver implements DeviceDriver {
         await (this.options.beforeLayer?.(layer, rows) ?? nextTurn())
         if (this.closed) throw new InternalError('The fake device was closed.')
         if (this.cancelled)
-          return { logits: new Float32Array(0), elapsedUs: elapsedUs(startMs), cancelled: true }
+          return {
+            logits: new Float32Array(0),
+            elapsedUs: elapsedUs(startMs),
+            cancelled: true,
+            failed: [],
+            attention: [],
+          }
         for (const sequence of sequences) this.store(layer, sequence)
         this.counters.matrixCalls += 1
         this.counters.attentionCalls += sequences.length
@@ -102,7 +108,7 @@ export class FakeDriver implements DeviceDriver {
           logits[row * FAKE_VOCABULARY + id] = id === nextToken(state) ? 9 : (state % (id + 2)) / 100
         }
       })
-      return { logits, elapsedUs: elapsedUs(startMs), cancelled: false }
+      return { logits, elapsedUs: elapsedUs(startMs), cancelled: false, failed: [], attention: [] }
     } finally {
       this.stepping = false
     }
@@ -131,6 +137,22 @@ export class FakeDriver implements DeviceDriver {
       const from = index * FLOATS_PER_BLOCK
       slab.set(floats.subarray(from, from + FLOATS_PER_BLOCK), block * FLOATS_PER_BLOCK)
     })
+  }
+
+  copyBlocks(): Promise<never> {
+    return Promise.reject(new UnsupportedError('not yet'))
+  }
+
+  readBounds(): Promise<never> {
+    return Promise.reject(new UnsupportedError('not yet'))
+  }
+
+  writeBounds(): Promise<never> {
+    return Promise.reject(new UnsupportedError('not yet'))
+  }
+
+  runKernel(): Promise<never> {
+    return Promise.reject(new UnsupportedError('not yet'))
   }
 
   async stats(): Promise<DriverStats> {

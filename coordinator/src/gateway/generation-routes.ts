@@ -100,6 +100,10 @@ export function registerGenerationRoutes(
       maxTokens: prompt.maxTokens,
       sampling: samplingOf(plan, model),
       tenantSalt: keys.tenantSalt(request.headers.authorization),
+      blockHashes: [],
+      reusePrefix: true,
+      attention: undefined,
+      retrieval: null,
       ...pullTiming,
     })
     exchange.onStop((cause) => generation.cancel(cause === 'slow-client' ? cause : 'client-gone'))

@@ -87,6 +87,11 @@ export class RequestRecord {
         overlap: kv.busyUs > 0 ? Math.max(0, 1 - kv.exposedUs / kv.busyUs) : null,
         bytesPerSecond: kv.busyUs > 0 ? (kv.bytes / kv.busyUs) * 1e6 : null,
       },
+      prefix: null,
+      attention: null,
+      retrieval: null,
+      stages: [],
+      tierReads: [],
     }
   }
 }

@@ -20,6 +20,7 @@ import type {
   Generation,
   GenerationRequest,
   GenerationService,
+  KvReport,
   RequestReport,
 } from '../generation.js'
 import { deviceReports } from './cluster-report.js'
@@ -123,6 +124,10 @@ class ServingShell implements Serving {
 
   request(id: string): RequestReport | undefined {
     return this.#store.report(id)
+  }
+
+  kv(): KvReport {
+    return { directory: { blocks: 0, blocksMax: 0, droppedBlocks: 0, healing: [] }, devices: [] }
   }
 
   cluster(): ClusterReport {

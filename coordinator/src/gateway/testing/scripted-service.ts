@@ -90,6 +90,10 @@ export function scriptedService(report: Partial<RequestReport> = {}): ScriptedSe
       return known && { ...REPORT, requestId: id, model: known.request.model, ...report }
     },
     cluster: () => CLUSTER,
+    kv: () => ({
+      directory: { blocks: 0, blocksMax: 0, droppedBlocks: 0, healing: [] },
+      devices: [],
+    }),
     models: () => service.servedModels.map((name) => ({ name, digest: 'd1', contextTokensMax: 100 })),
   }
   return service
@@ -111,6 +115,11 @@ const REPORT: RequestReport = {
   predicted: null,
   measured: { queueMs: null, ttftMs: null, tpotMs: null },
   kv: { bytes: 4_096, chunks: 1, overlap: null, bytesPerSecond: null },
+  prefix: null,
+  attention: null,
+  retrieval: null,
+  stages: [],
+  tierReads: [],
 }
 
 const CLUSTER: ClusterReport = {

@@ -146,6 +146,7 @@ export class FakeDevice {
       extend: unary(absent),
       pull: bidi(absent),
       snapshot: serverStream(absent),
+      offer: unary(absent),
     }
   }
 
@@ -202,7 +203,7 @@ export class FakeDevice {
   ): Promise<void> {
     const prompt = promptOf(request)
     const finish = (reason: FinishReason, steps: number): Promise<void> => {
-      const value = { reason, steps, stepUs: BigInt(steps * 900), batchMax: 1 }
+      const value = { reason, steps, stepUs: BigInt(steps * 900), batchMax: 1, reads: [] }
       return send({ event: { $case: 'finished', value } })
     }
     const from = request.source ? request.firstIndex + 1 : request.firstIndex

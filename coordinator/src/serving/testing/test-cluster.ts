@@ -90,6 +90,10 @@ export function testRequest(wish: Partial<GenerationRequest> = {}): GenerationRe
       logprobs: false,
     },
     tenantSalt: new Uint8Array(),
+    blockHashes: [],
+    reusePrefix: true,
+    attention: undefined,
+    retrieval: null,
     ...wish,
   }
 }
