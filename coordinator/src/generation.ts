@@ -58,9 +58,11 @@ export interface GenerationService {
   request(id: string): RequestReport | undefined
   /** What `GET /v1/cluster` shows. */
   cluster(): ClusterReport
-  /** Models that some live device can serve from prompt to last token. */
   /** What `GET /v1/kv` shows. */
   kv(): KvReport
+  /** Asks devices to give up the blocks that nobody leases; never throws for one of them. */
+  evict(deviceIds: readonly string[], drop: boolean): Promise<readonly KvEviction[]>
+  /** Models that some live device can serve from prompt to last token. */
   models(): readonly { readonly name: string; readonly digest: string; readonly contextTokensMax: number }[]
 }
 
@@ -167,6 +169,13 @@ export interface KvReport {
     readonly healing: readonly string[]
   }
   readonly devices: readonly KvDeviceReport[]
+}
+
+/** What became of one device's blocks. */
+export interface KvEviction {
+  readonly deviceId: string
+  readonly blocks: number
+  readonly error: string | null
 }
 
 export interface KvDeviceReport {

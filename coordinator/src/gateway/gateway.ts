@@ -20,6 +20,7 @@ import { Exchanges, newRequestId } from './exchanges.js'
 import type { GatewayContext } from './gateway-context.js'
 import { registerGenerationRoutes } from './generation-routes.js'
 import { parseJsonBody } from './json-body.js'
+import { registerKvRoutes } from './kv-routes.js'
 import { createMetrics } from './metrics.js'
 import { registerReadRoutes } from './read-routes.js'
 import { drainRefusedBody } from './refused-body.js'
@@ -89,6 +90,7 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
 
   registerGenerationRoutes(app, gateway, exchanges, keys)
   registerReadRoutes(app, gateway, exchanges, metrics)
+  registerKvRoutes(app, gateway.service)
   registerTraceRoutes(app, gateway, intakePath)
   await app.ready()
 

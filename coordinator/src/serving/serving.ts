@@ -20,12 +20,14 @@ import type {
   Generation,
   GenerationRequest,
   GenerationService,
+  KvEviction,
   KvReport,
   RequestReport,
 } from '../generation.js'
 import { deviceReports } from './cluster-report.js'
 import { ClusterWatch } from './cluster-watch.js'
 import { DeviceClients } from './device-clients.js'
+import { evictBlocks } from './kv-evictor.js'
 import { RequestSession } from './request-session.js'
 import { RequestStore } from './request-store.js'
 
@@ -128,6 +130,10 @@ class ServingShell implements Serving {
 
   kv(): KvReport {
     return { directory: { blocks: 0, blocksMax: 0, droppedBlocks: 0, healing: [] }, devices: [] }
+  }
+
+  evict(deviceIds: readonly string[], drop: boolean): Promise<readonly KvEviction[]> {
+    return evictBlocks(this.#options.bus, deviceIds, drop)
   }
 
   cluster(): ClusterReport {

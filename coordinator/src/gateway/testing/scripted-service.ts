@@ -94,6 +94,7 @@ export function scriptedService(report: Partial<RequestReport> = {}): ScriptedSe
       directory: { blocks: 0, blocksMax: 0, droppedBlocks: 0, healing: [] },
       devices: [],
     }),
+    evict: async (deviceIds) => deviceIds.map((deviceId) => ({ deviceId, blocks: 3, error: null })),
     models: () => service.servedModels.map((name) => ({ name, digest: 'd1', contextTokensMax: 100 })),
   }
   return service
