@@ -36,6 +36,8 @@ const commands: readonly [name: string, command: () => string][] = [
   ['run', () => 'run "Once upon a time" --max-tokens 8 --temperature 0 --local'],
   ['status', () => 'status'],
   ['devices', () => 'devices'],
+  ['kv', () => 'kv'],
+  ['kv-evict', () => 'kv evict'],
   ['doctor', () => 'doctor'],
   ['explain', () => `explain ${requestId}`],
   ['trace', () => `trace ${requestId}`],

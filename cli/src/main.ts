@@ -6,6 +6,7 @@ import { devicesCommand } from './commands/devices.js'
 import { doctorCommand } from './commands/doctor.js'
 import { downCommand } from './commands/down.js'
 import { explainCommand } from './commands/explain.js'
+import { kvCommand } from './commands/kv.js'
 import { runCommandOf } from './commands/run.js'
 import { runCommand } from './commands/run-command.js'
 import { startCommand } from './commands/start.js'
@@ -51,6 +52,7 @@ export function createProgram(): Command {
     downCommand,
     statusCommand,
     devicesCommand,
+    kvCommand,
     runCommandOf,
     explainCommand,
     traceCommand,
