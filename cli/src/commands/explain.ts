@@ -6,6 +6,7 @@ import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { formatBytes, formatCount, formatDuration, formatRate, formatShare } from '../format.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
+import { explainMemory } from './explain-memory.js'
 import type { Run } from './run-command.js'
 
 /** Pairs shown without --all. */
@@ -46,6 +47,7 @@ function explain(report: RequestReport, all: boolean): string {
         `${formatShare(report.kv.overlap)} hidden behind prefill`,
     )
   }
+  lines.push(...explainMemory(report))
   if (report.numericsChanged) {
     lines.push(
       'The request moved to a device with other numerics, so its text may differ from an undisturbed run.',
