@@ -12,6 +12,7 @@ import { modelDefault } from '../commands/up-options.js'
 import { formatBytes, formatRate } from '../format.js'
 import { say } from '../terminal.js'
 import { withBenchCluster } from './bench-cluster.js'
+import type { BenchResult } from './bench-result.js'
 import { cpuTimeUs } from './cpu-time.js'
 import { type KvTransfer, kvTransferOf } from './kv-overlap.js'
 import { median, rounded } from './statistics.js'
@@ -23,11 +24,6 @@ export interface OverheadOptions {
   readonly rounds: number
 }
 
-export interface OverheadResult {
-  readonly figures: Readonly<Record<string, number>>
-  readonly rows: readonly Readonly<Record<string, string | number>>[]
-}
-
 const ratioWork = { promptTokens: 512, newTokens: 64 }
 const streamsWork = { promptTokens: 64, newTokens: 64 }
 const manyStreams = 32
@@ -37,7 +33,7 @@ const overlapRounds = 3
 /** Transfer takes this share of prefill's time in the overlap runs. */
 const transferShare = 0.5
 
-type Row = OverheadResult['rows'][number]
+type Row = BenchResult['rows'][number]
 
 interface Bench {
   readonly options: OverheadOptions
@@ -45,7 +41,7 @@ interface Bench {
   readonly rows: Row[]
 }
 
-export async function benchOverhead(options: OverheadOptions, signal: AbortSignal): Promise<OverheadResult> {
+export async function benchOverhead(options: OverheadOptions, signal: AbortSignal): Promise<BenchResult> {
   const bench: Bench = { options, signal, rows: [] }
   const { figures: ratios, unpaced } = await measureRatios(bench)
   const streams = await measureStreams(bench)

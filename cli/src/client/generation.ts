@@ -20,6 +20,12 @@ export interface GenerationWish {
   readonly topP?: number
   readonly seed?: number
   readonly ignoreEos?: boolean
+  /** False neither uses cached blocks nor leaves any. */
+  readonly cachePrompt?: boolean
+  /** How decoding attends; docs/api.md says what it takes. */
+  readonly attention?: object
+  /** What to retrieve documents from. */
+  readonly retrieval?: { readonly corpus: string; readonly k?: number }
   readonly headers?: Readonly<Record<string, string>>
 }
 
@@ -130,6 +136,9 @@ function requestBody(wish: GenerationWish): object {
     ...(wish.topP === undefined ? {} : { top_p: wish.topP }),
     ...(wish.seed === undefined ? {} : { seed: wish.seed }),
     ...(wish.ignoreEos === undefined ? {} : { ignore_eos: wish.ignoreEos }),
+    ...(wish.cachePrompt === undefined ? {} : { cache_prompt: wish.cachePrompt }),
+    ...(wish.attention === undefined ? {} : { attention: wish.attention }),
+    ...(wish.retrieval === undefined ? {} : { retrieval: wish.retrieval }),
   }
 }
 

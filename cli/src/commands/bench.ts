@@ -3,32 +3,61 @@
 import { takeInventory } from '@kvasir/host-agent/inventory/inventory'
 import { SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import type { Command } from 'commander'
-import type { OverheadOptions, OverheadResult } from '../bench/overhead.js'
+import type { BenchResult } from '../bench/bench-result.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import { positiveOption } from './option-values.js'
 import { interruptSignal, type Run } from './run-command.js'
 
-interface BenchOptions extends OverheadOptions {
-  readonly json?: boolean
+const roundsMax = 1_000
+const modelLarge = 'dummy:llama-0.5b'
+
+/** A bench as `add` gets it: its command, to which it adds options, and what it does with them. */
+interface BenchEntry<Options> {
+  readonly name: string
+  readonly description: string
+  readonly options: (command: Command) => Command
+  /** Loaded when asked for, since a bench needs the engine, which is large. */
+  readonly measure: (options: Options, signal: AbortSignal) => Promise<BenchResult>
 }
 
 export function benchCommand(program: Command, run: Run): void {
   const bench = program.command('bench').description('measure this machine')
-  bench
-    .command('overhead')
-    .description('compare the cluster with the same engine in one process; takes some minutes')
-    .option('--model <spec>', 'model of the ratios and the overlap', 'dummy:llama-0.5b')
-    .option('--rounds <count>', 'alternations of cluster and engine', positiveOption(1_000), 5)
+  add(bench, run, {
+    name: 'overhead',
+    description: 'compare the cluster with the same engine in one process; takes some minutes',
+    options: (command) =>
+      command
+        .option('--model <spec>', 'model of the ratios and the overlap', modelLarge)
+        .option('--rounds <count>', 'alternations of cluster and engine', positiveOption(roundsMax), 5),
+    measure: async (options: { model: string; rounds: number }, signal) =>
+      (await import('../bench/overhead.js')).benchOverhead(options, signal),
+  })
+  add(bench, run, {
+    name: 'cache',
+    description:
+      'time to the first token with the prompt cached nowhere, here, on another device, in host memory',
+    options: (command) =>
+      command
+        .option('--model <spec>', 'model', modelLarge)
+        .option('--prompt-tokens <count>', 'length of the prompt', positiveOption(100_000), 1_024)
+        .option('--rounds <count>', 'prompts', positiveOption(roundsMax), 5),
+    measure: async (options: { model: string; rounds: number; promptTokens: number }, signal) =>
+      (await import('../bench/cache.js')).benchCache(options, signal),
+  })
+}
+
+function add<Options>(bench: Command, run: Run, entry: BenchEntry<Options>): void {
+  const command = bench.command(entry.name).description(entry.description)
+  entry
+    .options(command)
     .option('--json', 'print one JSON document')
-    .action((options: BenchOptions) =>
+    .action((options: Options & { readonly json?: boolean }) =>
       run(async (): Promise<ExitCode> => {
         const interrupted = interruptSignal()
         try {
-          // The engine is large, and only this needs it.
-          const { benchOverhead } = await import('../bench/overhead.js')
-          const result = await benchOverhead(options, interrupted)
-          if (options.json) printJson({ name: 'overhead', ...result, environment: environment() })
+          const result = await entry.measure(options, interrupted)
+          if (options.json) printJson({ name: entry.name, ...result, environment: environment() })
           else show(result)
           return EXIT.ok
         } catch (error) {
@@ -50,6 +79,6 @@ function environment(): Record<string, string | number> {
   }
 }
 
-function show({ figures }: OverheadResult): void {
+function show({ figures }: BenchResult): void {
   print(renderTable(Object.entries(figures).map(([name, value]) => [color.dim(name), String(value)])))
 }
