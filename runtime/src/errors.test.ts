@@ -17,6 +17,7 @@ import { fromServiceError, toServiceError } from './rpc-errors.js'
 const codes: ErrorCode[] = [
   'invalid_input',
   'not_found',
+  'already_exists',
   'unsupported',
   'unavailable',
   'overloaded',

@@ -9,6 +9,7 @@
 export type ErrorCode =
   | 'invalid_input'
   | 'not_found'
+  | 'already_exists'
   | 'unsupported'
   | 'unavailable'
   | 'overloaded'
@@ -67,6 +68,13 @@ export class InvalidInputError extends KvasirError {
 export class NotFoundError extends KvasirError {
   constructor(message: string, details?: ErrorDetails) {
     super('not_found', message, details)
+  }
+}
+
+/** What was to be made is there already: use it, or choose another name. */
+export class AlreadyExistsError extends KvasirError {
+  constructor(message: string, details?: ErrorDetails) {
+    super('already_exists', message, details)
   }
 }
 
@@ -136,6 +144,7 @@ export class InternalError extends KvasirError {
 const CLASSES: Readonly<Record<ErrorCode, new (message: string, details?: ErrorDetails) => KvasirError>> = {
   invalid_input: InvalidInputError,
   not_found: NotFoundError,
+  already_exists: AlreadyExistsError,
   unsupported: UnsupportedError,
   unavailable: UnavailableError,
   overloaded: OverloadedError,

@@ -18,6 +18,7 @@ import {
   type ClientOptions,
   type ClientReadableStream,
   type ClientUnaryCall,
+  type ClientWritableStream,
   connectivityState,
   credentials,
   InterceptingCall,
@@ -27,6 +28,7 @@ import {
   type ServiceError,
 } from '@grpc/grpc-js'
 import { service as healthService } from 'grpc-health-check'
+import { deferred, withSignal } from './deferred.js'
 import { CancelledError, DeadlineError, InternalError, KvasirError, UnreachableError } from './errors.js'
 import { writeCallMetadata } from './rpc-context.js'
 import { fromServiceError } from './rpc-errors.js'
@@ -94,6 +96,11 @@ type ServerStreamMethod<Request, Response> = (
   metadata?: Metadata,
   options?: Partial<CallOptions>,
 ) => ClientReadableStream<Response>
+type ClientStreamMethod<Request, Response> = (
+  metadata: Metadata,
+  options: Partial<CallOptions>,
+  callback: (error: ServiceError | null, response: Response) => void,
+) => ClientWritableStream<Request>
 type BidiMethod<Request, Response> = (
   metadata?: Metadata,
   options?: Partial<CallOptions>,
@@ -103,12 +110,15 @@ type BidiMethod<Request, Response> = (
 type MethodsLike<C, Shape> = { [K in keyof C]: C[K] extends Shape ? K : never }[keyof C] & string
 type UnaryName<C> = MethodsLike<C, UnaryMethod<never, unknown>>
 type ServerStreamName<C> = MethodsLike<C, ServerStreamMethod<never, unknown>>
+type ClientStreamName<C> = MethodsLike<C, ClientStreamMethod<never, unknown>>
 type BidiName<C> = MethodsLike<C, BidiMethod<never, unknown>>
 
 type UnaryRequest<M> = M extends UnaryMethod<infer Request, infer _> ? Request : never
 type UnaryResponse<M> = M extends UnaryMethod<infer _, infer Response> ? Response : never
 type StreamRequest<M> = M extends ServerStreamMethod<infer Request, infer _> ? Request : never
 type StreamResponse<M> = M extends ServerStreamMethod<infer _, infer Response> ? Response : never
+type ClientStreamRequest<M> = M extends ClientStreamMethod<infer Request, infer _> ? Request : never
+type ClientStreamResponse<M> = M extends ClientStreamMethod<infer _, infer Response> ? Response : never
 type BidiRequest<M> = M extends BidiMethod<infer Request, infer _> ? Request : never
 type BidiResponse<M> = M extends BidiMethod<infer _, infer Response> ? Response : never
 
@@ -160,6 +170,59 @@ export function callServerStream<C extends Client, N extends ServerStreamName<C>
       stream.cancel()
     },
   })
+}
+
+/**
+ * A stream of messages, one answer. Each message waits until the transport has taken the one before it (C3). An
+ * answer that comes early ends the call, and `messages` is left; what `messages` throws cancels the call and is thrown.
+ */
+export async function callClientStream<C extends Client, N extends ClientStreamName<C>>(
+  client: C,
+  method: N,
+  messages: AsyncIterable<ClientStreamRequest<C[N]>>,
+  settings: CallSettings = {},
+): Promise<ClientStreamResponse<C[N]>> {
+  const peer = peerOf(client)
+  const answer = deferred<ClientStreamResponse<C[N]>>()
+  const over = new AbortController()
+  const invoke = client[method] as ClientStreamMethod<ClientStreamRequest<C[N]>, ClientStreamResponse<C[N]>>
+  const stream = begin(peer, () =>
+    invoke.call(client, new Metadata(), deadlineIn(settings.timeoutMs), (error, response) => {
+      watch.end()
+      if (error === null) answer.resolve(response)
+      else answer.reject(watch.errorOf(error))
+      over.abort(new CancelledError(`${peer} has ended the call.`, { ids: { peer } }))
+    }),
+  )
+  const watch = watchCall(client, stream, peer, settings.signal)
+  const write = writerOf<ClientStreamRequest<C[N]>>(stream, over.signal)
+  try {
+    for await (const message of untilAborted(messages, over.signal)) await write(message)
+    if (!over.signal.aborted) stream.end()
+  } catch (error) {
+    // Where the call itself is over its answer says why; else the messages failed.
+    if (!over.signal.aborted) {
+      watch.end()
+      stream.cancel()
+      throw error
+    }
+  }
+  return answer.promise
+}
+
+/** The items until the signal aborts, also while the next one is waited for. */
+async function* untilAborted<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  const iterator = items[Symbol.asyncIterator]()
+  try {
+    for (;;) {
+      const next = await withSignal(iterator.next(), signal)
+      if (next.done === true) return
+      yield next.value
+    }
+  } finally {
+    // Not awaited: an item that never comes must not hold the caller.
+    iterator.return?.().catch(() => {})
+  }
 }
 
 export interface BidiCall<Request, Response> {

@@ -35,6 +35,7 @@ const MESSAGE_CHARACTERS_MAX = 1_000
 const STATUS: Readonly<Record<ErrorCode, status>> = {
   invalid_input: status.INVALID_ARGUMENT,
   not_found: status.NOT_FOUND,
+  already_exists: status.ALREADY_EXISTS,
   unsupported: status.UNIMPLEMENTED,
   unavailable: status.UNAVAILABLE,
   overloaded: status.RESOURCE_EXHAUSTED,

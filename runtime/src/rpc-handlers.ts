@@ -12,6 +12,7 @@
  */
 import type {
   handleBidiStreamingCall,
+  handleClientStreamingCall,
   handleServerStreamingCall,
   handleUnaryCall,
   Metadata,
@@ -58,6 +59,22 @@ export function serverStream<Request, Response>(
     const running = begin(call, undefined)
     const send = writerOf<Response>(call, running.context.signal)
     runStream(call, running, () => handler(call.request, running.context, send))
+  }
+}
+
+export function clientStream<Request, Response>(
+  handler: (incoming: AsyncIterable<Request>, call: CallContext) => Promise<Response>,
+): handleClientStreamingCall<Request, Response> {
+  return (call, callback) => {
+    const running = begin(call, undefined)
+    const { signal } = running.context
+    const incoming = messagesOf<Request>(call, { signal, errorOf: (error) => error })
+    run(
+      running,
+      () => handler(incoming, running.context),
+      (response) => callback(null, response),
+      (error) => callback(toServiceError(error)),
+    )
   }
 }
 

@@ -26,7 +26,7 @@ import { PROTOCOL_METADATA, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, protocolSupp
 import { readProtocolVersion } from './rpc-context.js'
 import { SERVER_OPTIONS } from './rpc-limits.js'
 
-export { bidi, type CallContext, type Send, serverStream, unary } from './rpc-handlers.js'
+export { bidi, type CallContext, clientStream, type Send, serverStream, unary } from './rpc-handlers.js'
 
 // What the transport would print is thrown here too, as a sentence.
 if (process.env.GRPC_VERBOSITY === undefined) setLogVerbosity(logVerbosity.NONE)
