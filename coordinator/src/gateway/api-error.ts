@@ -76,6 +76,7 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
   invalid_input: 400,
   unsupported: 400,
   not_found: 404,
+  already_exists: 409,
   unavailable: 503,
   overloaded: 503,
   deadline: 503,
