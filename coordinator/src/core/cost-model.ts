@@ -12,7 +12,8 @@
  * C2. An efficiency stays within [EFFICIENCY_MIN, EFFICIENCY_MAX].
  */
 import type { CompletionRecord } from './completion-record.js'
-import type { DeviceFacts, ModelFacts, PrecisionName, Role } from './facts.js'
+import type { DeviceFacts, ModelFacts, Role } from './facts.js'
+import { linkMs, rooflineMs } from './roofline.js'
 
 const EFFICIENCY_MIN = 1e-4
 /** Above 1, since a CPU's advertised peak may be cautious. */
@@ -25,11 +26,6 @@ const RECORD_WEIGHT = 0.2
 const ANY_DEVICE = '*'
 /** Records after which a measured efficiency outweighs one bad moment. */
 const RECORDS_TRUSTED = 8
-/** Where a device advertises no rate. */
-const UNKNOWN_OPS_PER_SECOND = 50e9
-const UNKNOWN_BYTES_PER_SECOND = 10e9
-/** Where neither end advertises a link and no transfer was seen. */
-const UNKNOWN_LINK_BYTES_PER_SECOND = 1e9
 
 interface Efficiency {
   readonly value: number
@@ -58,11 +54,7 @@ export class CostModel {
 
   /** Time to move `bytes` from one device to another with the link to themselves, milliseconds. */
   transferMs(from: DeviceFacts, to: DeviceFacts, bytes: number): number {
-    if (from.deviceId === to.deviceId) return 0
-    const learned = this.#linkBytesPerSecond.get(pairKey(from.deviceId, to.deviceId))
-    const advertised = [from.link.bytesPerSecond, to.link.bytesPerSecond].filter((rate) => rate >= 1)
-    const nominal = advertised.length > 0 ? Math.min(...advertised) : UNKNOWN_LINK_BYTES_PER_SECOND
-    return (bytes / (learned ?? nominal)) * 1000 + from.link.latencyMs + to.link.latencyMs
+    return linkMs(from, to, bytes, this.#linkBytesPerSecond.get(pairKey(from.deviceId, to.deviceId)))
   }
 
   /** Learns from a finished request. `facts` finds a device that is still known. */
@@ -136,33 +128,20 @@ function prefillIdealMs(device: DeviceFacts, model: ModelFacts, tokens: number):
   const keyWidth = model.kvBytesPerToken / 8
   const operations = 2 * model.parameters * tokens + 2 * tokens * tokens * keyWidth
   const bytes = model.weightBytes + tokens * model.kvBytesPerToken
-  return rooflineMs(device, model, operations, bytes)
+  return idealMs(device, model, operations, bytes)
 }
 
 function stepIdealMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
   const operations = 2 * model.parameters * batch
   const bytes = model.weightBytes + batch * contextTokens * model.kvBytesPerToken
-  return rooflineMs(device, model, operations, bytes)
-}
-
-function rooflineMs(device: DeviceFacts, model: ModelFacts, operations: number, bytes: number): number {
-  const bytesPerSecond = Math.max(0, ...device.tiers.map((tier) => tier.bytesPerSecond))
-  const seconds = Math.max(
-    operations / rateOr(peakOpsPerSecond(device, model), UNKNOWN_OPS_PER_SECOND),
-    bytes / rateOr(bytesPerSecond, UNKNOWN_BYTES_PER_SECOND),
-  )
-  // A step of nothing still takes a microsecond, which keeps every ratio finite.
-  return Math.max(seconds * 1000, 1e-3)
-}
-
-/** A rate below one a second is nobody's. */
-function rateOr(rate: number, unknown: number): number {
-  return rate >= 1 ? rate : unknown
+  return idealMs(device, model, operations, bytes)
 }
 
 /** The exact profile computes in f32; the paper's takes the fastest rate that the device has. */
-function peakOpsPerSecond(device: DeviceFacts, model: ModelFacts): number {
-  const usable = (precision: PrecisionName): boolean => model.profile === 'paper' || precision === 'f32'
-  const rates = device.compute.filter((rate) => usable(rate.precision)).map((rate) => rate.opsPerSecond)
-  return Math.max(0, ...rates)
+function idealMs(device: DeviceFacts, model: ModelFacts, operations: number, readBytes: number): number {
+  const ms = rooflineMs(device, { operations, readBytes }, (precision) => {
+    return model.profile === 'paper' || precision === 'f32'
+  })
+  // A step of nothing still takes a microsecond, which keeps every ratio finite.
+  return Math.max(ms, 1e-3)
 }
