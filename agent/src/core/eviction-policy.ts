@@ -1,0 +1,50 @@
+/**
+ * Which cached block goes first when memory is needed: for the memory of a device, and for
+ * the host tier of a machine.
+ *
+ * A policy knows the blocks that may go now, by hash, and nothing else: what is leased, lent
+ * or being sent is not told to it, so that whatever it names may be evicted.
+ *
+ * Use: a chain of blocks is touched from its tail to its head, so that the leaves go first;
+ * a block without those before it is of no use to anyone.
+ */
+
+export interface EvictionPolicy {
+  /** Blocks that may go. */
+  readonly size: number
+  /** The block was used just now, and may go from now on. */
+  touch(hash: string): void
+  /** The block may not go any more, or is gone. Nothing happens where it is unknown. */
+  forget(hash: string): void
+  /** The block to evict next; it stays known until `forget`. Undefined where none may go. */
+  victim(): string | undefined
+  /** All that may go, the next victim first. */
+  order(): Iterable<string>
+}
+
+/** Least recently used first; every operation takes constant time. */
+export class LeastRecentlyUsed implements EvictionPolicy {
+  /** Oldest use first: a Set keeps the order of insertion. */
+  private readonly used = new Set<string>()
+
+  get size(): number {
+    return this.used.size
+  }
+
+  touch(hash: string): void {
+    this.used.delete(hash)
+    this.used.add(hash)
+  }
+
+  forget(hash: string): void {
+    this.used.delete(hash)
+  }
+
+  victim(): string | undefined {
+    return this.used.values().next().value
+  }
+
+  order(): Iterable<string> {
+    return this.used.values()
+  }
+}
