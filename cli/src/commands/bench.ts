@@ -45,6 +45,26 @@ export function benchCommand(program: Command, run: Run): void {
     measure: async (options: { model: string; rounds: number; promptTokens: number }, signal) =>
       (await import('../bench/cache.js')).benchCache(options, signal),
   })
+  add(bench, run, {
+    name: 'sparse',
+    description:
+      "what sparse attention costs in accuracy and saves in bytes, on the bundled model's recall set",
+    options: (command) =>
+      command
+        .option(
+          '--lengths <tokens>',
+          'prompt lengths, separated by commas',
+          lengthsOption,
+          [512, 1_024, 2_048],
+        )
+        .option('--cases <count>', 'cases of each length', positiveOption(roundsMax), 60),
+    measure: async (options: { lengths: readonly number[]; cases: number }, signal) =>
+      (await import('../bench/sparse.js')).benchSparse(options, signal),
+  })
+}
+
+function lengthsOption(text: string): readonly number[] {
+  return text.split(',').map((part) => positiveOption(1_000_000)(part.trim()))
 }
 
 function add<Options>(bench: Command, run: Run, entry: BenchEntry<Options>): void {

@@ -6,9 +6,16 @@
  * Sampling is greedy unless a temperature is given, so that two runs can be compared.
  */
 import type { RequestReport } from '@kvasir/coordinator/generation'
+import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { Command } from 'commander'
 import { callJson } from '../client/api-client.js'
-import { type GenerationResult, generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
+import {
+  type GenerationResult,
+  type GenerationWish,
+  generate,
+  tpotMsOf,
+  ttftMsOf,
+} from '../client/generation.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { firstModel } from '../client/models.js'
 import { EXIT } from '../exit-codes.js'
@@ -25,6 +32,13 @@ export interface RunOptions {
   readonly local?: boolean
   readonly json?: boolean
   readonly model?: string
+  readonly attention?: string
+  readonly budget?: string
+  readonly attend?: string
+  /** False with --no-cache. */
+  readonly cache: boolean
+  readonly corpus?: string
+  readonly retrieve?: number
 }
 
 /** The document of `run --json`; docs/schemas/run.json. */
@@ -53,6 +67,12 @@ export function runCommandOf(program: Command, run: Run): void {
       1,
     )
     .option('--model <name>', 'model of the cluster; with --local a model folder (default: skald)')
+    .option('--attention <method>', 'dense, page-bounds, random or recent (default: the cluster decides)')
+    .option('--budget <size>', 'what sparse attention reads: tokens, or a share of the context such as 25%')
+    .option('--attend <place>', 'where attention runs: auto, local, partial or indices')
+    .option('--no-cache', 'neither use cached KV blocks nor leave any')
+    .option('--corpus <name>', 'retrieve documents for the prompt from this corpus')
+    .option('--retrieve <count>', 'documents to retrieve (default: 4)', positiveOption(50))
     .option('--local', 'use the engine in this process, without a cluster')
     .option('--json', 'print one JSON document instead of the text')
     .action((prompt: string, options: RunOptions) =>
@@ -108,6 +128,9 @@ async function runOnCluster(
     temperature: options.temperature,
     topP: options.topP,
     ...(options.seed === undefined ? {} : { seed: options.seed }),
+    ...(options.cache ? {} : { cachePrompt: false }),
+    ...attentionOf(options),
+    ...retrievalOf(options),
   }
   let arrived = false
   const onText = (text: string) => {
@@ -135,4 +158,22 @@ async function runOnCluster(
     ttftMs: ttftMsOf(result) ?? null,
     tpotMs: tpotMsOf(result) ?? null,
   }
+}
+
+/** As the API takes it, which also says what is wrong with it. */
+function attentionOf({ attention, budget, attend }: RunOptions): { attention?: object } {
+  if (attention === undefined && budget === undefined && attend === undefined) return {}
+  const size = budget === undefined ? {} : { budget: /^\d+$/.test(budget) ? Number(budget) : budget }
+  return {
+    attention: { method: attention ?? 'auto', ...size, ...(attend === undefined ? {} : { place: attend }) },
+  }
+}
+
+function retrievalOf({ corpus, retrieve }: RunOptions): Pick<GenerationWish, 'retrieval'> {
+  if (corpus === undefined && retrieve !== undefined) {
+    throw new InvalidInputError('--retrieve needs --corpus, the name of what to retrieve from.')
+  }
+  return corpus === undefined
+    ? {}
+    : { retrieval: { corpus, ...(retrieve === undefined ? {} : { k: retrieve }) } }
 }
