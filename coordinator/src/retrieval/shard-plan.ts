@@ -1,0 +1,215 @@
+/**
+ * Decides which device holds which documents of one version of a corpus: all of them on the quickest
+ * device with room; cut over several where no device has room for all, so that they take equally long.
+ * What no device has room for stays with the corpus' owner, which can search everything.
+ *
+ * P1. The shards cover the documents from 0 to the last one, in order, none twice.
+ * P2. No device holds more than its room, as far as documents are alike.
+ * P3. A range stays where it is as long as its device has room for it, unless the corpus would be searched
+ *     faster by REBUILD_GAIN, or more of it, with all ranges placed anew.
+ * P4. The same input gives the same plan, and a plan is its own successor: planning again moves nothing.
+ */
+
+export interface ShardDevice {
+  readonly deviceId: string
+  /** Bytes that this corpus may take there. */
+  readonly roomBytes: number
+  /** Predicted time to search all documents there, above 0. */
+  readonly searchMs: number
+}
+
+export interface ShardedCorpus {
+  readonly documents: number
+  /** What shards of all documents take. */
+  readonly bytes: number
+}
+
+export interface ShardRange {
+  readonly firstDocument: number
+  readonly documentCount: number
+}
+
+export interface PlannedShard extends ShardRange {
+  /** Null where only the owner holds it. */
+  readonly deviceId: string | null
+}
+
+/** Moving ranges that are in use must make a search at least so many times as fast. */
+const REBUILD_GAIN = 1.5
+
+/** `previous`: the plan in force for the same version; empty for a version that is new. */
+export function planShards(
+  corpus: ShardedCorpus,
+  devices: readonly ShardDevice[],
+  previous: readonly PlannedShard[],
+): readonly PlannedShard[] {
+  if (corpus.documents === 0) return []
+  const byDevice = new Map(devices.map((device) => [device.deviceId, roomOf(corpus, device)]))
+  const kept = keep(previous, byDevice)
+  const patched = fill(corpus, kept, byDevice)
+  if (kept.length === 0) return patched
+  const fresh = fill(corpus, [], byDevice)
+  const gain = searchMsOf(corpus, patched, devices) / searchMsOf(corpus, fresh, devices)
+  const covers = coveredDocuments(fresh) - coveredDocuments(patched)
+  return covers > 0 || (covers === 0 && gain >= REBUILD_GAIN) ? fresh : patched
+}
+
+interface Room {
+  readonly deviceId: string
+  /** Most documents that fit. */
+  readonly documents: number
+  readonly msPerDocument: number
+}
+
+function roomOf(corpus: ShardedCorpus, device: ShardDevice): Room {
+  const bytesPerDocument = corpus.bytes / corpus.documents
+  const fits = bytesPerDocument > 0 ? Math.floor(device.roomBytes / bytesPerDocument) : corpus.documents
+  return {
+    deviceId: device.deviceId,
+    documents: Math.max(0, Math.min(fits, corpus.documents)),
+    msPerDocument: device.searchMs / corpus.documents,
+  }
+}
+
+/** The ranges of the plan in force that can stay, in order. */
+function keep(
+  previous: readonly PlannedShard[],
+  rooms: ReadonlyMap<string, Room>,
+): readonly (PlannedShard & { readonly deviceId: string })[] {
+  const used = new Map<string, number>()
+  return previous.flatMap((shard) => {
+    const { deviceId, documentCount } = shard
+    if (deviceId === null) return []
+    const documents = (used.get(deviceId) ?? 0) + documentCount
+    if (documents > (rooms.get(deviceId)?.documents ?? 0)) return []
+    used.set(deviceId, documents)
+    return { ...shard, deviceId }
+  })
+}
+
+/** Adds to `kept` what is missing, on the devices that have room left. */
+function fill(
+  corpus: ShardedCorpus,
+  kept: readonly (PlannedShard & { readonly deviceId: string })[],
+  rooms: ReadonlyMap<string, Room>,
+): readonly PlannedShard[] {
+  const gaps = gapsOf(corpus, kept)
+  const wanted = gaps.reduce((sum, gap) => sum + gap.documentCount, 0)
+  if (wanted === 0) return kept
+  const held = new Map<string, number>()
+  for (const { deviceId, documentCount } of kept) {
+    held.set(deviceId, (held.get(deviceId) ?? 0) + documentCount)
+  }
+  const free = [...rooms.values()].map((room) => {
+    const documents = held.get(room.deviceId) ?? 0
+    return { ...room, documents: room.documents - documents, busyMs: documents * room.msPerDocument }
+  })
+  const shares = share(wanted, free)
+  const added = gaps.flatMap((gap) => cut(gap, shares))
+  return [...kept, ...added].sort((a, b) => a.firstDocument - b.firstDocument)
+}
+
+function gapsOf({ documents }: ShardedCorpus, kept: readonly ShardRange[]): readonly ShardRange[] {
+  const gaps: ShardRange[] = []
+  let next = 0
+  for (const { firstDocument, documentCount } of [...kept, { firstDocument: documents, documentCount: 0 }]) {
+    if (firstDocument > next) gaps.push({ firstDocument: next, documentCount: firstDocument - next })
+    next = firstDocument + documentCount
+  }
+  return gaps
+}
+
+interface Share {
+  readonly deviceId: string
+  left: number
+}
+
+/** How many documents each device takes of `wanted`; together fewer where there is no room for all. */
+function share(wanted: number, free: readonly (Room & { readonly busyMs: number })[]): Share[] {
+  const withRoom = free
+    .filter(({ documents }) => documents > 0)
+    .sort((a, b) => doneMs(a, wanted) - doneMs(b, wanted) || (a.deviceId < b.deviceId ? -1 : 1))
+  const whole = withRoom.find(({ documents }) => documents >= wanted)
+  if (whole) return [{ deviceId: whole.deviceId, left: wanted }]
+  const chosen: typeof withRoom = []
+  let room = 0
+  for (const device of withRoom) {
+    if (room >= wanted) break
+    chosen.push(device)
+    room += device.documents
+  }
+  return balance(Math.min(wanted, room), chosen)
+}
+
+function doneMs(device: Room & { readonly busyMs: number }, documents: number): number {
+  return device.busyMs + documents * device.msPerDocument
+}
+
+/** Splits documents so that the devices are done at the same time, each within its room. */
+function balance(wanted: number, devices: readonly (Room & { readonly busyMs: number })[]): Share[] {
+  // The time at which all are done, found by halving: what fits by then grows with it.
+  const by = (ms: number): number[] =>
+    devices.map(({ documents, busyMs, msPerDocument }) =>
+      Math.max(0, Math.min(documents, Math.floor((ms - busyMs) / msPerDocument))),
+    )
+  let lowMs = 0
+  let highMs = Math.max(...devices.map((device) => doneMs(device, device.documents))) + 1
+  for (let round = 0; round < 60; round++) {
+    const middleMs = (lowMs + highMs) / 2
+    if (sum(by(middleMs)) >= wanted) highMs = middleMs
+    else lowMs = middleMs
+  }
+  const counts = by(highMs)
+  const shares = devices.map(({ deviceId }, at) => ({ deviceId, left: counts[at] ?? 0 }))
+  // At that time a few more may be done.
+  let surplus = sum(counts) - wanted
+  for (const one of shares.toReversed()) {
+    const less = Math.min(surplus, one.left)
+    one.left -= less
+    surplus -= less
+  }
+  return shares.filter(({ left }) => left > 0)
+}
+
+/** Cuts a range among the shares, which become smaller by it; the owner keeps the rest. */
+function cut(range: ShardRange, shares: readonly Share[]): readonly PlannedShard[] {
+  const shards: PlannedShard[] = []
+  let { firstDocument, documentCount } = range
+  const take = (deviceId: string | null, count: number) => {
+    if (count === 0) return
+    shards.push({ firstDocument, documentCount: count, deviceId })
+    firstDocument += count
+    documentCount -= count
+  }
+  for (const one of shares) {
+    const count = Math.min(one.left, documentCount)
+    one.left -= count
+    take(one.deviceId, count)
+  }
+  take(null, documentCount)
+  return shards
+}
+
+function coveredDocuments(shards: readonly PlannedShard[]): number {
+  return sum(shards.map(({ deviceId, documentCount }) => (deviceId === null ? 0 : documentCount)))
+}
+
+/** Of the device that is done last, ranges of the owner left out. */
+function searchMsOf(
+  corpus: ShardedCorpus,
+  shards: readonly PlannedShard[],
+  devices: readonly ShardDevice[],
+): number {
+  const msOf = new Map(devices.map(({ deviceId, searchMs }) => [deviceId, searchMs]))
+  const busyMs = new Map<string, number>()
+  for (const { deviceId, documentCount } of shards) {
+    if (deviceId === null) continue
+    const ms = ((msOf.get(deviceId) ?? 0) * documentCount) / corpus.documents
+    busyMs.set(deviceId, (busyMs.get(deviceId) ?? 0) + ms)
+  }
+  return Math.max(0, ...busyMs.values())
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0)
+}
