@@ -20,9 +20,12 @@ export class StageCosts {
   /** By device, then by kernel. */
   readonly #efficiencies = new Map<string, Map<string, number>>()
 
-  /** Milliseconds of so much work of a kernel on the device, in f32. */
-  stageMs(device: RatedDevice, kernel: string, work: Work): number {
-    const efficiency = this.#efficiencies.get(device.deviceId)?.get(kernel) ?? EFFICIENCY_GUESS
+  /**
+   * Milliseconds of so much work of a kernel on the device, in f32. `guess`: its efficiency while no such
+   * stage has run there.
+   */
+  stageMs(device: RatedDevice, kernel: string, work: Work, guess = EFFICIENCY_GUESS): number {
+    const efficiency = this.#efficiencies.get(device.deviceId)?.get(kernel) ?? guess
     return CALL_MS + idealMs(device, work) / efficiency
   }
 

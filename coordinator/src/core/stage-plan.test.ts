@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { choiceMs, type Pipeline, planStages, type Stage, type StageName } from './stage-plan.js'
+import { choiceMs, follows, type Pipeline, planStages, type Stage, type StageName } from './stage-plan.js'
 
 const NAMES: readonly StageName[] = ['prepare', 'relevancy', 'retrieval', 'apply']
 
@@ -90,11 +90,15 @@ const anyStage = fc.record({
     }),
     { minLength: 1, maxLength: 4 },
   ),
-  inputs: fc.array(fc.record({ device: fc.constantFrom(...DEVICES), bytes: fc.nat(1_000) }), {
-    maxLength: 2,
-  }),
+  inputs: fc.array(
+    fc.record({ device: fc.constantFrom(...DEVICES), bytes: fc.nat(1_000), isBulk: fc.boolean() }),
+    {
+      maxLength: 2,
+    },
+  ),
   outputBytes: fc.nat(1_000),
   isJoined: fc.boolean(),
+  isPicky: fc.boolean(),
 })
 const anyPipeline: fc.Arbitrary<Pipeline> = fc
   .record({
@@ -117,11 +121,14 @@ const anyPipeline: fc.Arbitrary<Pipeline> = fc
           devices: (isJoined && before.options[index]?.devices) || option.devices,
         })),
         isJoined,
+        // Whatever came before, the first option is left.
+        canFollow: (from, to) => !stage.isPicky || isJoined || to === 0 || from % 2 === 1,
       }
     }),
     resultAt,
-    transferMs: (from: string, to: string, bytes: number) => {
-      return (latencyMs[DEVICES.indexOf(from) * 3 + DEVICES.indexOf(to)] ?? 0) + bytes * msPerByte
+    transferMs: (from: string, to: string, bytes: number, isBulk: boolean) => {
+      const index = DEVICES.indexOf(from) * 3 + DEVICES.indexOf(to)
+      return (isBulk ? 0 : (latencyMs[index] ?? 0)) + bytes * msPerByte
     },
   }))
 
@@ -131,7 +138,7 @@ function allChoices({ stages }: Pipeline): number[][] {
       choices.flatMap((choice) =>
         stage.options
           .map((_option, index) => [...choice, index])
-          .filter((longer) => !stage.isJoined || longer[at] === longer[at - 1]),
+          .filter((longer) => at === 0 || follows(stage, longer[at - 1] ?? 0, longer[at] ?? 0)),
       ),
     [[]],
   )

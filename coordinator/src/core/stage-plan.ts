@@ -22,6 +22,8 @@ export interface StageInput {
   /** Where it lies. */
   readonly device: string
   readonly bytes: number
+  /** Its share of something that is moved beforehand, so that this run does not wait for a link's latency. */
+  readonly isBulk?: boolean
 }
 
 export interface Stage {
@@ -35,6 +37,8 @@ export interface Stage {
   readonly outputBytes: number
   /** Runs in one call with the stage before it, whose options are the same: it stays where that one is. */
   readonly isJoined?: boolean
+  /** Whether an option can follow one of the stage before it; every one can where this is absent. */
+  canFollow?(before: number, option: number): boolean
 }
 
 export interface Pipeline {
@@ -42,7 +46,7 @@ export interface Pipeline {
   /** Where the last stage's output is wanted; null where it may stay. */
   readonly resultAt: string | null
   /** Milliseconds to move so many bytes; not asked for one device to itself. */
-  transferMs(from: string, to: string, bytes: number): number
+  transferMs(from: string, to: string, bytes: number, isBulk: boolean): number
 }
 
 export interface PlannedStage {
@@ -128,7 +132,7 @@ function bestChoice(
       if (!allows(at, index)) return
       let fastest: (typeof ways)[number] | undefined
       for (const way of ways) {
-        if (stage.isJoined && way.choice[at - 1] !== index) continue
+        if (at > 0 && !follows(stage, way.choice[at - 1] ?? 0, index)) continue
         const choice = [...way.choice, index]
         const ms = way.ms + option.computeMs + transferInto(pipeline, at, choice).transferMs
         if (!fastest || ms < fastest.ms) fastest = { ms, choice }
@@ -142,6 +146,11 @@ function bestChoice(
   return best?.choice ?? []
 }
 
+/** Whether a stage may take this option after that of the stage before it. */
+export function follows(stage: Stage, before: number, option: number): boolean {
+  return (!stage.isJoined || before === option) && stage.canFollow?.(before, option) !== false
+}
+
 /** What must be moved before stage `at` can run, one after the other; with the result's way after the last stage. */
 function transferInto(
   pipeline: Pipeline,
@@ -152,27 +161,26 @@ function transferInto(
   if (!stage) return { transferMs: 0, transferBytes: 0 }
   const { devices } = optionAt(pipeline, at, choice)
   const before = pipeline.stages[at - 1]
-  const moves = stage.inputs.map(({ device, bytes }) => ({ from: [device], to: devices, bytes }))
+  const moves = stage.inputs.map(({ device, bytes, isBulk = false }) => {
+    return { from: [device], to: devices, bytes, isBulk }
+  })
   // A joined stage finds on each of its devices what that device has just made.
   if (before && !stage.isJoined) {
-    moves.push({
-      from: [...optionAt(pipeline, at - 1, choice).devices],
-      to: devices,
-      bytes: before.outputBytes,
-    })
+    const from = [...optionAt(pipeline, at - 1, choice).devices]
+    moves.push({ from, to: devices, bytes: before.outputBytes, isBulk: false })
   }
   if (pipeline.resultAt !== null && at === pipeline.stages.length - 1) {
-    moves.push({ from: [...devices], to: [pipeline.resultAt], bytes: stage.outputBytes })
+    moves.push({ from: [...devices], to: [pipeline.resultAt], bytes: stage.outputBytes, isBulk: false })
   }
   let transferMs = 0
   let transferBytes = 0
-  for (const { from, to, bytes } of moves) {
+  for (const { from, to, bytes, isBulk } of moves) {
     // Several devices send or receive side by side: the slowest pair counts.
     let slowestMs = 0
     for (const source of from) {
       for (const target of to) {
         if (source === target || bytes === 0) continue
-        slowestMs = Math.max(slowestMs, pipeline.transferMs(source, target, bytes))
+        slowestMs = Math.max(slowestMs, pipeline.transferMs(source, target, bytes, isBulk))
         transferBytes += bytes
       }
     }
@@ -190,6 +198,11 @@ function optionAt(pipeline: Pipeline, at: number, choice: readonly number[]): St
 function check({ stages }: Pipeline): void {
   stages.forEach((stage, at) => {
     if (stage.options.length === 0) throw new RangeError(`No device can run the stage "${stage.what}".`)
+    const isReached = stage.options.some((_option, index) => {
+      return at === 0 || stages[at - 1]?.options.some((_before, before) => follows(stage, before, index))
+    })
+    if (!isReached)
+      throw new RangeError(`No device can run the stage "${stage.what}" after the one before it.`)
     if (stage.isJoined && stages[at - 1]?.options.length !== stage.options.length) {
       throw new RangeError(`The stage "${stage.what}" does not have the options of the one that it joins.`)
     }
