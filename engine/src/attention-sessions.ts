@@ -5,6 +5,7 @@ import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { buildAttentionGraph } from './attention-graph.js'
 import type { AttentionCall } from './attention-plan.js'
 import { BLOCK_TOKENS } from './device-driver.js'
+import { doubleRows, everySecondRow } from './doubled-rows.js'
 import type { ModelConfig } from './model-config.js'
 import { floats, sessionOptions, shapeTensor } from './ort-session.js'
 
@@ -58,22 +59,4 @@ export class AttentionSessions {
     const out = floats(attention)
     return call.doubled ? everySecondRow(out, heads * headDim) : out
   }
-}
-
-function doubleRows(values: Float32Array, width: number): Float32Array {
-  const doubled = new Float32Array(values.length * 2)
-  for (let row = 0; row * width < values.length; row++) {
-    const own = values.subarray(row * width, (row + 1) * width)
-    doubled.set(own, 2 * row * width)
-    doubled.set(own, (2 * row + 1) * width)
-  }
-  return doubled
-}
-
-function everySecondRow(values: Float32Array, width: number): Float32Array {
-  const single = new Float32Array(values.length / 2)
-  for (let row = 0; row * width < single.length; row++) {
-    single.set(values.subarray(2 * row * width, (2 * row + 1) * width), row * width)
-  }
-  return single
 }

@@ -139,6 +139,8 @@ export interface LoadedModelFacts {
   readonly contextTokensMax: number
   readonly vocabularySize: number
   readonly layers: number
+  /** Query heads; a multiple of `kvHeads`. */
+  readonly heads: number
   readonly kvHeads: number
   readonly headDim: number
   /** Bytes of one block of one layer in wire layout `[K|V][kv head][token][head dim]`, f32. */

@@ -5,10 +5,13 @@
  * K2 One more block than the pool has stays zero for ever: what short sequences are padded with.
  * K3 The tokens of a block behind the last one written are finite numbers: a block is zeroed when
  *    its first token is written. Attention weighs them with zero, and zero times NaN is not zero.
+ * K4 Whatever writes a block drops its bounds.
  * Blocks are named by the caller, who also says what may be overwritten.
  */
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { BLOCK_TOKENS } from './device-driver.js'
+import { PageBounds } from './page-bounds.js'
+import { slabMemory } from './slab-memory.js'
 
 export interface KvShape {
   readonly layers: number
@@ -18,6 +21,7 @@ export interface KvShape {
 
 export class KvSlabs {
   readonly blocksMax: number
+  readonly bounds: PageBounds
   /** Floats of one block of one layer. */
   readonly #blockFloats: number
   readonly #kvHeads: number
@@ -29,8 +33,8 @@ export class KvSlabs {
     this.#kvHeads = kvHeads
     this.#headDim = headDim
     this.#blockFloats = 2 * kvHeads * BLOCK_TOKENS * headDim
-    // Zeroed by the system when first touched, so an unused block costs no memory.
-    this.#slabs = Array.from({ length: layers }, () => zeros((blocksMax + 1) * this.#blockFloats))
+    this.bounds = new PageBounds({ layers, kvHeads, headDim }, blocksMax)
+    this.#slabs = Array.from({ length: layers }, () => slabMemory((blocksMax + 1) * this.#blockFloats))
   }
 
   /** The block that is always zero. */
@@ -40,6 +44,22 @@ export class KvSlabs {
 
   get blockBytes(): number {
     return this.#blockFloats * 4
+  }
+
+  /** Throws InvalidInputError for a layer or a block that is not there. */
+  check(layer: number, blocks: Uint32Array): void {
+    if (this.#slabs[layer] === undefined) {
+      throw new InvalidInputError(`There is no layer ${layer}; the model has ${this.#slabs.length}.`)
+    }
+    this.checkBlocks(blocks)
+  }
+
+  checkBlocks(blocks: Uint32Array): void {
+    for (const block of blocks) {
+      if (block >= this.blocksMax) {
+        throw new InvalidInputError(`Block ${block} is outside the pool of ${this.blocksMax} blocks.`)
+      }
+    }
   }
 
   slab(layer: number): Float32Array {
@@ -82,7 +102,9 @@ export class KvSlabs {
     for (let i = 0; i < count; i++) {
       const position = start + i
       const inBlock = position % BLOCK_TOKENS
-      const block = (blocks[(position - inBlock) / BLOCK_TOKENS] ?? 0) * this.#blockFloats
+      const id = blocks[(position - inBlock) / BLOCK_TOKENS] ?? 0
+      const block = id * this.#blockFloats
+      this.bounds.drop(layer, id)
       if (inBlock === 0) slab.fill(0, block, block + this.#blockFloats)
       for (let head = 0; head < this.#kvHeads; head++) {
         const from = (firstRow + i) * width + head * dim
@@ -107,21 +129,43 @@ export class KvSlabs {
   }
 
   writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): void {
-    const slab = this.slab(layer)
-    const bytes = new Uint8Array(slab.buffer)
+    this.#put(layer, blocks, data)
+    for (const block of blocks) this.bounds.drop(layer, block)
+  }
+
+  /** Copies whole blocks of all layers with their bounds, as if all were read before the first is written. */
+  copyBlocks(from: Uint32Array, to: Uint32Array): void {
+    const sources = new Set(from)
+    const overlapping = to.some((block) => sources.has(block))
+    for (const [layer, slab] of this.#slabs.entries()) {
+      this.bounds.copy(layer, from, to)
+      if (overlapping) {
+        const data = this.readBlocks(layer, from)
+        this.#put(layer, to, data)
+        continue
+      }
+      for (const [i, block] of from.entries()) {
+        const start = block * this.#blockFloats
+        slab.copyWithin((to[i] ?? 0) * this.#blockFloats, start, start + this.#blockFloats)
+      }
+    }
+  }
+
+  /** Bounds of whole blocks, `[blocks][kv head][min|max][head dim]`, prepared where they are missing. */
+  readBounds(layer: number, blocks: Uint32Array): Float32Array<ArrayBuffer> {
+    this.prepareBounds(layer, blocks)
+    return this.bounds.read(layer, blocks)
+  }
+
+  /** Returns how many were missing. */
+  prepareBounds(layer: number, blocks: Uint32Array): number {
+    return this.bounds.prepare(layer, this.slab(layer), blocks)
+  }
+
+  #put(layer: number, blocks: Uint32Array, data: Uint8Array): void {
+    const bytes = new Uint8Array(this.slab(layer).buffer)
     for (const [i, block] of blocks.entries()) {
       bytes.set(data.subarray(i * this.blockBytes, (i + 1) * this.blockBytes), block * this.blockBytes)
     }
-  }
-}
-
-function zeros(floats: number): Float32Array {
-  try {
-    return new Float32Array(floats)
-  } catch (cause) {
-    throw new InvalidInputError(
-      `This machine cannot give ${floats * Float32Array.BYTES_PER_ELEMENT} bytes to the KV blocks of one layer; choose a smaller tier.`,
-      { param: 'tierBytes', cause },
-    )
   }
 }

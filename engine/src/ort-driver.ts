@@ -5,20 +5,32 @@
  * O1 Every call settles: when the thread ends, for whatever reason, pending and later calls reject.
  * O2 The thread is asked to end and ends between two calls into ONNX Runtime; only one that does not
  *    within CLOSE_MS is ended by force, which may abort the process.
- * O3 `data` given to `writeBlocks` is transferred when it is the whole of its buffer, else copied.
+ * O3 `data` given to `writeBlocks` or `writeBounds` is transferred when it is the whole of its buffer, else copied.
  */
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { deferred, withDeadline } from '@kvasir/runtime/deferred'
-import {
-  CancelledError,
-  InternalError,
-  type KvasirError,
-  messageOf,
-  UnsupportedError,
-} from '@kvasir/runtime/errors'
-import type { DeviceDriver, DriverStats, LoadedModelFacts, StepResult } from './device-driver.js'
+import { CancelledError, InternalError, KvasirError, messageOf } from '@kvasir/runtime/errors'
+import type {
+  DeviceDriver,
+  DriverStats,
+  LoadedModelFacts,
+  RemoteQuery,
+  StepSequence,
+} from './device-driver.js'
+import { KERNEL_DESCRIPTIONS } from './kernel-limits.js'
+import type { KernelInput, KernelName, KernelOutput } from './kernels.js'
 import { STEP_ROWS_MAX } from './limits.js'
-import { type FromWorker, revivedError, type ToWorker, type WorkerCall } from './worker-protocol.js'
+import {
+  compact,
+  type FromWorker,
+  type KernelCall,
+  plainError,
+  revivedError,
+  type SentSequence,
+  type SentStepResult,
+  type ToWorker,
+  type WorkerCall,
+} from './worker-protocol.js'
 
 export interface OrtDriverOptions {
   /** Threads of one call into ONNX Runtime; by default one for a small model, else all cores, at most 16. */
@@ -49,6 +61,9 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   const exited = deferred<void>()
   let stepId: number | undefined
   let onLayer: ((layer: number) => void) | undefined
+  let stepping: readonly StepSequence[] = []
+  /** Of the running step, by sequence: the error as its owner gave it, which the thread knows as data only. */
+  const remoteErrors = new Map<number, KvasirError>()
 
   const end = (error: KvasirError) => {
     ended ??= error
@@ -70,6 +85,7 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   })
   port.on('message', (message: FromWorker) => {
     if (message.kind === 'layer') return onLayer?.(message.layer)
+    if (message.kind === 'ask') return void answer(message.ask, message.sequence, message.query)
     const call = pending.get(message.id)
     pending.delete(message.id)
     if (message.kind === 'done') call?.resolve(message.value)
@@ -91,37 +107,76 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     })
   }
 
+  /** Asks the other device in the thread's place. */
+  async function answer(id: number, sequence: number, query: RemoteQuery): Promise<void> {
+    const remote = stepping[sequence]?.remote
+    let reply: ToWorker
+    try {
+      if (remote === undefined) throw new InternalError(`Sequence ${sequence} has no other device to ask.`)
+      reply = { kind: 'answer', ask: id, answer: compact(await remote.ask(query)) }
+    } catch (thrown) {
+      const error = KvasirError.from(thrown)
+      if (remote !== undefined && stepping[sequence]?.remote === remote) remoteErrors.set(sequence, error)
+      reply = { kind: 'answer', ask: id, answer: plainError(error) }
+    }
+    if (ended === undefined) send(reply)
+  }
+
+  function put(
+    kind: 'write' | 'write-bounds',
+    layer: number,
+    blocks: Uint32Array,
+    data: Uint8Array,
+  ): Promise<void> {
+    const whole = data.byteLength === data.buffer.byteLength && data.buffer instanceof ArrayBuffer
+    const own = whole ? data : data.slice()
+    return ask<void>({ kind, layer, blocks: compact(blocks), data: own }, [own.buffer as ArrayBuffer])
+  }
+
   return {
     lost: lost.promise,
     describe: () => ({
       name: 'onnxruntime-cpu',
-      kernels: [{ name: 'llama-f32', version: 1, limits: { rows: STEP_ROWS_MAX } }],
+      kernels: [{ name: 'llama-f32', version: 1, limits: { rows: STEP_ROWS_MAX } }, ...KERNEL_DESCRIPTIONS],
       rowsMax: STEP_ROWS_MAX,
     }),
     loadModel: (load) => ask<LoadedModelFacts>({ kind: 'load', options: load, threads: options.threads }),
     async step(sequences, layerDone) {
       if (stepId !== undefined) throw new InternalError('The driver runs a step already; wait for it.')
       onLayer = layerDone
+      stepping = sequences
       try {
-        return await ask<StepResult>({ kind: 'step', sequences })
+        const { failed, ...result } = await ask<SentStepResult>({
+          kind: 'step',
+          sequences: compact(sequences.map(withoutAsk)),
+        })
+        return {
+          ...result,
+          failed: failed.map(({ sequence, error }) => ({
+            sequence,
+            error: remoteErrors.get(sequence) ?? revivedError(error),
+          })),
+        }
       } finally {
         stepId = undefined
         onLayer = undefined
+        stepping = []
+        remoteErrors.clear()
       }
     },
     cancelStep() {
       if (stepId !== undefined && ended === undefined) send({ kind: 'cancel' })
     },
-    readBlocks: (layer, blocks) => ask<Uint8Array>({ kind: 'read', layer, blocks }),
-    writeBlocks(layer, blocks, data) {
-      const whole = data.byteLength === data.buffer.byteLength && data.buffer instanceof ArrayBuffer
-      const own = whole ? data : data.slice()
-      return ask<void>({ kind: 'write', layer, blocks, data: own }, [own.buffer as ArrayBuffer])
+    readBlocks: (layer, blocks) => ask<Uint8Array>({ kind: 'read', layer, blocks: compact(blocks) }),
+    writeBlocks: (layer, blocks, data) => put('write', layer, blocks, data),
+    copyBlocks: (from, to) => ask<void>({ kind: 'copy', from: compact(from), to: compact(to) }),
+    readBounds: (layer, blocks) => ask<Uint8Array>({ kind: 'read-bounds', layer, blocks: compact(blocks) }),
+    writeBounds: (layer, blocks, data) => put('write-bounds', layer, blocks, data),
+    runKernel<Name extends KernelName>(name: Name, input: KernelInput<Name>) {
+      // A name and the input that goes with it are one of the calls; the compiler does not see it for a variable name.
+      const kernel = { name, input: compact(input) } as unknown as KernelCall
+      return ask<KernelOutput<Name>>({ kind: 'kernel', kernel })
     },
-    copyBlocks: () => Promise.reject(new UnsupportedError('not yet')),
-    readBounds: () => Promise.reject(new UnsupportedError('not yet')),
-    writeBounds: () => Promise.reject(new UnsupportedError('not yet')),
-    runKernel: () => Promise.reject(new UnsupportedError('not yet')),
     stats: () => ask<DriverStats>({ kind: 'stats' }),
     async close() {
       const isLost = lost.settled
@@ -135,4 +190,8 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
       }
     },
   }
+}
+
+function withoutAsk({ remote, ...sequence }: StepSequence): SentSequence {
+  return remote === undefined ? sequence : { ...sequence, remote: { pages: remote.pages, mode: remote.mode } }
 }

@@ -24,6 +24,7 @@ import {
 } from './device-driver.js'
 import { KvSlabs } from './kv-slab.js'
 import { STEP_ROWS_MAX } from './limits.js'
+import { MemoryKernels } from './memory-kernels.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
@@ -35,7 +36,7 @@ export interface StepHooks {
   /** The layer's K/V of all new tokens are in the blocks. */
   onLayer(layer: number): void
   /** Called between calls into ONNX Runtime, the time to serve others; true ends the step. */
-  between(): boolean
+  between(): boolean | Promise<boolean>
 }
 
 /** Waking a second thread costs about as much as a decode step of a layer with this many weights. */
@@ -48,6 +49,7 @@ type Feeds = Record<string, Tensor>
 export class Transformer {
   readonly facts: LoadedModelFacts
   readonly slabs: KvSlabs
+  readonly kernels: MemoryKernels
   readonly #config: ModelConfig
   readonly #embed: (row: number, target: Float32Array) => void
   readonly #dense: readonly InferenceSession[]
@@ -63,11 +65,13 @@ export class Transformer {
     embed: (row: number, target: Float32Array) => void
     dense: readonly InferenceSession[]
     attention: AttentionSessions
+    kernels: MemoryKernels
     rotary: RotaryTables
   }) {
     const { slabs, rotary } = parts
     this.facts = parts.facts
     this.slabs = slabs
+    this.kernels = parts.kernels
     this.#config = parts.model.config
     this.#embed = parts.embed
     this.#dense = parts.dense
@@ -112,8 +116,9 @@ export class Transformer {
       }
       const slabs = new KvSlabs(config, kvBlocksMax)
       const attention = await AttentionSessions.create(config, threads)
+      const kernels = await MemoryKernels.create(config, slabs, threads)
       const facts = modelFacts(model, digest, slabs.blockBytes, weightBytes)
-      return new Transformer({ model, facts, slabs, embed, dense, attention, rotary })
+      return new Transformer({ model, facts, slabs, embed, dense, attention, kernels, rotary })
     } finally {
       source.close()
     }
@@ -155,7 +160,7 @@ export class Transformer {
       if (layer > 0) x = floats(nextX)
       this.#write(layer, ordered, floats(k), floats(v))
       hooks.onLayer(layer)
-      if (hooks.between()) return finish(new Float32Array(0), true)
+      if (await hooks.between()) return finish(new Float32Array(0), true)
       if (layer === layers - 1) {
         if (wanted.length === 0) return finish(new Float32Array(0), false)
         // From here on only the last token of each sequence that wants logits counts.
@@ -174,7 +179,7 @@ export class Transformer {
       } else {
         attention = await this.#attend(layer, floats(q), rows, calls, hooks)
       }
-      if (hooks.between()) return finish(new Float32Array(0), true)
+      if (await hooks.between()) return finish(new Float32Array(0), true)
     }
     const { logits } = await this.#runDense(layers, {
       x: this.#rowTensor(x, wanted.length),
@@ -213,7 +218,7 @@ export class Transformer {
       joined ??= new Float32Array(rows * width)
       joined.set(part, call.rowStart * width)
       // The caller asks whether to go on; here others are only served.
-      if (i < calls.length - 1) hooks.between()
+      if (i < calls.length - 1) await hooks.between()
     }
     return joined ?? new Float32Array(0)
   }
@@ -266,7 +271,7 @@ export class Transformer {
       if (blocks.length * BLOCK_TOKENS < end) {
         throw new InvalidInputError(`A sequence of ${end} tokens has only ${blocks.length} blocks.`)
       }
-      this.checkBlocks(blocks)
+      this.slabs.checkBlocks(blocks)
       for (const token of tokens) {
         if (token >= this.facts.vocabularySize) {
           throw new InvalidInputError(`Token ${token} is outside the vocabulary of ${this.facts.name}.`)
@@ -275,14 +280,6 @@ export class Transformer {
     }
     if (rows === 0 || rows > STEP_ROWS_MAX) {
       throw new InvalidInputError(`A step takes 1 to ${STEP_ROWS_MAX} new tokens, not ${rows}.`)
-    }
-  }
-
-  checkBlocks(blocks: Uint32Array): void {
-    for (const block of blocks) {
-      if (block >= this.slabs.blocksMax) {
-        throw new InvalidInputError(`Block ${block} is outside the pool of ${this.slabs.blocksMax} blocks.`)
-      }
     }
   }
 }
@@ -312,6 +309,7 @@ function modelFacts(
     contextTokensMax: config.contextTokensMax,
     vocabularySize: config.vocabularySize,
     layers: config.layers,
+    heads: config.heads,
     kvHeads: config.kvHeads,
     headDim: config.headDim,
     blockLayerBytes,

@@ -1,26 +1,58 @@
 /**
  * Messages between the driver and its worker thread, over one MessagePort, in order.
  *
- * Every call has an id and gets one `done` or `failed`; `cancel` and `layer` belong to the running step;
- * `close` is the last message, after which the thread ends by itself.
+ * Every call has an id and gets one `done` or `failed`; `cancel` and `layer` belong to the running step,
+ * and so do `ask` and its `answer`: a function cannot go to the thread, so the driver asks the other
+ * device for it. `close` is the last message, after which the thread ends by itself.
  */
 import { type ErrorCode, errorOf, KvasirError } from '@kvasir/runtime/errors'
-import type { LoadModelOptions, StepSequence } from './device-driver.js'
+import type {
+  LoadModelOptions,
+  RemoteAnswer,
+  RemoteAttention,
+  RemoteQuery,
+  StepResult,
+  StepSequence,
+} from './device-driver.js'
+import type { KernelInput, KernelName } from './kernels.js'
+
+/** A sequence as it goes to the thread. */
+export type SentSequence = Omit<StepSequence, 'remote'> & {
+  readonly remote?: Pick<RemoteAttention, 'pages' | 'mode'>
+}
+
+/** A step's result as it comes from the thread. */
+export type SentStepResult = Omit<StepResult, 'failed'> & {
+  readonly failed: readonly { readonly sequence: number; readonly error: PlainError }[]
+}
+
+/** A kernel with its input. */
+export type KernelCall = {
+  readonly [Name in KernelName]: { readonly name: Name; readonly input: KernelInput<Name> }
+}[KernelName]
 
 export type WorkerCall =
   | { readonly kind: 'load'; readonly options: LoadModelOptions; readonly threads: number | undefined }
-  | { readonly kind: 'step'; readonly sequences: readonly StepSequence[] }
-  | { readonly kind: 'read'; readonly layer: number; readonly blocks: Uint32Array }
+  | { readonly kind: 'step'; readonly sequences: readonly SentSequence[] }
+  | { readonly kind: 'read' | 'read-bounds'; readonly layer: number; readonly blocks: Uint32Array }
   | {
-      readonly kind: 'write'
+      readonly kind: 'write' | 'write-bounds'
       readonly layer: number
       readonly blocks: Uint32Array
       readonly data: Uint8Array
     }
+  | { readonly kind: 'copy'; readonly from: Uint32Array; readonly to: Uint32Array }
+  | { readonly kind: 'kernel'; readonly kernel: KernelCall }
   | { readonly kind: 'stats' }
 
+export interface CallMessage {
+  readonly id: number
+  readonly call: WorkerCall
+}
+
 export type ToWorker =
-  | { readonly id: number; readonly call: WorkerCall }
+  | CallMessage
+  | { readonly kind: 'answer'; readonly ask: number; readonly answer: RemoteAnswer | PlainError }
   | { readonly kind: 'cancel' }
   | { readonly kind: 'close' }
 
@@ -28,6 +60,8 @@ export type FromWorker =
   | { readonly kind: 'done'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'failed'; readonly id: number; readonly error: PlainError }
   | { readonly kind: 'layer'; readonly layer: number }
+  /** `sequence`: its place in the batch. */
+  | { readonly kind: 'ask'; readonly ask: number; readonly sequence: number; readonly query: RemoteQuery }
 
 /** An error as data, since classes do not survive the way between threads. */
 export interface PlainError {
@@ -43,4 +77,41 @@ export function plainError(thrown: unknown): PlainError {
 
 export function revivedError({ code, message, param }: PlainError): KvasirError {
   return errorOf(code, message, param === undefined ? {} : { param })
+}
+
+/**
+ * Arrays that are windows into larger buffers, as copies of their own: a message would carry the whole
+ * buffer. What is in plain objects and lists is looked at too.
+ */
+export function compact<T>(value: T): T {
+  return mapArrays(value, (array) =>
+    array.byteLength === array.buffer.byteLength ? array : array.slice(),
+  ) as T
+}
+
+/** The buffers of all arrays in `value`, each once: to be given away, not copied. */
+export function buffersOf(value: unknown): ArrayBuffer[] {
+  const buffers = new Set<ArrayBuffer>()
+  mapArrays(value, (array) => {
+    if (array.buffer instanceof ArrayBuffer) buffers.add(array.buffer)
+    return array
+  })
+  return [...buffers]
+}
+
+type NumberArray = Uint8Array | Uint32Array | Float32Array | Float64Array
+
+function mapArrays(value: unknown, map: (array: NumberArray) => NumberArray): unknown {
+  if (
+    value instanceof Uint8Array ||
+    value instanceof Uint32Array ||
+    value instanceof Float32Array ||
+    value instanceof Float64Array
+  ) {
+    return map(value)
+  }
+  if (Array.isArray(value)) return value.map((item) => mapArrays(item, map))
+  if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype)
+    return value
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, mapArrays(item, map)]))
 }
