@@ -1,6 +1,7 @@
 /**
  * What the two shapes of an answer (chat and text completion) have in common.
  */
+import type { AttentionReport } from '../generation.js'
 import type { Piece, PlacedToken } from './text-assembler.js'
 
 export type FinishReason = 'stop' | 'length'
@@ -33,6 +34,25 @@ export interface AnswerExtension {
   readonly trace_id: string
   /** Whether a part was computed with other numerics than the rest, after a device was lost. */
   readonly numerics_changed: boolean
+  /** Absent where the request was never placed. */
+  readonly attention?: {
+    readonly method: AttentionReport['method']
+    readonly place: AttentionReport['place']
+    /** The device that answered queries; null where it was the decoding one. */
+    readonly attend_device: string | null
+    /** Pages attended to ÷ pages there were; 1 for dense attention. */
+    readonly pages_read_share: number
+  }
+}
+
+export function attentionExtension(report: AttentionReport): NonNullable<AnswerExtension['attention']> {
+  const { method, place, attendDevice, pages, pagesRead } = report
+  return {
+    method,
+    place,
+    attend_device: attendDevice,
+    pages_read_share: pages > 0 ? pagesRead / pages : 1,
+  }
 }
 
 export interface AnswerEnd {

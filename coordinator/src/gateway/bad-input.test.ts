@@ -304,6 +304,7 @@ test('no body whatever is a fault of the server', async () => {
     'stream_options',
     'metadata',
     'tools',
+    'attention',
   ]
   const fields = fc.dictionary(fc.constantFrom(...names), fc.jsonValue({ maxDepth: 3 }), { maxKeys: 3 })
   await fc.assert(

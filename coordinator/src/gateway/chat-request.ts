@@ -5,6 +5,7 @@ import { z } from 'zod'
 import { badRequest } from './api-error.js'
 import { type ChatMessage, type GenerationPlan, sharedPlan } from './generation-plan.js'
 import { parseFields, sharedShape, TOP_LOGPROBS_MAX, textField } from './request-fields.js'
+import { withoutNulls } from './without-nulls.js'
 
 const MESSAGES_MAX = 4_096
 
@@ -62,10 +63,4 @@ function toChatMessage({ role, content }: z.infer<typeof message>): ChatMessage 
     role: role === 'developer' ? 'system' : role,
     content: typeof content === 'string' ? content : content.map((part) => part.text).join(''),
   }
-}
-
-/** A message of an answer, sent back as it came, carries `refusal: null` and the like. */
-function withoutNulls(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
-  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== null))
 }

@@ -2,7 +2,9 @@
  * What a validated request asks for, whichever endpoint it came by.
  */
 import type { z } from 'zod'
+import type { AttentionWish } from '../generation.js'
 import { badRequest } from './api-error.js'
+import { attentionWish } from './attention-field.js'
 import type { sharedShape } from './request-fields.js'
 
 export interface ChatMessage {
@@ -35,6 +37,8 @@ export interface GenerationPlan {
   readonly logprobs: boolean
   readonly topLogprobs: number
   readonly returnTokenIds: boolean
+  /** How decoding attends; absent: the coordinator decides. */
+  readonly attention: AttentionWish | undefined
 }
 
 type SharedFields = { [Name in keyof typeof sharedShape]?: z.infer<(typeof sharedShape)[Name]> | undefined }
@@ -56,5 +60,6 @@ export function sharedPlan(fields: SharedFields & { model: string }) {
     stops: typeof stop === 'string' ? [stop] : stop,
     ignoreEos: fields.ignore_eos ?? false,
     returnTokenIds: fields.return_token_ids ?? false,
+    attention: attentionWish(fields.attention),
   }
 }

@@ -18,12 +18,14 @@ import {
   type AnswerFormat,
   type AnswerIdentity,
   type AnswerOptions,
+  attentionExtension,
   errorEvent,
   type FinishReason,
   type TokenTexts,
 } from './answer.js'
 import { ApiError } from './api-error.js'
 import type { ApiKeys } from './api-keys.js'
+import { checkAttention } from './attention-field.js'
 import { chatFormat } from './chat-format.js'
 import { parseChatRequest } from './chat-request.js'
 import { completionFormat } from './completion-format.js'
@@ -88,6 +90,7 @@ export function registerGenerationRoutes(
   ) {
     const plan = endpoint.parse(request.body)
     const model = modelOf(plan, gateway.textModels)
+    checkAttention(plan.attention, model)
     const pullTiming = pullTimingOf(request.headers)
     exchange.planned(plan)
     const prompt = await prepare(plan, model)
@@ -102,7 +105,7 @@ export function registerGenerationRoutes(
       tenantSalt: keys.tenantSalt(request.headers.authorization),
       blockHashes: [],
       reusePrefix: true,
-      attention: undefined,
+      attention: plan.attention,
       retrieval: null,
       ...pullTiming,
     })
@@ -219,6 +222,7 @@ export function registerGenerationRoutes(
         request_id: exchange.requestId,
         trace_id: exchange.traceId,
         numerics_changed: report?.numericsChanged ?? false,
+        ...(report?.attention ? { attention: attentionExtension(report.attention) } : {}),
       },
     }
     exchange.completed(format.id, end, report)

@@ -5,6 +5,7 @@
  */
 import { z } from 'zod'
 import { badRequest } from './api-error.js'
+import { attentionField } from './attention-field.js'
 
 const SEED_MAX = Number.MAX_SAFE_INTEGER
 export const TOP_LOGPROBS_MAX = 20
@@ -36,6 +37,7 @@ export const sharedShape = {
   max_tokens: z.int().min(1).optional(),
   ignore_eos: z.boolean().optional(),
   return_token_ids: z.boolean().optional(),
+  attention: attentionField.optional(),
   user: z.string().optional(),
   metadata: z.record(z.string(), z.string()).optional(),
   safety_identifier: z.string().optional(),
