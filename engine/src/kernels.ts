@@ -57,6 +57,8 @@ export interface Kernels {
       /** Of each KV head: the chosen ones as positions in `blocks`, ascending. */
       readonly chosen: readonly Uint32Array[]
       readonly partial: PartialAttention | undefined
+      /** With `attend`, of each KV head the weight of each chosen page in that attention; sums to 1 where any was chosen. */
+      readonly mass: readonly Float32Array[] | undefined
       readonly relevancyUs: number
       readonly retrievalUs: number
       readonly applyUs: number

@@ -74,7 +74,8 @@ export class MemoryKernels {
       checkKernelLimit('partial-attention', 'pages', own.length)
       this.#check(layer, own, q)
     }
-    return this.#attendFull(layer, q, blocks)
+    const { output, max, sum } = await this.#attendFull(layer, q, blocks)
+    return { output, max, sum }
   }
 
   async runChoosePages(input: KernelInput<'choose-pages'>): Promise<KernelOutput<'choose-pages'>> {
@@ -99,7 +100,7 @@ export class MemoryKernels {
         : bestBeforeRivals(headRow(scores, head, kvHeads), headRow(rivals, head, kvHeads), pages),
     )
     const picked = performance.now()
-    const partial = attend
+    const attended = attend
       ? await this.#attendFull(
           layer,
           q,
@@ -109,17 +110,20 @@ export class MemoryKernels {
     const end = performance.now()
     return {
       chosen,
-      partial,
+      partial: attended && { output: attended.output, max: attended.max, sum: attended.sum },
+      mass: attended?.mass,
       relevancyUs: microseconds(scored - begin),
       retrievalUs: microseconds(picked - scored),
       applyUs: microseconds(end - picked),
     }
   }
 
-  async #attendFull(layer: number, q: Float32Array, blocks: readonly Uint32Array[]) {
-    const pages = blocks.map((own) => ({ blocks: own, lastTokens: BLOCK_TOKENS }))
-    const { output, max, sum } = await this.attend(layer, q, pages)
-    return { output, max, sum }
+  #attendFull(layer: number, q: Float32Array, blocks: readonly Uint32Array[]): Promise<PartialResult> {
+    return this.attend(
+      layer,
+      q,
+      blocks.map((own) => ({ blocks: own, lastTokens: BLOCK_TOKENS })),
+    )
   }
 
   #check(layer: number, blocks: Uint32Array, q?: Float32Array): void {

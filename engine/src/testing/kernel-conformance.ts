@@ -241,6 +241,13 @@ export function testKernelConformance(name: string, { create, model }: KernelsUn
             expect(Math.min(choice.relevancyUs, choice.retrievalUs, choice.applyUs)).toBeGreaterThanOrEqual(0)
             const chosen = choice.chosen.map((own) => own.map((i) => blocks[i] ?? 0))
             expect(choice.partial).toEqual(wanted ? await attend(q, chosen) : undefined)
+            expect(choice.mass?.map(({ length }) => length)).toEqual(
+              wanted ? chosen.map(({ length }) => length) : undefined,
+            )
+            for (const own of choice.mass ?? []) {
+              const all = own.reduce((sum, weight) => sum + weight, 0)
+              expect(all).toBeCloseTo(own.length === 0 ? 0 : 1, 4)
+            }
           },
         ),
         { numRuns: 30 },
