@@ -5,6 +5,9 @@
  * side owns placement, devices and recovery. Nothing of HTTP crosses this line.
  */
 import type { Sampling, Token } from '@kvasir/proto/kvasir/inference/v1/inference'
+import type { AttentionMethodName, AttentionWish } from './core/attention-wish.js'
+
+export type { AttentionMethodName, AttentionWish } from './core/attention-wish.js'
 
 export interface GenerationRequest {
   readonly requestId: string
@@ -31,17 +34,6 @@ export type GenerationEvent =
   | { readonly type: 'tokens'; readonly tokens: readonly Token[] }
   /** Last event of a generation that worked. */
   | { readonly type: 'finished'; readonly reason: 'stop' | 'length' }
-
-export type AttentionMethodName = 'dense' | 'page-bounds' | 'random' | 'recent'
-
-/** `auto`: decided from the context's length and predicted time, as if nothing had been asked. */
-export interface AttentionWish {
-  readonly method: AttentionMethodName | 'auto'
-  /** Tokens, or a share of the context above 0 and at most 1; null for dense and auto. */
-  readonly budget: { readonly tokens: number } | { readonly share: number } | null
-  /** Where it runs: `auto` by predicted time; `local` on the decoding device; the others on another one. */
-  readonly place: 'auto' | 'local' | 'partial' | 'indices'
-}
 
 export interface Generation {
   /** Ends after `finished`, or throws a KvasirError. Tokens in order, each once (I3). */

@@ -121,7 +121,7 @@ export class ClusterView {
     return entry ? entry.others.prefillTokens + entry.own.prefillTokens : 0
   }
 
-  /** Room for one more sequence: the freest tier's, since a sequence is kept in one. */
+  /** Room for one more sequence, whose blocks may lie in several tiers. */
   kvBytesFree(deviceId: string): number {
     const entry = this.#devices.get(deviceId)
     return entry ? this.kvBytesMax(deviceId) - entry.others.kvBytes - entry.own.kvBytes : 0
@@ -130,8 +130,9 @@ export class ClusterView {
   /** Room for one sequence in a device that holds nothing else. */
   kvBytesMax(deviceId: string): number {
     const entry = this.#devices.get(deviceId)
-    const capacities = entry?.load?.tiers ?? entry?.facts.tiers ?? []
-    return Math.max(0, ...capacities.map((tier) => tier.capacityBytes))
+    const tiers: readonly { readonly capacityBytes: number }[] =
+      entry?.load?.tiers ?? entry?.facts.tiers ?? []
+    return sumOf(tiers, (tier) => tier.capacityBytes)
   }
 
   /** Returns the life that this advertisement ends, if any. */
@@ -186,7 +187,7 @@ export class ClusterView {
     // at its peak, since a device thought too free refuses, but one thought too full is idle.
     const used = {
       slots: load.decodeSlotsUsed,
-      kvBytes: leasedBytes(load),
+      kvBytes: sumOf(load.tiers, (tier) => tier.leasedBytes),
       prefillTokens: load.prefillTokensWaiting,
     }
     entry.others = combine(used, entry.ownPeak, (all, own) => Math.max(0, all - own))
@@ -297,11 +298,8 @@ function isHeard(entry: DeviceEntry, nowMs: number): boolean {
   return nowMs - entry.heardAtMs <= silenceMaxMs
 }
 
-/** Of the freest tier, so that it pairs with the capacity that `kvBytesFree` takes. */
-function leasedBytes(load: LoadFacts): number {
-  const capacity = Math.max(0, ...load.tiers.map((tier) => tier.capacityBytes))
-  const free = Math.max(0, ...load.tiers.map((tier) => tier.capacityBytes - tier.leasedBytes))
-  return capacity - free
+function sumOf<T>(items: readonly T[], amount: (item: T) => number): number {
+  return items.reduce((sum, item) => sum + amount(item), 0)
 }
 
 function combine(a: Commitment, b: Commitment, join: (a: number, b: number) => number): Commitment {

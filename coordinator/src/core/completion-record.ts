@@ -7,7 +7,13 @@ import type { ProfileName } from './facts.js'
 export interface CompletionRecord {
   readonly modelDigest: string
   readonly profile: ProfileName
-  readonly prefill?: { readonly deviceId: string; readonly tokens: number; readonly computeMs: number }
+  readonly prefill?: {
+    readonly deviceId: string
+    /** Computed, after `contextTokens` that were reused. */
+    readonly tokens: number
+    readonly contextTokens: number
+    readonly computeMs: number
+  }
   readonly decode?: {
     readonly deviceId: string
     readonly steps: number
@@ -22,5 +28,12 @@ export interface CompletionRecord {
     readonly toDeviceId: string
     readonly bytes: number
     readonly busyMs: number
+  }
+  /** Cached blocks, from the request to the last byte. */
+  readonly fetch?: {
+    readonly fromDeviceId: string
+    readonly toDeviceId: string
+    readonly bytes: number
+    readonly fetchMs: number
   }
 }

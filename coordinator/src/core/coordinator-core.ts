@@ -8,7 +8,9 @@
  */
 import { CHECK_TIMEOUT_MS, ClusterView } from './cluster-view.js'
 import { CostModel } from './cost-model.js'
-import { modelOn, type ProfileName, type Role } from './facts.js'
+import { holdsBlocks, modelOn, type ProfileName, type Role } from './facts.js'
+import { KvDirectory } from './kv-directory.js'
+import { KvFollower, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
 import type { CoordinatorAction, CoordinatorEvent } from './protocol.js'
 import { type RequestLimits, RequestMachine } from './request-machine.js'
 
@@ -16,13 +18,18 @@ export const TICK_MS = 100
 
 export class CoordinatorCore {
   readonly view = new ClusterView()
+  readonly directory: KvDirectory
+  readonly follower: KvFollower
   readonly #costs = new CostModel()
   readonly #requests: RequestMachine
   #actions: CoordinatorAction[] = []
   #nowMs = Number.NEGATIVE_INFINITY
 
   constructor(limits: RequestLimits) {
-    this.#requests = new RequestMachine(this.view, this.#costs, limits, (action) => {
+    this.directory = new KvDirectory(limits.directoryBlocksMax)
+    this.follower = new KvFollower(this.directory)
+    const cluster = { view: this.view, costs: this.#costs, directory: this.directory }
+    this.#requests = new RequestMachine(cluster, limits, (action) => {
       this.#actions.push(action)
     })
   }
@@ -51,6 +58,7 @@ export class CoordinatorCore {
     this.#nowMs = Math.max(this.#nowMs, nowMs)
     this.#actions = []
     this.#take(event, this.#nowMs)
+    if (!isOfRequest(event)) this.#askForSnapshots(this.#nowMs)
     if (mayFreeAPlace(event)) this.#requests.placeWaiting(this.#nowMs)
     return this.#actions
   }
@@ -63,6 +71,7 @@ export class CoordinatorCore {
         break
       case 'bus':
         this.view.setBusConnected(event.connected)
+        if (event.connected) this.follower.healAll(nowMs)
         this.#age(nowMs)
         break
       case 'advertised': {
@@ -71,6 +80,8 @@ export class CoordinatorCore {
           this.#requests.deviceLost(ended, nowMs)
           this.#actions.push({ type: 'forget-device', device: ended })
         }
+        const known = this.view.device(event.device.deviceId)
+        if (known && holdsBlocks(known.facts)) this.follower.begin(known.ref, nowMs)
         // One that is new is asked at once, and is of use before its first report.
         this.#age(nowMs)
         break
@@ -93,8 +104,24 @@ export class CoordinatorCore {
       case 'completed':
         this.#costs.observe(event.record, (deviceId) => this.view.device(deviceId)?.facts)
         break
+      case 'kv':
+        this.follower.change(event.change, nowMs)
+        break
+      case 'kv-snapshot':
+        this.follower.snapshot(event.device, event.snapshot, nowMs)
+        break
+      case 'kv-missed':
+        this.follower.missed(event.device, event.hashes, nowMs)
+        break
       default:
         this.#requests.on(event, nowMs)
+    }
+  }
+
+  #askForSnapshots(nowMs: number): void {
+    const isReachable = (deviceId: string): boolean => this.view.state(deviceId, nowMs) !== 'lost'
+    for (const device of this.follower.due(nowMs, isReachable)) {
+      this.#actions.push({ type: 'snapshot', device, timeoutMs: SNAPSHOT_TIMEOUT_MS })
     }
   }
 
@@ -106,9 +133,15 @@ export class CoordinatorCore {
     for (const device of lost) this.#requests.deviceLost(device, nowMs)
     for (const device of forgotten) {
       this.#costs.forget(device.deviceId)
+      this.follower.end(device.deviceId)
       this.#actions.push({ type: 'forget-device', device })
     }
   }
+}
+
+/** What the cluster is made of does not change by it. */
+function isOfRequest(event: CoordinatorEvent): boolean {
+  return 'requestId' in event || event.type === 'completed'
 }
 
 /** Progress of calls frees nothing that anyone waits for, and there is an event for every few tokens. */
@@ -118,6 +151,9 @@ function mayFreeAPlace(event: CoordinatorEvent): boolean {
     case 'prefill-admitted':
     case 'decode-started':
     case 'completed':
+    case 'kv':
+    case 'kv-snapshot':
+    case 'kv-missed':
       return false
     default:
       return true

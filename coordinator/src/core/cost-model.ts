@@ -36,14 +36,24 @@ export class CostModel {
   readonly #efficiencies = new Map<string, Efficiency>()
   readonly #linkBytesPerSecond = new Map<string, number>()
 
-  /** Time to run a prompt of `tokens`, first step to last, milliseconds. */
-  prefillMs(device: DeviceFacts, model: ModelFacts, tokens: number): number {
-    return prefillIdealMs(device, model, tokens) / this.#efficiency(device, model, 'prefill')
+  /**
+   * Time to run a prompt of `tokens` after `contextTokens` whose KV is there, first step to last,
+   * milliseconds, `tokensAhead` of other prompts included.
+   */
+  prefillMs(
+    device: DeviceFacts,
+    model: ModelFacts,
+    tokens: number,
+    contextTokens = 0,
+    tokensAhead = 0,
+  ): number {
+    const idealMs = prefillIdealMs(device, model, tokens, contextTokens, tokensAhead)
+    return idealMs / this.efficiency(device, model, 'prefill')
   }
 
   /** Time of one decode step shared by `batch` sequences of `contextTokens` each, milliseconds. */
   stepMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
-    return stepIdealMs(device, model, batch, contextTokens) / this.#efficiency(device, model, 'decode')
+    return stepIdealMs(device, model, batch, contextTokens) / this.efficiency(device, model, 'decode')
   }
 
   /** Whether predictions rest on a catalogue or on enough records, and not on a device's own first guess. */
@@ -57,6 +67,11 @@ export class CostModel {
     return linkMs(from, to, bytes, this.#linkBytesPerSecond.get(pairKey(from.deviceId, to.deviceId)))
   }
 
+  /** Time from asking a device for cached blocks to their last byte, milliseconds. */
+  fetchMs(from: DeviceFacts, to: DeviceFacts, bytes: number): number {
+    return this.transferMs(from, to, bytes) + from.link.latencyMs + to.link.latencyMs
+  }
+
   /** Learns from a finished request. `facts` finds a device that is still known. */
   observe(record: CompletionRecord, facts: (deviceId: string) => DeviceFacts | undefined): void {
     const on = (deviceId: string): [DeviceFacts, ModelFacts] | undefined => {
@@ -66,10 +81,11 @@ export class CostModel {
       )
       return device && model ? [device, model] : undefined
     }
-    const { prefill, decode, transfer } = record
+    const { prefill, decode, transfer, fetch } = record
     const prefilledOn = prefill && on(prefill.deviceId)
-    if (prefill && prefilledOn) {
-      const idealMs = prefillIdealMs(...prefilledOn, prefill.tokens)
+    // What is left of a prompt that was mostly reused takes one step, which says little of a whole prompt.
+    if (prefill && prefilledOn && prefill.contextTokens <= prefill.tokens) {
+      const idealMs = prefillIdealMs(...prefilledOn, prefill.tokens, prefill.contextTokens)
       this.#learn(...prefilledOn, 'prefill', idealMs, prefill.computeMs)
     }
     const decodedOn = decode && on(decode.deviceId)
@@ -77,10 +93,13 @@ export class CostModel {
       const idealMs = decode.steps * stepIdealMs(...decodedOn, decode.batch, decode.contextTokens)
       this.#learn(...decodedOn, 'decode', idealMs, decode.stepsMs)
     }
-    if (transfer && transfer.bytes > 0 && transfer.busyMs > 0) {
-      const key = pairKey(transfer.fromDeviceId, transfer.toDeviceId)
-      const rate = (transfer.bytes / transfer.busyMs) * 1000
-      this.#linkBytesPerSecond.set(key, blend(this.#linkBytesPerSecond.get(key), rate))
+    if (transfer) this.#learnLink(transfer.fromDeviceId, transfer.toDeviceId, transfer.bytes, transfer.busyMs)
+    if (fetch) {
+      const [from, to] = [facts(fetch.fromDeviceId), facts(fetch.toDeviceId)]
+      const waitMs = 2 * ((from?.link.latencyMs ?? 0) + (to?.link.latencyMs ?? 0))
+      // A latency that is advertised too high must not make the rate seem boundless.
+      const busyMs = Math.max(fetch.fetchMs - waitMs, fetch.fetchMs / 2)
+      this.#learnLink(fetch.fromDeviceId, fetch.toDeviceId, fetch.bytes, busyMs)
     }
   }
 
@@ -93,10 +112,18 @@ export class CostModel {
     }
   }
 
-  #efficiency(device: DeviceFacts, model: ModelFacts, role: Role): number {
+  /** The share of its roofline that the device reaches, as far as is known. */
+  efficiency(device: DeviceFacts, model: ModelFacts, role: Role): number {
     const own = this.#efficiencies.get(efficiencyKey(device.deviceId, model, role))
     const any = this.#efficiencies.get(efficiencyKey(ANY_DEVICE, model, role))
     return own?.value ?? any?.value ?? EFFICIENCY_GUESS
+  }
+
+  #learnLink(fromDeviceId: string, toDeviceId: string, bytes: number, busyMs: number): void {
+    if (!(bytes > 0 && busyMs > 0)) return
+    const key = pairKey(fromDeviceId, toDeviceId)
+    const rate = (bytes / busyMs) * 1000
+    this.#linkBytesPerSecond.set(key, blend(this.#linkBytesPerSecond.get(key), rate))
   }
 
   #learn(device: DeviceFacts, model: ModelFacts, role: Role, idealMs: number, measuredMs: number): void {
@@ -122,12 +149,20 @@ function pairKey(fromDeviceId: string, toDeviceId: string): string {
   return `${fromDeviceId} ${toDeviceId}`
 }
 
-function prefillIdealMs(device: DeviceFacts, model: ModelFacts, tokens: number): number {
+function prefillIdealMs(
+  device: DeviceFacts,
+  model: ModelFacts,
+  tokens: number,
+  contextTokens: number,
+  tokensAhead = 0,
+): number {
   // Scores and weighted sums under the causal mask. The key width over all layers is a quarter of
   // the f32 KV bytes halved; grouped queries are not advertised, so this is a lower bound.
   const keyWidth = model.kvBytesPerToken / 8
-  const operations = 2 * model.parameters * tokens + 2 * tokens * tokens * keyWidth
-  const bytes = model.weightBytes + tokens * model.kvBytesPerToken
+  const all = tokensAhead + tokens
+  const operations =
+    2 * model.parameters * all + 2 * all * all * keyWidth + 4 * tokens * contextTokens * keyWidth
+  const bytes = model.weightBytes + (all + contextTokens) * model.kvBytesPerToken
   return idealMs(device, model, operations, bytes)
 }
 

@@ -3,6 +3,7 @@
  * only when somebody asks.
  */
 import type { DeviceRef, Role } from './facts.js'
+import type { PrefixPlan } from './prefix-choice.js'
 
 /** Why a device may be turned away, in the order in which it is checked. */
 export const FILTER_REASONS = [
@@ -28,6 +29,8 @@ export type PrefillRule =
   | 'prefers-prefill'
   /** No device that prefers prefill is left. */
   | 'only-one-left'
+  /** It decodes, holds the beginning of the prompt, and is predicted to be faster than having it prefilled elsewhere. */
+  | 'holds-prefix'
 
 /** Why this device decodes. */
 export type DecodeRule =
@@ -45,6 +48,14 @@ export interface WeighedPair {
   readonly tpotMs: number
 }
 
+/** What is reused of what was computed before, and what was thought of the rest. */
+export interface PrefixDecision extends PrefixPlan {
+  /** Full blocks of the prompt; 0 where the request reuses nothing. */
+  readonly blocks: number
+  /** Tokens that the decoding device holds itself, so that they are not sent; 0 where it prefills. */
+  readonly heldByDecodeTokens: number
+}
+
 export interface Decision {
   readonly requestId: string
   readonly epoch: number
@@ -54,6 +65,7 @@ export interface Decision {
   readonly tpotMs: number
   readonly prefillRule: PrefillRule
   readonly decodeRule: DecodeRule
+  readonly prefix: PrefixDecision
   /** Why the request had to be placed again; null for the first time. */
   readonly movedBecause: string | null
   /** The best pairs, at most PAIRS_KEPT, the chosen one first. */
@@ -76,6 +88,7 @@ export function filterCounts(counts: FilterCounts): Record<string, number> {
 const PREFILL_TEXT: Record<PrefillRule, string> = {
   'prefers-prefill': 'which is best at it',
   'only-one-left': 'since no device that prefers prefill is left',
+  'holds-prefix': 'which holds the beginning of the prompt',
 }
 const DECODE_TEXT: Record<DecodeRule, string> = {
   'free-slot': 'which has a free decode slot',
@@ -88,7 +101,19 @@ export function explain(decision: Decision): string {
   const prefill = `${decision.prefill.deviceId} prefills, ${PREFILL_TEXT[decision.prefillRule]}`
   const decode = `${decision.decode.deviceId} decodes, ${DECODE_TEXT[decision.decodeRule]}`
   const again = decision.movedBecause ? `Placed again because ${decision.movedBecause}: ` : ''
-  return `${again}${prefill}, and ${decode}.`
+  return `${again}${prefill}, and ${decode}.${explainPrefix(decision.prefix)}`
+}
+
+/** A sentence more where something is reused. */
+function explainPrefix({ localTokens, fetch, heldByDecodeTokens }: PrefixDecision): string {
+  const parts: string[] = []
+  if (localTokens > 0) parts.push(`${localTokens} tokens of the prompt are there already`)
+  if (fetch) {
+    const times = `${fetch.fetchMs.toFixed(1)} ms predicted, ${fetch.computeMs.toFixed(1)} ms to compute them`
+    parts.push(`${fetch.tokens - localTokens} come from ${fetch.device.deviceId} (${times})`)
+  }
+  if (heldByDecodeTokens > 0) parts.push(`${heldByDecodeTokens} need not be sent to the decoding device`)
+  return parts.length > 0 ? ` ${parts.join('; ')}.` : ''
 }
 
 /** One sentence on why nothing could be placed. */

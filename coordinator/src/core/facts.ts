@@ -7,7 +7,7 @@
  */
 
 export type Role = 'prefill' | 'decode'
-export type CapabilityName = 'prefill' | 'decode' | 'kv-tier'
+export type CapabilityName = 'prefill' | 'decode' | 'kv-tier' | 'attend' | 'retrieve' | 'corpus'
 export type ProfileName = 'exact' | 'paper'
 export type PrecisionName = 'f32' | 'f16' | 'bf16' | 'int8' | 'int4'
 
@@ -22,12 +22,22 @@ export interface ModelFacts {
   readonly parameters: number
   /** Weights read by one decode step. */
   readonly weightBytes: number
+  /** Numerics, element type and layers of its KV blocks; only blocks of one variant stand in for each other. */
+  readonly variant: string
 }
 
 export interface TierFacts {
   readonly name: string
   readonly capacityBytes: number
   readonly bytesPerSecond: number
+}
+
+/** A kernel of the device's driver. */
+export interface KernelFacts {
+  readonly name: string
+  readonly version: number
+  /** Largest inputs that it takes, by name; a name that is missing has no bound of its own. */
+  readonly limits: Readonly<Record<string, number>>
 }
 
 export interface DeviceFacts {
@@ -42,9 +52,29 @@ export interface DeviceFacts {
   /** Nearest first. */
   readonly tiers: readonly TierFacts[]
   readonly compute: readonly { readonly precision: PrecisionName; readonly opsPerSecond: number }[]
+  readonly kernels: readonly KernelFacts[]
   /** Rates come from a catalogue; else the device measured itself, once and in a hurry. */
   readonly modelled: boolean
   readonly link: { readonly bytesPerSecond: number; readonly latencyMs: number }
+}
+
+/** How full one tier is, and what happened in it since its agent started. */
+export interface TierLoad {
+  readonly name: string
+  readonly leasedBytes: number
+  readonly capacityBytes: number
+  /** Blocks that nobody leases and that are kept for reuse. */
+  readonly cachedBytes: number
+  /** Full blocks of prompts that were looked for, and those of them that were found. */
+  readonly lookups: number
+  readonly hits: number
+  /** From and to other devices and tiers. */
+  readonly inBytes: number
+  readonly outBytes: number
+  /** By attention. */
+  readonly readBytes: number
+  /** Given up without a copy elsewhere. */
+  readonly droppedBlocks: number
 }
 
 export interface LoadFacts {
@@ -53,11 +83,7 @@ export interface LoadFacts {
   readonly sequence: number
   readonly decodeSlotsUsed: number
   readonly prefillTokensWaiting: number
-  readonly tiers: readonly {
-    readonly name: string
-    readonly leasedBytes: number
-    readonly capacityBytes: number
-  }[]
+  readonly tiers: readonly TierLoad[]
   readonly leases: number
   readonly draining: boolean
 }
@@ -71,6 +97,11 @@ export interface DeviceRef {
 /** The model on this device, where it is loaded with this digest and these numerics. */
 export function modelOn(device: DeviceFacts, digest: string, profile: ProfileName): ModelFacts | undefined {
   return device.models.find((model) => model.digest === digest && model.profile === profile)
+}
+
+/** Whether the device keeps KV blocks, of its own sequences or for others. */
+export function holdsBlocks(device: DeviceFacts): boolean {
+  return device.capabilities.some((name) => name !== 'retrieve' && name !== 'corpus')
 }
 
 /** Which of the two roles the device lists first; undefined where it lists neither. */

@@ -2,8 +2,9 @@
  * Filter → Score → Pick: which device prefills a request and which decodes it.
  *
  * Filters are absolute, in the order of FILTER_REASONS. The score of a pair is its
- * predicted time to the last token: wait and prefill, the part of the KV transfer
- * that prefill does not hide, and the decode steps.
+ * predicted time to the last token: wait and prefill of what is not cached, fetching
+ * what is cached elsewhere (prefix-choice.ts), the part of the KV transfer that prefill
+ * does not hide, and the decode steps.
  *
  * The house rule (after GLITCHES), by capability order, never by kind:
  * - a device that lists prefill first prefills; one that lists decode first does so
@@ -14,7 +15,10 @@
  *   free decode slot, and both predictions are trusted (catalogued devices, or enough
  *   records of finished requests). The bar is high because every step it decodes
  *   delays the prompts behind it, which one request's time does not show, and because
- *   times swing with contention: equal devices always split the work.
+ *   times swing with contention: equal devices always split the work;
+ * - one that lists decode first, has a free slot and holds the beginning of the prompt
+ *   prefills the rest itself where that is predicted to be faster than the best pair
+ *   that the rules above give.
  */
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
@@ -25,9 +29,12 @@ import {
   type FilterCounts,
   type FilterReason,
   PAIRS_KEPT,
+  type PrefillRule,
   type WeighedPair,
 } from './decision.js'
 import { type ModelFacts, modelOn, type ProfileName, preferredRole, type Role } from './facts.js'
+import type { KvDirectory } from './kv-directory.js'
+import { BLOCK_TOKENS, PrefixChoice, type PrefixPlan, type Prompt } from './prefix-choice.js'
 
 const MUCH_FASTER = 0.25
 /** Pairs whose predicted times differ by less than about this share count as equal: the emptier one wins. */
@@ -36,23 +43,24 @@ const TIE_SHARE = 0.05
 const PAIRED_MAX = 8
 /** Tokens generated are not known in advance; no more than this many are weighed. */
 const TOKENS_WEIGHED_MAX = 256
-/** Tokens of a KV block: memory is leased in whole ones. */
-const BLOCK_TOKENS = 16
 
-export interface PlacementInput {
+/** What placement looks at. */
+export interface PlacementView {
+  readonly view: ClusterView
+  readonly costs: CostModel
+  readonly directory: KvDirectory
+}
+
+export interface PlacementInput extends Prompt {
   readonly requestId: string
   readonly epoch: number
   readonly modelDigest: string
   readonly profile: ProfileName
-  /** Tokens to prefill: prompt and what was emitted before. */
-  readonly prefillTokens: number
   /** Tokens to reserve room for on the decoding device. */
   readonly reserveTokens: number
   /** Most tokens still to come. */
   readonly tokensLeft: number
   readonly movedBecause: string | null
-  /** Devices that failed this request a moment ago. */
-  readonly avoids: (deviceId: string) => boolean
 }
 
 export interface PlacementLimits {
@@ -64,11 +72,17 @@ interface Candidate {
   readonly device: DeviceView
   readonly model: ModelFacts
   readonly prefers: Role
-  /** Time of the prefill, with its wait, or of one decode step. */
+  /** Time of the prefill, with its wait and nothing fetched, or of one decode step. */
   readonly roleMs: number
 }
 
+interface Prefiller extends Candidate {
+  readonly plan: PrefixPlan
+}
+
 interface ScoredPair extends WeighedPair {
+  readonly prefiller: Prefiller
+  readonly heldByDecodeTokens: number
   readonly decodeSlotsUsed: number
   readonly isDecodeTrusted: boolean
   readonly totalMs: number
@@ -96,11 +110,11 @@ export function fitsEmptyDevices(input: PlacementInput, view: ClusterView): bool
 
 export function place(
   input: PlacementInput,
-  view: ClusterView,
-  costs: CostModel,
+  { view, costs, directory }: PlacementView,
   limits: PlacementLimits,
   nowMs: number,
 ): PlacementOutcome {
+  const prefix = new PrefixChoice(input, view, costs, directory, nowMs)
   const counts: Record<Role, number[]> = {
     prefill: FILTER_REASONS.map(() => 0),
     decode: FILTER_REASONS.map(() => 0),
@@ -113,15 +127,17 @@ export function place(
         const index = FILTER_REASONS.indexOf(turnedAway)
         counts[role][index] = (counts[role][index] ?? 0) + 1
       } else {
-        const candidate = scoreRole(device, role, input, view, costs)
+        const candidate = scoreRole(device, role, input, view, costs, prefix)
         if (candidate) candidates[role].push(candidate)
       }
     }
   }
-  const prefilling = preferred(candidates.prefill, 'prefill')
+  const score = (prefillers: readonly Prefiller[], decoders: readonly Candidate[]): ScoredPair[] =>
+    scorePairs(prefillers, decoders, input, view, costs, prefix)
+  const prefilling = planned(preferred(candidates.prefill, 'prefill'), prefix)
   const [decodeFirst, prefillFirst] = splitBy(candidates.decode, 'decode')
-  const usual = scorePairs(prefilling, decodeFirst, input, view, costs)
-  const unusual = scorePairs(prefilling, prefillFirst, input, view, costs)
+  const usual = score(prefilling, quickest(decodeFirst))
+  const unusual = score(prefilling, quickest(prefillFirst))
   const bestUsual = usual[0]
   const bestUnusual = unusual[0]
   let decodeRule: DecodeRule = 'free-slot'
@@ -132,9 +148,18 @@ export function place(
     decodeRule = 'much-faster'
     ranked = [...unusual, ...usual]
   }
+  let prefillRule: PrefillRule = prefilling[0]?.prefers === 'prefill' ? 'prefers-prefill' : 'only-one-left'
+  const alone = holders(candidates, prefix).flatMap((holder) => {
+    return score(planned([holder], prefix), [holder.decoder])
+  })
+  const bestAlone = alone.sort(comparePairs)[0]
+  if (prefillRule === 'prefers-prefill' && bestAlone && ranked[0] && isFaster(bestAlone, ranked[0])) {
+    prefillRule = 'holds-prefix'
+    decodeRule = 'free-slot'
+    ranked = [bestAlone, ...ranked]
+  }
   const best = ranked[0]
   if (!best) return { placed: false, filtered: counts }
-  const chosen = prefilling.find(({ device }) => device.facts.deviceId === best.prefill.deviceId)
   return {
     placed: true,
     decision: {
@@ -144,8 +169,13 @@ export function place(
       decode: best.decode,
       ttftMs: best.ttftMs,
       tpotMs: best.tpotMs,
-      prefillRule: chosen?.prefers === 'prefill' ? 'prefers-prefill' : 'only-one-left',
+      prefillRule,
       decodeRule,
+      prefix: {
+        ...best.prefiller.plan,
+        blocks: input.blockHashes.length,
+        heldByDecodeTokens: best.heldByDecodeTokens,
+      },
       movedBecause: input.movedBecause,
       weighed: ranked.slice(0, PAIRS_KEPT).map(({ prefill, decode, ttftMs, tpotMs }) => {
         return { prefill, decode, ttftMs, tpotMs }
@@ -188,6 +218,7 @@ function scoreRole(
   input: PlacementInput,
   view: ClusterView,
   costs: CostModel,
+  prefix: PrefixChoice,
 ): Candidate | undefined {
   const { facts } = device
   const model = modelOn(facts, input.modelDigest, input.profile)
@@ -196,7 +227,7 @@ function scoreRole(
   const batch = view.slotsUsed(facts.deviceId) + 1
   const roleMs =
     role === 'prefill'
-      ? costs.prefillMs(facts, model, view.prefillTokensAhead(facts.deviceId) + input.prefillTokens)
+      ? prefix.localMs(device, model)
       : costs.stepMs(facts, model, batch, input.reserveTokens)
   return { device, model, prefers, roleMs }
 }
@@ -213,31 +244,61 @@ function splitBy(candidates: readonly Candidate[], role: Role): [readonly Candid
   return [first, second]
 }
 
-/** The pairs of the best few of each role, best first. */
+/** The best few. */
+function quickest<T extends Candidate>(candidates: readonly T[]): readonly T[] {
+  if (candidates.length <= PAIRED_MAX) return candidates
+  return candidates.toSorted((a, b) => a.roleMs - b.roleMs).slice(0, PAIRED_MAX)
+}
+
+/** The best few, each with the best way to have the prompt's beginning. */
+function planned(candidates: readonly Candidate[], prefix: PrefixChoice): readonly Prefiller[] {
+  return quickest(candidates).map((candidate) => {
+    return { ...candidate, plan: prefix.plan(candidate.device, candidate.model) }
+  })
+}
+
+/** Devices that decode first, could do both, and hold the beginning of the prompt. */
+function holders(
+  { prefill, decode }: Readonly<Record<Role, readonly Candidate[]>>,
+  prefix: PrefixChoice,
+): readonly (Candidate & { readonly decoder: Candidate })[] {
+  const found = prefill.flatMap((candidate) => {
+    const { device, model, prefers } = candidate
+    if (prefers !== 'decode' || prefix.localTokens(device.facts.deviceId, model) === 0) return []
+    const decoder = decode.find((other) => other.device === device)
+    return decoder ? [{ ...candidate, decoder }] : []
+  })
+  return quickest(found)
+}
+
+/** All pairs, best first. */
 function scorePairs(
-  prefilling: readonly Candidate[],
-  decoding: readonly Candidate[],
+  prefillers: readonly Prefiller[],
+  decoders: readonly Candidate[],
   input: PlacementInput,
   view: ClusterView,
   costs: CostModel,
+  prefix: PrefixChoice,
 ): ScoredPair[] {
-  const quickest = (candidates: readonly Candidate[]): readonly Candidate[] =>
-    candidates.length <= PAIRED_MAX
-      ? candidates
-      : candidates.toSorted((a, b) => a.roleMs - b.roleMs).slice(0, PAIRED_MAX)
   const tokens = Math.min(input.tokensLeft, TOKENS_WEIGHED_MAX)
   const pairs: ScoredPair[] = []
-  for (const prefill of quickest(prefilling)) {
-    for (const decode of quickest(decoding)) {
-      const bytes = kvBytes(prefill.model, input.prefillTokens)
-      const transferMs = costs.transferMs(prefill.device.facts, decode.device.facts, bytes)
-      const totalMs = prefill.roleMs + exposedMs(prefill, transferMs) + (tokens - 1) * decode.roleMs
+  for (const prefiller of prefillers) {
+    for (const decode of decoders) {
+      const { deviceId } = decode.device.facts
+      const isOne = prefiller.device.facts.deviceId === deviceId
+      const heldByDecodeTokens = isOne ? 0 : prefix.heldTokens(deviceId, decode.model)
+      const bytes = kvBytes(prefiller.model, input.prefillTokens - heldByDecodeTokens)
+      const transferMs = costs.transferMs(prefiller.device.facts, decode.device.facts, bytes)
+      const { prefillMs } = prefiller.plan
+      const totalMs = prefillMs + exposedMs(prefiller, transferMs) + (tokens - 1) * decode.roleMs
       pairs.push({
-        prefill: prefill.device.ref,
+        prefill: prefiller.device.ref,
         decode: decode.device.ref,
-        ttftMs: prefill.roleMs,
+        ttftMs: prefillMs,
         tpotMs: decode.roleMs,
-        decodeSlotsUsed: view.slotsUsed(decode.device.facts.deviceId),
+        prefiller,
+        heldByDecodeTokens,
+        decodeSlotsUsed: view.slotsUsed(deviceId),
         isDecodeTrusted: costs.isTrusted(decode.device.facts, decode.model, 'decode'),
         totalMs,
       })
@@ -251,10 +312,15 @@ function isMuchFaster(pair: ScoredPair, than: ScoredPair): boolean {
   return isTrusted && pair.totalMs < MUCH_FASTER * than.totalMs
 }
 
+/** By more than what counts as equal. */
+function isFaster(pair: ScoredPair, than: ScoredPair): boolean {
+  return pair.totalMs * (1 + TIE_SHARE) < than.totalMs
+}
+
 /** Layer i travels while layer i + 1 computes: what is left is the last layer, or what the link cannot keep up with. */
-function exposedMs(prefill: Candidate, transferMs: number): number {
-  const layers = Math.max(1, prefill.model.layers)
-  return Math.max(transferMs / layers, transferMs - (prefill.roleMs * (layers - 1)) / layers)
+function exposedMs({ model, plan }: Prefiller, transferMs: number): number {
+  const layers = Math.max(1, model.layers)
+  return Math.max(transferMs / layers, transferMs - (plan.prefillMs * (layers - 1)) / layers)
 }
 
 function comparePairs(a: ScoredPair, b: ScoredPair): number {

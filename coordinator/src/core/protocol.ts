@@ -6,9 +6,11 @@
  * exactly one of `finish`, `fail`, `cancelled`; every `reserve` is followed by
  * exactly one of `finish`, `abandon`, and until then it is the only one of its request.
  */
+import type { AttentionWish } from './attention-wish.js'
 import type { CompletionRecord } from './completion-record.js'
 import type { Decision } from './decision.js'
 import type { DeviceFacts, DeviceRef, LoadFacts, ProfileName } from './facts.js'
+import type { KvChange, KvSnapshot } from './kv-follower.js'
 
 /** Why a call failed, by what follows from it. */
 export type Fault =
@@ -50,6 +52,19 @@ export type RequestEvent =
       readonly deviceId: string
     } & OfEpoch)
 
+/** A request as it comes to the core. */
+export interface Submission {
+  readonly requestId: string
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  readonly promptTokens: number
+  readonly maxTokens: number
+  /** Hashes of the prompt's full blocks, in order; empty where nothing may be reused. */
+  readonly blockHashes: readonly string[]
+  /** How decoding attends, where the client asked. */
+  readonly attention?: AttentionWish | undefined
+}
+
 export type CoordinatorEvent =
   | { readonly type: 'tick' }
   | { readonly type: 'bus'; readonly connected: boolean }
@@ -57,16 +72,14 @@ export type CoordinatorEvent =
   | { readonly type: 'withdrawn'; readonly deviceId: string }
   | { readonly type: 'load'; readonly load: LoadFacts }
   | { readonly type: 'health'; readonly device: DeviceRef; readonly ok: boolean }
-  | {
-      readonly type: 'submit'
-      readonly requestId: string
-      readonly modelDigest: string
-      readonly profile: ProfileName
-      readonly promptTokens: number
-      readonly maxTokens: number
-    }
+  | ({ readonly type: 'submit' } & Submission)
   | { readonly type: 'cancel'; readonly requestId: string }
   | { readonly type: 'completed'; readonly record: CompletionRecord }
+  | { readonly type: 'kv'; readonly change: KvChange }
+  /** The answer to `snapshot`; null where the device gave none. */
+  | { readonly type: 'kv-snapshot'; readonly device: DeviceRef; readonly snapshot: KvSnapshot | null }
+  /** A device lacked blocks that the directory knew on it. */
+  | { readonly type: 'kv-missed'; readonly device: DeviceRef; readonly hashes: readonly string[] }
   | RequestEvent
 
 export type FailCode = 'overloaded' | 'unavailable' | 'deadline' | 'rejected'
@@ -74,6 +87,8 @@ export type FailCode = 'overloaded' | 'unavailable' | 'deadline' | 'rejected'
 export type CoordinatorAction =
   /** Ask the device's health service; answer with `health`, also when the time is over. */
   | { readonly type: 'check-health'; readonly device: DeviceRef; readonly timeoutMs: number }
+  /** Ask the device which blocks it holds; answer with `kv-snapshot`, also when the time is over. */
+  | { readonly type: 'snapshot'; readonly device: DeviceRef; readonly timeoutMs: number }
   /** Nothing will be asked of this life of the device again: close what leads to it. */
   | { readonly type: 'forget-device'; readonly device: DeviceRef }
   | {

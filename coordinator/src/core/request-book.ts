@@ -74,7 +74,7 @@ export class RequestBook {
   reserve(
     request: Request,
     decision: Decision,
-    tokens: { readonly prefill: number; readonly reserve: number },
+    tokens: { readonly prompt: number; readonly reserve: number },
     nowMs: number,
   ): void {
     request.epochs = decision.epoch
@@ -93,9 +93,9 @@ export class RequestBook {
     if (movesToAnotherDevice(epoch)) {
       epoch.awaitsPrefill = true
       epoch.decodeNext += 1
-      this.#shares.take(request, epoch, 'prompt', prefill, { kvTokens: tokens.prefill })
+      this.#shares.take(request, epoch, 'prompt', prefill, { kvTokens: tokens.prompt })
     }
-    this.#shares.take(request, epoch, 'turn', prefill, { prefillTokens: tokens.prefill })
+    this.#shares.take(request, epoch, 'turn', prefill, { prefillTokens: decision.prefix.computeTokens })
     this.#shares.take(request, epoch, 'decode', decode, { slots: 1, kvTokens: tokens.reserve })
     request.epoch = epoch
     request.state = 'reserving'

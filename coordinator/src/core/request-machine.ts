@@ -8,12 +8,16 @@
  * M2. Every state has a deadline (I2): placement, silence of the calls, the request's own.
  * M3. A request survives a bounded number of failures.
  */
-import type { ClusterView } from './cluster-view.js'
-import type { CostModel } from './cost-model.js'
 import { explainNoPlacement } from './decision.js'
-import type { DeviceRef, ProfileName } from './facts.js'
-import { fitsEmptyDevices, type PlacementInput, type PlacementLimits, place } from './placement.js'
-import type { CoordinatorAction, Fault, RequestEvent } from './protocol.js'
+import type { DeviceRef } from './facts.js'
+import {
+  fitsEmptyDevices,
+  type PlacementInput,
+  type PlacementLimits,
+  type PlacementView,
+  place,
+} from './placement.js'
+import type { CoordinatorAction, Fault, RequestEvent, Submission } from './protocol.js'
 import {
   availableTokens,
   avoid,
@@ -32,6 +36,8 @@ export interface RequestLimits extends PlacementLimits {
   readonly placementDeadlineMs: number
   /** Longest life of a request. */
   readonly requestDeadlineMs: number
+  /** Distinct KV blocks that the directory keeps; DIRECTORY_BLOCKS_MAX where not given. */
+  readonly directoryBlocksMax?: number
 }
 
 /** Room for tokens that are still to come is asked for in steps of at most this many. */
@@ -45,23 +51,16 @@ const DECODE_SILENCE_MAX_MS = 30_000
 const ENDING_MAX_MS = 2_000
 
 export class RequestMachine {
-  readonly #view: ClusterView
-  readonly #costs: CostModel
+  readonly #cluster: PlacementView
   readonly #limits: RequestLimits
   readonly #book: RequestBook
   readonly #act: (action: CoordinatorAction) => void
   #arrivals = 0
 
-  constructor(
-    view: ClusterView,
-    costs: CostModel,
-    limits: RequestLimits,
-    act: (action: CoordinatorAction) => void,
-  ) {
-    this.#view = view
-    this.#costs = costs
+  constructor(cluster: PlacementView, limits: RequestLimits, act: (action: CoordinatorAction) => void) {
+    this.#cluster = cluster
     this.#limits = limits
-    this.#book = new RequestBook(view, limits, act)
+    this.#book = new RequestBook(cluster.view, limits, act)
     this.#act = act
   }
 
@@ -73,17 +72,8 @@ export class RequestMachine {
     return this.#book.activeCount
   }
 
-  submit(
-    asked: {
-      readonly requestId: string
-      readonly modelDigest: string
-      readonly profile: ProfileName
-      readonly promptTokens: number
-      readonly maxTokens: number
-    },
-    nowMs: number,
-  ): void {
-    const { requestId, modelDigest, profile, promptTokens, maxTokens } = asked
+  submit(asked: Submission, nowMs: number): void {
+    const { requestId, modelDigest, profile, promptTokens, maxTokens, blockHashes } = asked
     if (this.#book.get(requestId)) return
     if (this.#book.isQueueFull) {
       const message = `${this.#book.queuedCount} requests are waiting already; try again in a moment.`
@@ -98,6 +88,7 @@ export class RequestMachine {
       profile,
       promptTokens,
       maxTokens,
+      blockHashes,
       deadlineMs: nowMs + this.#limits.requestDeadlineMs,
       state: 'queued',
       hasBegun: false,
@@ -170,14 +161,14 @@ export class RequestMachine {
       const model = `${request.modelDigest}/${request.profile}`
       if (blocked.has(model)) return false
       const input = this.#input(request, nowMs)
-      const outcome = place(input, this.#view, this.#costs, this.#limits, nowMs)
+      const outcome = place(input, this.#cluster, this.#limits, nowMs)
       if (!outcome.placed) {
         // One that avoids certain devices, or is too large for all, says nothing about those behind it.
         const isPicky = [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
-        if (!isPicky && fitsEmptyDevices(input, this.#view)) blocked.add(model)
+        if (!isPicky && fitsEmptyDevices(input, this.#cluster.view)) blocked.add(model)
         return false
       }
-      const tokens = { prefill: input.prefillTokens, reserve: input.reserveTokens }
+      const tokens = { prompt: input.prefillTokens, reserve: input.reserveTokens }
       this.#book.reserve(request, outcome.decision, tokens, nowMs)
       return true
     })
@@ -208,6 +199,7 @@ export class RequestMachine {
       epoch: request.epochs + 1,
       modelDigest: request.modelDigest,
       profile: request.profile,
+      blockHashes: request.blockHashes,
       prefillTokens,
       reserveTokens: prefillTokens + Math.min(tokensLeft, RESERVE_AHEAD_TOKENS),
       tokensLeft,
@@ -250,7 +242,7 @@ export class RequestMachine {
   ): void {
     if (reason === 'preempted') {
       const { deviceId } = epoch.decision.decode
-      this.#view.refused(deviceId, nowMs)
+      this.#cluster.view.refused(deviceId, nowMs)
       this.#book.placeAnew(request, epoch, 'refusal', `${deviceId} took its memory back`, nowMs)
       return
     }
@@ -277,13 +269,13 @@ export class RequestMachine {
         this.#book.fail(request, 'rejected', `${deviceId} cannot serve this request.`)
         return
       case 'refused':
-        this.#view.refused(deviceId, nowMs)
+        this.#cluster.view.refused(deviceId, nowMs)
         this.#book.placeAnew(request, epoch, 'refusal', `${deviceId} refused`, nowMs)
         return
       case 'unreachable': {
         const { prefill, decode } = epoch.decision
         const device = [decode, prefill].find((ref) => ref.deviceId === deviceId)
-        if (device) this.#view.suspect(device)
+        if (device) this.#cluster.view.suspect(device)
         avoid(request, deviceId, nowMs)
         this.#survive(request, epoch, `${deviceId} was lost`, nowMs)
         return
@@ -308,7 +300,7 @@ export class RequestMachine {
   }
 
   #failUnplaced(request: Request, nowMs: number): void {
-    const outcome = place(this.#input(request, nowMs), this.#view, this.#costs, this.#limits, nowMs)
+    const outcome = place(this.#input(request, nowMs), this.#cluster, this.#limits, nowMs)
     const why = outcome.placed ? 'others were first' : explainNoPlacement(outcome.filtered)
     const seconds = this.#limits.placementDeadlineMs / 1000
     const message = `No device took the request within ${seconds} s (${why}); try again.`

@@ -40,6 +40,8 @@ export interface Request {
   readonly profile: ProfileName
   readonly promptTokens: number
   readonly maxTokens: number
+  /** Of the prompt's full blocks; empty where nothing may be reused. */
+  readonly blockHashes: readonly string[]
   readonly deadlineMs: number
   state: 'queued' | 'reserving' | 'running'
   /** Calls were started once, so that it goes to the head of the queue when it loses its place. */

@@ -48,6 +48,7 @@ class Hand {
       profile,
       promptTokens,
       maxTokens: 64,
+      blockHashes: [],
     })
   }
 

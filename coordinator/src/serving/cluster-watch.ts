@@ -1,6 +1,6 @@
 /**
  * Follows what devices say of themselves and hands it to the core as events: the
- * bucket of advertisements, load reports, and the state of our own connection.
+ * bucket of advertisements, load reports, KV events, and the state of our own connection.
  *
  * Malformed messages are logged once a device and dropped; they count as silence.
  */
@@ -8,10 +8,16 @@ import type { Advertisement } from '@kvasir/proto/kvasir/capability/v1/capabilit
 import type { Bus } from '@kvasir/runtime/bus'
 import { messageOf } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
-import { BUCKET_TTL_MS, DEVICES_BUCKET, deviceOfSubject, loadSubject } from '@kvasir/runtime/subjects'
+import {
+  BUCKET_TTL_MS,
+  DEVICES_BUCKET,
+  deviceOfSubject,
+  kvSubject,
+  loadSubject,
+} from '@kvasir/runtime/subjects'
 import type { DeviceRef } from '../core/facts.js'
 import type { CoordinatorEvent } from '../core/protocol.js'
-import { factsOf, readAdvertisement, readLoad } from './device-facts.js'
+import { factsOf, readAdvertisement, readKvEvent, readLoad } from './device-facts.js'
 
 /** Devices whose malformed messages are remembered as logged. */
 const COMPLAINTS_MAX = 1_000
@@ -38,8 +44,11 @@ export class ClusterWatch {
     const loads = bus.subscribe(loadSubject('*'), (message, subject) => {
       this.#take(deviceOfSubject(subject), () => tell({ type: 'load', load: readLoad(message) }))
     })
+    const kvEvents = bus.subscribe(kvSubject('*'), (message, subject) => {
+      this.#take(deviceOfSubject(subject), () => tell({ type: 'kv', change: readKvEvent(message) }))
+    })
     const stopStatus = bus.onStatus((connected) => tell({ type: 'bus', connected }))
-    this.#stops = [stopBucket, () => loads.unsubscribe(), stopStatus]
+    this.#stops = [stopBucket, () => loads.unsubscribe(), () => kvEvents.unsubscribe(), stopStatus]
     if (!bus.connected) tell({ type: 'bus', connected: false })
   }
 

@@ -13,8 +13,6 @@ import type { ClusterWatch } from './cluster-watch.js'
 export interface DeviceClient {
   readonly inference: InferenceServiceClient
   readonly kv: KvServiceClient
-  /** Where others pull KV from, host:port. */
-  readonly kvEndpoint: string
 }
 
 export class DeviceClients {
@@ -39,10 +37,14 @@ export class DeviceClients {
     const client = {
       inference: createRpcClient(InferenceServiceClient, endpoints.control, options),
       kv: createRpcClient(KvServiceClient, endpoints.control, options),
-      kvEndpoint: endpoints.kv,
     }
     this.#clients.set(key, client)
     return client
+  }
+
+  /** Where others pull KV from, host:port; undefined where that life of the device is not known any more. */
+  kvEndpoint(device: DeviceRef): string | undefined {
+    return this.#watch.advertisement(device)?.endpoints?.kv
   }
 
   forget(device: DeviceRef): void {

@@ -7,17 +7,24 @@
 import {
   Advertisement,
   Capability,
+  KvEvent,
+  type KvVariant,
   LoadReport,
   Precision,
   Profile,
 } from '@kvasir/proto/kvasir/capability/v1/capability'
+import type { SnapshotResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { InvalidInputError, messageOf } from '@kvasir/runtime/errors'
 import type { CapabilityName, DeviceFacts, LoadFacts, PrecisionName, ProfileName } from '../core/facts.js'
+import type { KvChange, KvSnapshot } from '../core/kv-follower.js'
 
 const CAPABILITIES: Partial<Record<Capability, CapabilityName>> = {
   [Capability.PREFILL]: 'prefill',
   [Capability.DECODE]: 'decode',
   [Capability.KV_TIER]: 'kv-tier',
+  [Capability.ATTEND]: 'attend',
+  [Capability.RETRIEVE]: 'retrieve',
+  [Capability.CORPUS]: 'corpus',
 }
 const PROFILES: Partial<Record<Profile, ProfileName>> = {
   [Profile.EXACT]: 'exact',
@@ -51,10 +58,58 @@ export function readLoad(json: unknown): LoadFacts {
       name: tier.name,
       leasedBytes: Number(tier.leasedBytes),
       capacityBytes: Number(tier.capacityBytes),
+      cachedBytes: Number(tier.cachedBytes ?? 0n),
+      lookups: Number(tier.counters?.lookups ?? 0n),
+      hits: Number(tier.counters?.hits ?? 0n),
+      inBytes: Number(tier.counters?.inBytes ?? 0n),
+      outBytes: Number(tier.counters?.outBytes ?? 0n),
+      readBytes: Number(tier.counters?.readBytes ?? 0n),
+      droppedBlocks: Number(tier.counters?.droppedBlocks ?? 0n),
     })),
     leases: report.leases,
     draining: report.draining,
   }
+}
+
+export function readKvEvent(json: unknown): KvChange {
+  const event = read('KV event', () => KvEvent.fromJSON(json))
+  return {
+    deviceId: event.deviceId,
+    incarnation: String(event.incarnation),
+    sequence: Number(event.sequence),
+    stored: event.stored.map(hexOf),
+    removed: event.removed.map(hexOf),
+    variant: variantName(event.variant),
+    tier: event.tier,
+  }
+}
+
+/** The parts of a snapshot of the life `incarnation`. Throws InvalidInputError where they are of another, or none. */
+export function readSnapshot(parts: readonly SnapshotResponse[], incarnation: string): KvSnapshot {
+  const [first] = parts
+  const isOfOne = parts.every((part) => String(part.incarnation) === incarnation)
+  if (!first || !isOfOne) {
+    throw new InvalidInputError('A snapshot of blocks is empty or of another life of the device.')
+  }
+  return {
+    sequence: Number(first.sequence),
+    groups: parts.map(({ variant, hashes }) => ({
+      variant: variantName(variant),
+      hashes: hashes.map(hexOf),
+    })),
+  }
+}
+
+/** Blocks of one variant stand in for each other; the name is only ever compared. */
+function variantName(variant: KvVariant | undefined): string {
+  if (!variant) return ''
+  const profile = PROFILES[variant.numerics] ?? 'unknown'
+  const dtype = PRECISIONS[variant.dtype] ?? 'unknown'
+  return `${profile} ${dtype} layers ${variant.layers?.first ?? 0}+${variant.layers?.count ?? 0}`
+}
+
+function hexOf(hash: Uint8Array): string {
+  return Buffer.from(hash).toString('hex')
 }
 
 /** Capabilities, profiles and precisions that this release does not know are left out. */
@@ -77,6 +132,7 @@ export function factsOf(advertisement: Advertisement): DeviceFacts {
         layers: model.layers?.count ?? 1,
         parameters: Number(model.parameters),
         weightBytes: Number(model.weightBytes),
+        variant: variantName(model.variant),
       }
     }),
     decodeSlots: advertisement.decodeSlots,
@@ -89,6 +145,11 @@ export function factsOf(advertisement: Advertisement): DeviceFacts {
       const precision = PRECISIONS[rate.precision]
       return precision ? { precision, opsPerSecond: rate.peakOpsPerSecond } : []
     }),
+    kernels: advertisement.kernels.map(({ name, version, limits }) => ({
+      name,
+      version,
+      limits: Object.fromEntries(Object.entries(limits).map(([input, most]) => [input, Number(most)])),
+    })),
     modelled: advertisement.modelled,
     link: {
       bytesPerSecond: advertisement.link?.bytesPerSecond ?? 0,

@@ -11,9 +11,10 @@ import {
   type DecodeResponse,
   FinishReason,
   type PrefillResponse,
+  type PrefixReuse,
   type Token,
 } from '@kvasir/proto/kvasir/inference/v1/inference'
-import { type Lease, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { type Lease, LeasePurpose, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { delay } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError, KvasirError } from '@kvasir/runtime/errors'
 import { callServerStream, callUnary } from '@kvasir/runtime/rpc-client'
@@ -26,6 +27,16 @@ import type { CallName, CoordinatorAction, RequestEvent } from '../core/protocol
 import type { GenerationRequest } from '../generation.js'
 import { faultOf } from './call-faults.js'
 import type { DeviceClient, DeviceClients } from './device-clients.js'
+import {
+  cachedPrefix,
+  type MissedBlocks,
+  missedByDecode,
+  missedByPrefill,
+  prefixHashes,
+  type ReuseFigures,
+  readReuse,
+  reuseMode,
+} from './prefix-calls.js'
 
 const RESERVE_TIMEOUT_MS = 2_000
 const RELEASE_TIMEOUT_MS = 1_000
@@ -36,10 +47,16 @@ const PROFILES: Record<ProfileName, Profile> = { exact: Profile.EXACT, paper: Pr
 
 /** What the calls reported, for the request's report and the cost model. Times on the devices' clocks. */
 export interface EpochFigures {
-  prefill: { deviceId: string; tokens: number; computeUs: number } | null
+  /** `tokens` were computed after `contextTokens` that were reused. */
+  prefill: { deviceId: string; tokens: number; contextTokens: number; computeUs: number } | null
+  reuse: ReuseFigures | null
+  /** Tokens that the decoding device held, so that they were not sent to it. */
+  heldByDecodeTokens: number
   sent: { bytes: number; chunks: number; busyUs: number; exposedUs: number } | null
   received: { bytes: number; chunks: number } | null
   decode: { steps: number; stepUs: number; batchMax: number } | null
+  /** KV bytes that attention read while decoding, and that were moved, by tier. */
+  reads: readonly { readonly tier: string; readonly readBytes: number; readonly movedBytes: number }[]
 }
 
 export interface EpochSetting {
@@ -54,12 +71,22 @@ export interface EpochSetting {
   readonly onToken: (token: Token) => void
   /** A call failed with this; told before the core is. */
   readonly onFailure: (error: KvasirError) => void
+  /** A device lacked blocks that it was thought to hold. */
+  readonly onMissed: (missed: MissedBlocks) => void
 }
 
 type RunAction = Extract<CoordinatorAction, { type: 'run' }>
 
 export class EpochCalls {
-  readonly figures: EpochFigures = { prefill: null, sent: null, received: null, decode: null }
+  readonly figures: EpochFigures = {
+    prefill: null,
+    reuse: null,
+    heldByDecodeTokens: 0,
+    sent: null,
+    received: null,
+    decode: null,
+    reads: [],
+  }
   readonly #setting: EpochSetting
   readonly #id: { readonly requestId: string; readonly epoch: number }
   readonly #abort = new AbortController()
@@ -92,6 +119,8 @@ export class EpochCalls {
           modelDigest: this.#setting.modelDigest,
           profile: PROFILES[this.#setting.profile],
           tokens,
+          prefix: prefixHashes(this.#setting.request),
+          purpose: LeasePurpose.DECODE,
         },
         { timeoutMs: RESERVE_TIMEOUT_MS },
       )
@@ -134,7 +163,7 @@ export class EpochCalls {
   }
 
   async #prefill(device: DeviceRef, action: RunAction, tokens: number[]): Promise<void> {
-    const { request } = this.#setting
+    const { request, decision, clients } = this.#setting
     await this.#call('prefill', SPAN.prefill, device, async (client, span) => {
       span.setAttribute(ATTRIBUTE.tokens, tokens.length)
       const stream = callServerStream(
@@ -146,6 +175,8 @@ export class EpochCalls {
           tokens,
           firstIndex: action.firstIndex,
           sampling: request.sampling,
+          prefix: cachedPrefix(decision, clients),
+          reuse: reuseMode(request),
         },
         { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
       )
@@ -165,9 +196,8 @@ export class EpochCalls {
         if (!this.#isOver) tell({ type: 'prefill-admitted', ...this.#id })
         return
       case 'finished': {
-        const { token, stopped, computeUs } = event.value
-        const { deviceId } = device
-        this.figures.prefill = { deviceId, tokens: promptTokens, computeUs: Number(computeUs) }
+        const { token, stopped, computeUs, reuse } = event.value
+        this.#prefilled(device, promptTokens, computeUs, reuse, span)
         if (this.#isOver) return
         if (token) onToken(token)
         tell({ type: 'prefill-finished', ...this.#id, stopped: stopped || !token })
@@ -195,7 +225,7 @@ export class EpochCalls {
   }
 
   async #decode(action: RunAction, tokens: number[]): Promise<void> {
-    const { request, clients } = this.#setting
+    const { request, clients, decision } = this.#setting
     const { prefill, decode } = action
     await this.#call('decode', SPAN.decode, decode, async (client, span) => {
       const stream = callServerStream(
@@ -211,12 +241,14 @@ export class EpochCalls {
           source: prefill
             ? {
                 deviceId: prefill.deviceId,
-                endpoint: clients.of(prefill).kvEndpoint,
+                endpoint: clients.kvEndpoint(prefill) ?? '',
                 transferId: this.#transferId(),
                 timing:
                   request.pullTiming === 'after-prefill' ? PullTiming.AFTER_PREFILL : PullTiming.LAYERED,
               }
             : undefined,
+          prefix: prefill ? undefined : cachedPrefix(decision, clients),
+          reuse: reuseMode(request),
         },
         { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
       )
@@ -231,12 +263,12 @@ export class EpochCalls {
     const { tell, onToken } = this.#setting
     switch (event?.$case) {
       case 'started': {
-        const { kvBytes, kvChunks, prefillUs } = event.value
+        const { kvBytes, kvChunks, prefillUs, reuse } = event.value
         if (action.prefill) {
           this.figures.received = { bytes: Number(kvBytes), chunks: Number(kvChunks) }
+          this.#held(reuse, span)
         } else {
-          const { deviceId } = action.decode
-          this.figures.prefill = { deviceId, tokens: promptTokens, computeUs: Number(prefillUs) }
+          this.#prefilled(action.decode, promptTokens, prefillUs, reuse, span)
         }
         if (!this.#isOver) tell({ type: 'decode-started', ...this.#id })
         return
@@ -250,12 +282,46 @@ export class EpochCalls {
         return
       }
       case 'finished': {
-        const { steps, stepUs, batchMax, reason } = event.value
+        const { steps, stepUs, batchMax, reason, reads } = event.value
         this.figures.decode = { steps, stepUs: Number(stepUs), batchMax }
+        this.figures.reads = reads.map(({ tier, readBytes, movedBytes }) => {
+          return { tier, readBytes: Number(readBytes), movedBytes: Number(movedBytes) }
+        })
         span.setAttribute(ATTRIBUTE.decodeBatchMax, batchMax)
         if (!this.#isOver) tell({ type: 'decode-finished', ...this.#id, reason: finishReason(reason) })
       }
     }
+  }
+
+  /** The prompt is computed, on whichever device. */
+  #prefilled(
+    device: DeviceRef,
+    promptTokens: number,
+    computeUs: bigint,
+    reuse: PrefixReuse | undefined,
+    span: Span,
+  ): void {
+    const { request, decision, onMissed } = this.#setting
+    const figures = readReuse(reuse)
+    const contextTokens = figures.localTokens + figures.fetchedTokens
+    const tokens = promptTokens - contextTokens
+    this.figures.prefill = { deviceId: device.deviceId, tokens, contextTokens, computeUs: Number(computeUs) }
+    this.figures.reuse = figures
+    span.setAttributes({
+      [ATTRIBUTE.cachedTokens]: figures.localTokens,
+      [ATTRIBUTE.fetchedTokens]: figures.fetchedTokens,
+      ...(decision.prefix.fetch ? { [ATTRIBUTE.fetchedFrom]: decision.prefix.fetch.device.deviceId } : {}),
+    })
+    for (const missed of missedByPrefill(decision, request.blockHashes, figures)) onMissed(missed)
+  }
+
+  /** The prompt's KV is with a device that did not prefill it. */
+  #held(reuse: PrefixReuse | undefined, span: Span): void {
+    const { request, decision, onMissed } = this.#setting
+    const { localTokens } = readReuse(reuse)
+    this.figures.heldByDecodeTokens = localTokens
+    span.setAttribute(ATTRIBUTE.cachedTokens, localTokens)
+    for (const missed of missedByDecode(decision, request.blockHashes, localTokens)) onMissed(missed)
   }
 
   /** Runs one call under its span and tells the core when it fails. Never rejects. */

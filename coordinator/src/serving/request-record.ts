@@ -5,15 +5,21 @@ import { type Decision, explain, filterCounts } from '../core/decision.js'
 import type { ProfileName } from '../core/facts.js'
 import type { GenerationRequest, PlacementReport, RequestReport } from '../generation.js'
 import type { EpochFigures } from './epoch-calls.js'
+import { cachedTokens, prefixReport } from './prefix-report.js'
 
 /** Placements shown; of a request that moved more often, the newest. */
 const PLACEMENTS_MAX = 16
+
+/** What the report takes from the request; its prompt need not outlive it. */
+type ReportedRequest = Pick<GenerationRequest, 'requestId' | 'model' | 'reusePrefix' | 'retrieval'> & {
+  readonly promptTokens: number
+}
 
 export class RequestRecord {
   state: RequestReport['state'] = 'queued'
   finishReason: string | null = null
   error: string | null = null
-  readonly #request: { readonly requestId: string; readonly model: string; readonly promptTokens: number }
+  readonly #request: ReportedRequest
   readonly #profile: ProfileName
   readonly #traceId: string
   readonly #submittedAtMs: number
@@ -23,11 +29,14 @@ export class RequestRecord {
   #firstTokenAtMs: number | null = null
   #lastTokenAtMs: number | null = null
   #kv = { bytes: 0, chunks: 0, busyUs: 0, exposedUs: 0 }
+  /** Of the last epoch that is over. */
+  #reuse: EpochFigures['reuse'] = null
+  #heldByDecodeTokens = 0
+  #reads: EpochFigures['reads'] = []
 
   constructor(request: GenerationRequest, profile: ProfileName, traceId: string, nowMs: number) {
-    // Not the request itself: its prompt need not outlive it.
-    const { requestId, model, promptTokens } = request
-    this.#request = { requestId, model, promptTokens: promptTokens.length }
+    const { requestId, model, promptTokens, reusePrefix, retrieval } = request
+    this.#request = { requestId, model, promptTokens: promptTokens.length, reusePrefix, retrieval }
     this.#profile = profile
     this.#traceId = traceId
     this.#submittedAtMs = nowMs
@@ -37,6 +46,8 @@ export class RequestRecord {
     this.state = 'reserving'
     this.#placements.push(decision)
     if (this.#placements.length > PLACEMENTS_MAX) this.#placements.shift()
+    this.#reuse = null
+    this.#heldByDecodeTokens = 0
     this.#placedAtMs ??= nowMs
     this.#predicted ??= { ttftMs: roundMs(decision.ttftMs), tpotMs: roundMs(decision.tpotMs) }
   }
@@ -46,14 +57,20 @@ export class RequestRecord {
     this.#lastTokenAtMs = nowMs
   }
 
-  /** Adds what an epoch that is over has sent. */
+  /** Adds what an epoch that is over has sent and read. */
   addFigures(figures: EpochFigures): void {
     this.#kv = withFigures(this.#kv, figures)
+    this.#reuse = figures.reuse
+    this.#heldByDecodeTokens = figures.heldByDecodeTokens
+    this.#reads = sumOfReads(this.#reads, figures.reads)
   }
 
   /** `running`: figures of the epoch that is not over. */
   report(completionTokens: number, nearTies: number, running?: EpochFigures): RequestReport {
     const kv = running ? withFigures(this.#kv, running) : this.#kv
+    const reuse = running?.reuse ?? this.#reuse
+    const decision = this.#placements.at(-1)
+    const { promptTokens, reusePrefix } = this.#request
     const since = (atMs: number | null): number | null =>
       atMs === null ? null : roundMs(atMs - this.#submittedAtMs)
     const decodeMs =
@@ -66,9 +83,9 @@ export class RequestRecord {
       model: this.#request.model,
       state: this.state,
       placements: this.#placements.map(placementReport),
-      promptTokens: this.#request.promptTokens,
+      promptTokens,
       completionTokens,
-      cachedTokens: 0,
+      cachedTokens: cachedTokens(promptTokens, reuse),
       // In `exact` every device computes the same; in other profiles a move may change the text.
       numericsChanged: this.#profile !== 'exact' && this.#placements.length > 1,
       nearTies,
@@ -87,13 +104,34 @@ export class RequestRecord {
         overlap: kv.busyUs > 0 ? Math.max(0, 1 - kv.exposedUs / kv.busyUs) : null,
         bytesPerSecond: kv.busyUs > 0 ? (kv.bytes / kv.busyUs) * 1e6 : null,
       },
-      prefix: null,
+      prefix: decision
+        ? prefixReport({
+            promptTokens,
+            reusePrefix,
+            decision,
+            reuse,
+            heldByDecodeTokens: running?.heldByDecodeTokens ?? this.#heldByDecodeTokens,
+          })
+        : null,
       attention: null,
-      retrieval: null,
+      retrieval: this.#request.retrieval,
       stages: [],
-      tierReads: [],
+      tierReads: sumOfReads(this.#reads, running?.reads ?? []),
     }
   }
+}
+
+function sumOfReads(before: EpochFigures['reads'], added: EpochFigures['reads']): EpochFigures['reads'] {
+  const sums = new Map(before.map((read) => [read.tier, read]))
+  for (const { tier, readBytes, movedBytes } of added) {
+    const sum = sums.get(tier) ?? { readBytes: 0, movedBytes: 0 }
+    sums.set(tier, {
+      tier,
+      readBytes: sum.readBytes + readBytes,
+      movedBytes: sum.movedBytes + movedBytes,
+    })
+  }
+  return [...sums.values()]
 }
 
 function withFigures<T extends { bytes: number; chunks: number; busyUs: number; exposedUs: number }>(

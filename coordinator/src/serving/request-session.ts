@@ -18,6 +18,7 @@ import type { CoordinatorAction, RequestEvent } from '../core/protocol.js'
 import type { Generation, GenerationEvent, GenerationRequest, RequestReport } from '../generation.js'
 import type { DeviceClients } from './device-clients.js'
 import { EpochCalls } from './epoch-calls.js'
+import type { MissedBlocks } from './prefix-calls.js'
 import { RequestRecord } from './request-record.js'
 import { TokenBuffer } from './token-buffer.js'
 
@@ -28,6 +29,7 @@ export interface SessionSetting {
   readonly clients: DeviceClients
   readonly clock: Clock
   readonly tell: (event: RequestEvent) => void
+  readonly onMissed: (missed: MissedBlocks) => void
   /** Asks the core to cancel. */
   readonly onCancel: () => void
   /** Called once, when the request has ended and its report is complete. */
@@ -146,7 +148,7 @@ export class RequestSession implements Generation {
     this.#placeSpan?.end()
     this.#placeSpan = undefined
     this.#record.placed(decision, this.#setting.clock.nowMs())
-    const { request, modelDigest, profile, clients, tell } = this.#setting
+    const { request, modelDigest, profile, clients, tell, onMissed } = this.#setting
     this.#epoch = new EpochCalls({
       request,
       modelDigest,
@@ -162,6 +164,7 @@ export class RequestSession implements Generation {
       onFailure: (error) => {
         this.#lastError = error
       },
+      onMissed,
     })
     this.#epoch.reserve(tokens)
   }
@@ -248,7 +251,8 @@ export class RequestSession implements Generation {
 
   #completion(epoch: EpochCalls): CompletionRecord {
     const { figures, decision } = epoch
-    const { prefill, decode, sent } = figures
+    const { prefill, decode, sent, reuse } = figures
+    const source = decision.prefix.fetch?.device
     const { request, modelDigest, profile } = this.#setting
     return {
       modelDigest,
@@ -258,6 +262,7 @@ export class RequestSession implements Generation {
             prefill: {
               deviceId: prefill.deviceId,
               tokens: prefill.tokens,
+              contextTokens: prefill.contextTokens,
               computeMs: prefill.computeUs / 1000,
             },
           }
@@ -280,6 +285,16 @@ export class RequestSession implements Generation {
               toDeviceId: decision.decode.deviceId,
               bytes: sent.bytes,
               busyMs: sent.busyUs / 1000,
+            },
+          }
+        : {}),
+      ...(source && reuse && reuse.fetchedBytes > 0
+        ? {
+            fetch: {
+              fromDeviceId: source.deviceId,
+              toDeviceId: decision.prefill.deviceId,
+              bytes: reuse.fetchedBytes,
+              fetchMs: reuse.fetchMs,
             },
           }
         : {}),

@@ -5,15 +5,23 @@
  * Every event goes through one queue into the core, and the actions that come out are
  * carried out before the next event goes in.
  */
+import type { SnapshotResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Bus } from '@kvasir/runtime/bus'
 import type { Clock } from '@kvasir/runtime/clock'
-import { DeadlineError, InvalidInputError, type KvasirError, UnavailableError } from '@kvasir/runtime/errors'
+import {
+  DeadlineError,
+  InvalidInputError,
+  type KvasirError,
+  messageOf,
+  UnavailableError,
+} from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN } from '@kvasir/runtime/protocol'
-import { checkHealth } from '@kvasir/runtime/rpc-client'
+import { callServerStream, checkHealth } from '@kvasir/runtime/rpc-client'
 import type { CompletionRecord } from '../core/completion-record.js'
 import { CoordinatorCore, TICK_MS } from '../core/coordinator-core.js'
 import type { DeviceRef, ProfileName } from '../core/facts.js'
+import type { KvSnapshot } from '../core/kv-follower.js'
 import type { CoordinatorAction, CoordinatorEvent } from '../core/protocol.js'
 import type {
   ClusterReport,
@@ -27,6 +35,7 @@ import type {
 import { deviceReports } from './cluster-report.js'
 import { ClusterWatch } from './cluster-watch.js'
 import { DeviceClients } from './device-clients.js'
+import { readSnapshot } from './device-facts.js'
 import { evictBlocks } from './kv-evictor.js'
 import { RequestSession } from './request-session.js'
 import { RequestStore } from './request-store.js'
@@ -107,6 +116,7 @@ class ServingShell implements Serving {
       clients: this.#clients,
       clock: this.#options.clock,
       tell: (event) => this.#tell(event),
+      onMissed: ({ device, hashes }) => this.#tell({ type: 'kv-missed', device, hashes }),
       onCancel: () => this.#tell({ type: 'cancel', requestId: request.requestId }),
       onEnd: (ended, completion) => this.#ended(ended, completion),
     })
@@ -118,6 +128,8 @@ class ServingShell implements Serving {
       profile: PROFILE,
       promptTokens: request.promptTokens.length,
       maxTokens: request.maxTokens,
+      blockHashes: request.reusePrefix ? request.blockHashes : [],
+      attention: request.attention,
     })
     // Refused at once: the queue is full.
     if (session.failure) throw session.failure
@@ -203,6 +215,9 @@ class ServingShell implements Serving {
       case 'check-health':
         void this.#checkHealth(action.device, action.timeoutMs)
         break
+      case 'snapshot':
+        void this.#snapshot(action.device, action.timeoutMs)
+        break
       case 'forget-device':
         this.#clients.forget(action.device)
         this.#watch.forget(action.device)
@@ -219,6 +234,19 @@ class ServingShell implements Serving {
     const control = this.#watch.advertisement(device)?.endpoints?.control
     const ok = control !== undefined && (await checkHealth(control, timeoutMs))
     this.#tell({ type: 'health', device, ok })
+  }
+
+  async #snapshot(device: DeviceRef, timeoutMs: number): Promise<void> {
+    let snapshot: KvSnapshot | null = null
+    try {
+      const parts: SnapshotResponse[] = []
+      const { kv } = this.#clients.of(device)
+      for await (const part of callServerStream(kv, 'snapshot', {}, { timeoutMs })) parts.push(part)
+      snapshot = readSnapshot(parts, device.incarnation)
+    } catch (thrown) {
+      this.#options.log.debug({ ...device }, `no snapshot of its blocks: ${messageOf(thrown)}`)
+    }
+    this.#tell({ type: 'kv-snapshot', device, snapshot })
   }
 
   #fail(action: Extract<CoordinatorAction, { type: 'fail' }>): void {

@@ -4,6 +4,7 @@
 import type { CapabilityName, DeviceFacts, LoadFacts } from '../facts.js'
 
 export const TEST_MODEL_DIGEST = 'digest-of-a-small-model'
+export const TEST_VARIANT = 'exact f32 layers 0+4'
 const KV_BYTES_PER_TOKEN = 1_024
 
 export interface TestDevice {
@@ -17,6 +18,8 @@ export interface TestDevice {
   readonly protocolVersion?: number
   readonly digest?: string
   readonly modelled?: boolean
+  readonly linkBytesPerSecond?: number
+  readonly tier?: string
 }
 
 /** A device equal to every other one in speed, unless told otherwise. */
@@ -38,19 +41,21 @@ export function testDevice(device: TestDevice): DeviceFacts {
         layers: 4,
         parameters: 3_000_000,
         weightBytes: 12_000_000,
+        variant: TEST_VARIANT,
       },
     ],
     decodeSlots: device.decodeSlots ?? 8,
     tiers: [
       {
-        name: 'hbm',
+        name: device.tier ?? 'hbm',
         capacityBytes: (device.kvTokens ?? 65_536) * KV_BYTES_PER_TOKEN,
         bytesPerSecond: device.bytesPerSecond ?? 10e9,
       },
     ],
     compute: [{ precision: 'f32', opsPerSecond: device.opsPerSecond ?? 100e9 }],
+    kernels: [],
     modelled: device.modelled ?? false,
-    link: { bytesPerSecond: 1e9, latencyMs: 0.05 },
+    link: { bytesPerSecond: device.linkBytesPerSecond ?? 1e9, latencyMs: 0.05 },
   }
 }
 
@@ -70,6 +75,13 @@ export function testLoad(
       name: tier.name,
       leasedBytes: (use.kvTokens ?? 0) * KV_BYTES_PER_TOKEN,
       capacityBytes: tier.capacityBytes,
+      cachedBytes: 0,
+      lookups: 0,
+      hits: 0,
+      inBytes: 0,
+      outBytes: 0,
+      readBytes: 0,
+      droppedBlocks: 0,
     })),
     leases: 0,
     draining: use.draining ?? false,

@@ -9,7 +9,7 @@ import { REPORT_SILENCE_MAX_MS } from '../cluster-view.js'
 import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
 import type { DeviceFacts, DeviceRef } from '../facts.js'
 import type { CoordinatorAction, CoordinatorEvent, Fault } from '../protocol.js'
-import { TEST_MODEL_DIGEST, testDevice, testLoad } from './devices.js'
+import { TEST_MODEL_DIGEST, TEST_VARIANT, testDevice, testLoad } from './devices.js'
 
 export const SIMULATED_REQUEST_DEADLINE_MS = 20_000
 const CHECKED_SILENCE_MAX_MS = 1_700
@@ -43,12 +43,15 @@ interface SimulatedDevice {
   reports: number
   /** Reservations by `request.epoch`. */
   readonly leases: Set<string>
+  readonly blocks: Set<string>
+  kvEvents: number
   heardAtMs: number
   heardBy: 'report' | 'check'
 }
 
 interface Seen {
   readonly submittedAtMs: number
+  readonly promptTokens: number
   readonly maxTokens: number
   emitted: number
   end: string | null
@@ -94,6 +97,8 @@ export class SimulatedCluster {
       draining: false,
       reports: 0,
       leases: new Set<string>(),
+      blocks: new Set<string>(),
+      kvEvents: 0,
       heardAtMs: Number.NEGATIVE_INFINITY,
       heardBy: 'report' as const,
     }))
@@ -145,13 +150,22 @@ export class SimulatedCluster {
     const { promptTokens, maxTokens, leavesAfterMs } = request
     this.#seen.set(requestId, {
       submittedAtMs: this.#nowMs,
+      promptTokens,
       maxTokens,
       emitted: 0,
       end: null,
       openEpoch: null,
     })
     const modelDigest = TEST_MODEL_DIGEST
-    this.#step({ type: 'submit', requestId, modelDigest, profile: 'exact', promptTokens, maxTokens })
+    this.#step({
+      type: 'submit',
+      requestId,
+      modelDigest,
+      profile: 'exact',
+      promptTokens,
+      maxTokens,
+      blockHashes: promptBlocks(promptTokens),
+    })
     if (leavesAfterMs !== null) this.#later(leavesAfterMs, () => this.#step({ type: 'cancel', requestId }))
   }
 
@@ -182,6 +196,8 @@ export class SimulatedCluster {
       device.life += 1
       device.reports = 0
       device.leases.clear()
+      device.blocks.clear()
+      device.kvEvents = 0
       device.facts = { ...device.facts, incarnation: `${device.facts.deviceId}/life-${device.life}` }
       device.heardAtMs = Number.NEGATIVE_INFINITY
       if (this.#busConnected) this.#step({ type: 'advertised', device: device.facts })
@@ -213,6 +229,9 @@ export class SimulatedCluster {
     switch (action.type) {
       case 'check-health':
         this.#checkHealth(action.device, action.timeoutMs)
+        return
+      case 'snapshot':
+        this.#snapshot(action.device)
         return
       case 'reserve':
         this.#reserve(action)
@@ -265,6 +284,29 @@ export class SimulatedCluster {
     })
   }
 
+  #snapshot(ref: DeviceRef): void {
+    const device = this.#device(ref.deviceId)
+    this.#later(this.#between(1, 60), () => {
+      const isAnswering = device.state === 'up' && device.facts.incarnation === ref.incarnation
+      const groups = [{ variant: TEST_VARIANT, hashes: [...device.blocks] }]
+      const snapshot = isAnswering ? { sequence: device.kvEvents, groups } : null
+      this.#step({ type: 'kv-snapshot', device: ref, snapshot })
+    })
+  }
+
+  /** The device keeps a prompt's blocks, or gives all up; the news may be lost. */
+  #keepBlocks(device: SimulatedDevice, prompt: readonly string[]): void {
+    const removed = this.#chance(0.2) ? [...device.blocks] : []
+    for (const hash of removed) device.blocks.delete(hash)
+    const stored = prompt.filter((hash) => !device.blocks.has(hash))
+    for (const hash of stored) device.blocks.add(hash)
+    device.kvEvents += 1
+    if (!this.#busConnected || this.#chance(0.1)) return
+    const { deviceId, incarnation } = device.facts
+    const change = { deviceId, incarnation, sequence: device.kvEvents, stored, removed }
+    this.#step({ type: 'kv', change: { ...change, variant: TEST_VARIANT, tier: 'hbm' } })
+  }
+
   #reserve(action: Extract<CoordinatorAction, { type: 'reserve' }>): void {
     const { requestId, epoch, decision } = action
     const seen = this.#alive(requestId)
@@ -296,6 +338,7 @@ export class SimulatedCluster {
     const seen = this.#alive(requestId)
     const decodeDevice = this.#device(action.decode.deviceId)
     const decode = (): void => {
+      this.#keepBlocks(decodeDevice, promptBlocks(seen.promptTokens))
       this.#step({ type: 'decode-started', requestId, epoch })
       this.#decode(requestId, epoch, action.decode, action.prefill ? firstIndex + 1 : firstIndex)
     }
@@ -318,6 +361,11 @@ export class SimulatedCluster {
         if (isRefused) {
           this.#failed(requestId, epoch, 'prefill', 'refused', prefillDevice.facts.deviceId)
           return
+        }
+        this.#keepBlocks(prefillDevice, promptBlocks(seen.promptTokens))
+        if (this.#chance(0.1)) {
+          const hashes = promptBlocks(seen.promptTokens).slice(1)
+          this.#step({ type: 'kv-missed', device: action.decode, hashes })
         }
         // The decoder's first token may overtake the prefill's.
         this.#later(this.#between(0, 30), () => {
@@ -443,4 +491,9 @@ export class SimulatedCluster {
     mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
     return from + (((mixed ^ (mixed >>> 14)) >>> 0) % (to - from))
   }
+}
+
+/** Every prompt begins like every other one. */
+function promptBlocks(promptTokens: number): string[] {
+  return Array.from({ length: Math.floor(promptTokens / 16) }, (_, index) => `shared.${index}`)
 }

@@ -4,13 +4,15 @@
  * A scenario is a list of lines. `> MS VERB …` is an event at that time, `#` a comment;
  * every other line is what the core did, and is written anew by each run. Between two
  * events time passes in ticks; devices that were advertised report every 500 ms until
- * they are `silent`, and answer health checks while they are not `dead`.
+ * they are `silent`, and answer health checks and say which blocks they hold while they
+ * are not `dead`. `story:2-5` names the blocks 2 to 5 of prompts with `text=story`.
  */
 import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
 import { type Decision, explain, filterCounts } from '../decision.js'
 import type { CapabilityName, DeviceFacts } from '../facts.js'
+import type { KvSnapshot } from '../kv-follower.js'
 import type { CallName, CoordinatorAction, CoordinatorEvent, Fault } from '../protocol.js'
-import { TEST_MODEL_DIGEST, testDevice, testLoad } from './devices.js'
+import { TEST_MODEL_DIGEST, TEST_VARIANT, testDevice, testLoad } from './devices.js'
 
 const REPORT_MS = 500
 
@@ -21,6 +23,8 @@ interface PlayedDevice {
   isSilent: boolean
   isDead: boolean
   use: { slots?: number; kvTokens?: number; draining?: boolean }
+  readonly blocks: Set<string>
+  kvEvents: number
 }
 
 /** The scenario with the core's actions in it. */
@@ -74,6 +78,8 @@ class Player {
           bytesPerSecond: number('gbps', 10) * 1e9,
           protocolVersion: number('protocol', 1),
           modelled: setting('modelled', 'no') === 'yes',
+          linkBytesPerSecond: number('link', 1) * 1e9,
+          tier: setting('tier', 'hbm'),
         })
         const device = {
           facts,
@@ -82,6 +88,8 @@ class Player {
           isSilent: setting('reports', 'yes') === 'no',
           isDead: setting('lives', 'yes') === 'no',
           use: {},
+          blocks: new Set<string>(),
+          kvEvents: 0,
         }
         this.#devices.set(first, device)
         this.#step({ type: 'advertised', device: facts })
@@ -120,8 +128,35 @@ class Player {
           profile: 'exact',
           promptTokens: number('prompt', 100),
           maxTokens: number('max', 8),
+          blockHashes: blocksOf(setting('text', ''), 0, Math.floor(number('prompt', 100) / 16) - 1),
         })
         return
+      case 'stores':
+      case 'removes': {
+        const device = this.#device(first)
+        const blocks = blocksNamed(second)
+        for (const block of blocks) device.blocks[verb === 'stores' ? 'add' : 'delete'](block)
+        device.kvEvents += 1
+        if (third === 'unheard') return
+        this.#step({
+          type: 'kv',
+          change: {
+            deviceId: first,
+            incarnation: device.facts.incarnation,
+            sequence: device.kvEvents,
+            stored: verb === 'stores' ? blocks : [],
+            removed: verb === 'removes' ? blocks : [],
+            variant: TEST_VARIANT,
+            tier: device.facts.tiers[0]?.name ?? '',
+          },
+        })
+        return
+      }
+      case 'missed': {
+        const { deviceId, incarnation } = this.#device(first).facts
+        this.#step({ type: 'kv-missed', device: { deviceId, incarnation }, hashes: blocksNamed(second) })
+        return
+      }
       case 'cancel':
         this.#step({ type: 'cancel', requestId: first })
         return
@@ -198,14 +233,36 @@ class Player {
         const ok = device?.isDead === false && device.facts.incarnation === action.device.incarnation
         this.#step({ type: 'health', device: action.device, ok })
       }
+      if (action.type === 'snapshot') {
+        const device = this.#devices.get(action.device.deviceId)
+        const snapshot = device && !device.isDead ? snapshotOf(device) : null
+        this.#step({ type: 'kv-snapshot', device: action.device, snapshot })
+      }
     }
   }
 }
 
 type Setting = (key: string, fallback: string) => string
 
+function snapshotOf({ kvEvents, blocks }: PlayedDevice): KvSnapshot {
+  return { sequence: kvEvents, groups: [{ variant: TEST_VARIANT, hashes: [...blocks] }] }
+}
+
+/** `story:2-5` */
+function blocksNamed(words: string): string[] {
+  const [, text = '', first = '', last = ''] = /^(\w+):(\d+)-(\d+)$/.exec(words) ?? []
+  return blocksOf(text, Number(first), Number(last))
+}
+
+function blocksOf(text: string, first: number, last: number): string[] {
+  if (text === '') return []
+  return Array.from({ length: last - first + 1 }, (_, index) => `${text}.${first + index}`)
+}
+
 function write(action: CoordinatorAction): string {
   switch (action.type) {
+    case 'snapshot':
+      return `ask ${action.device.incarnation} for its blocks`
     case 'check-health':
       return `check health of ${action.device.incarnation}`
     case 'forget-device':
@@ -242,6 +299,10 @@ function describe(decision: Decision): string[] {
   for (const { prefill, decode, ttftMs, tpotMs } of decision.weighed) {
     const times = `first token ${ttftMs.toFixed(2)} ms, then ${tpotMs.toFixed(2)} ms a token`
     lines.push(`${prefill.deviceId} + ${decode.deviceId}: ${times}`)
+  }
+  for (const { deviceId, tokens, why, fetchMs, computeMs } of decision.prefix.unused) {
+    const times = fetchMs > 0 ? ` (${fetchMs.toFixed(2)} ms, or ${computeMs.toFixed(2)} ms to compute)` : ''
+    lines.push(`not fetched: ${tokens} tokens on ${deviceId}, ${why}${times}`)
   }
   for (const role of ['prefill', 'decode'] as const) {
     const counts = Object.entries(filterCounts(decision.filtered[role]))
