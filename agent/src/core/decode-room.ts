@@ -18,7 +18,7 @@ export const EXTENSION_TOKENS = 256
  * was itself preempted. Called only between steps.
  */
 export function ensureRoom(state: DeviceState, sequence: Sequence, counter: bigint): boolean {
-  const roomTokens = state.memory.blocks(counter).length * BLOCK_TOKENS
+  const roomTokens = state.memory.roomTokens(counter)
   const neededTokens = sequence.promptTokens + sequence.sampledTokens
   const comfortable = Math.min(neededTokens + BLOCK_TOKENS, sequence.roomTokensMax)
   if (roomTokens >= comfortable) return true

@@ -5,12 +5,12 @@
  * older placement can still be on their way, so the newest one that is here wins,
  * whichever comes first.
  */
-import type { DeviceState } from './device-state.js'
+import type { DeviceState, Role } from './device-state.js'
 import type { Refusal } from './events.js'
 import type { LeaseReference } from './lease-table.js'
 
 export interface Placement {
-  readonly role: 'prefill' | 'decode'
+  readonly role: Role
   readonly requestId: string
   readonly epoch: number
   /** Tokens that it needs room for. */
@@ -20,6 +20,7 @@ export interface Placement {
 /** Ends what older placements of the request hold; says why this one is refused, if it is. */
 export function placementRefusal(state: DeviceState, placement: Placement): Refusal | undefined {
   const { role, requestId, epoch, tokens } = placement
+  if (state.draining) return 'draining'
   if (!state.memory.couldEverFit(tokens)) return 'too-large'
   const sequences = [...state.sequences.values()].filter((other) => other.requestId === requestId)
   const leases = [...state.facts.values()].filter((other) => other.requestId === requestId)
@@ -38,4 +39,9 @@ export function placementRefusal(state: DeviceState, placement: Placement): Refu
 export function leaseRefusal(state: DeviceState, lease: LeaseReference): Refusal | undefined {
   const verdict = state.leases.verdict(lease)
   return verdict === 'alive' ? undefined : `lease-${verdict}`
+}
+
+/** Whether the first of `hashes` are `start`, all of it. */
+export function beginsWith(hashes: readonly string[], start: readonly string[]): boolean {
+  return start.every((hash, index) => hashes[index] === hash)
 }

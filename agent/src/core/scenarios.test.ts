@@ -15,51 +15,110 @@ interface Told {
   readonly type: string
   text(key: string): string
   count(key: string): number
+  /** `a,b,c`. */
+  list(key: string): string[]
 }
 
 function parse(line: string): Told {
   const [time = '', type = '', ...pairs] = line.split(/\s+/)
   const values = new Map(pairs.map((pair) => pair.split('=') as [string, string]))
   const text = (key: string) => values.get(key) ?? ''
-  return { nowMs: Number(time.slice(1)), type, text, count: (key) => Number(values.get(key) ?? 0) }
+  const count = (key: string) => Number(values.get(key) ?? 0)
+  const list = (key: string) => text(key).split(',').filter(Boolean)
+  return { nowMs: Number(time.slice(1)), type, text, count, list }
 }
 
-function eventOf({ type, text, count }: Told): CoreEvent {
+function eventOf({ type, text, count, list }: Told): CoreEvent {
   const deviceId = text('device') || 'fpga-0'
   const lease = { deviceId, incarnation: BigInt(text('life') || 7), counter: BigInt(text('lease') || 0) }
   const placement = { requestId: text('request'), epoch: count('epoch') || 1 }
+  const sequence = count('sequence')
+  const hashes = list('hashes')
   switch (type) {
-    case 'reserve':
-      return { type, ...placement, tokens: count('tokens') }
+    case 'reserve': {
+      const purpose = text('purpose') === 'attend' ? 'attend' : 'decode'
+      return { type, ...placement, tokens: count('tokens'), hashes, purpose }
+    }
     case 'extend':
       return { type, lease, tokens: count('tokens') }
     case 'release':
       return { type, lease }
     case 'prefill':
-      return { type, sequence: count('sequence'), ...placement, promptTokens: count('prompt') }
-    case 'decode': {
-      const facts = { sequence: count('sequence'), promptTokens: count('prompt'), tokensMax: count('max') }
       return {
         type,
+        sequence,
+        ...placement,
+        promptTokens: count('prompt'),
+        hashes,
+        fetchTokens: count('fetch'),
+      }
+    case 'decode': {
+      const [pages = '0', mode] = text('offload').split(':')
+      return {
+        type,
+        sequence,
         lease,
         ...placement,
-        ...facts,
+        promptTokens: count('prompt'),
+        tokensMax: count('max'),
         firstIndex: count('first'),
         kv: text('kv') === 'pulled' ? 'pulled' : 'computed',
+        hashes,
+        fetchTokens: count('fetch'),
+        offload:
+          mode === undefined
+            ? undefined
+            : { pages: Number(pages), mode: mode === 'partial' ? mode : 'indices' },
       }
     }
+    case 'attend':
+      return {
+        type,
+        sequence,
+        lease,
+        ...placement,
+        pages: count('pages'),
+        reuse: text('reuse') !== 'no',
+        hashes,
+      }
+    case 'fetched':
+    case 'held':
+      return { type, sequence, tokens: count('tokens') }
+    case 'offloaded':
+      return { type, sequence }
+    case 'reads': {
+      const reads = Float32Array.from(list('pages'), Number)
+      return { type, sequence, reads, mass: reads }
+    }
     case 'received':
-      return { type, sequence: count('sequence'), stopped: false }
+      return { type, sequence, stopped: false }
     case 'sent':
-      return { type, sequence: count('sequence') }
+      return { type, sequence, blocks: count('blocks') }
     case 'cancel':
-      return { type: 'end', sequence: count('sequence'), cause: 'cancelled' }
+      return { type: 'end', sequence, cause: 'cancelled' }
     case 'pin':
     case 'unpin':
       return { type, counter: lease.counter }
+    case 'lend':
+      return { type, hashes }
+    case 'return':
+      return { type, loan: count('loan') }
+    case 'evict':
+      return { type, drop: text('drop') === 'yes' }
     case 'step-finished': {
-      const stopped = text('stopped') === '' ? [] : text('stopped').split(',').map(Number)
-      return { type, cancelled: text('cancelled') === 'yes', stopped, elapsedUs: 1_000 * count('took') }
+      const filled = list('filled').map((pair) => {
+        const [id = '', hash = ''] = pair.split(':')
+        return { sequence: Number(id), hash }
+      })
+      return {
+        type,
+        cancelled: text('cancelled') === 'yes',
+        stopped: list('stopped').map(Number),
+        failed: list('failed').map(Number),
+        filled,
+        reads: [],
+        elapsedUs: 1_000 * count('took'),
+      }
     }
     case 'tick':
     case 'drain':
@@ -73,19 +132,31 @@ function eventOf({ type, text, count }: Told): CoreEvent {
 function answerOf(action: CoreAction): string {
   switch (action.type) {
     case 'granted':
-      return `granted lease ${action.counter} for ${action.tokens} tokens`
+      return `granted lease ${action.counter} for ${action.tokens} tokens${cached(action)}`
     case 'released':
       return action.wasAlive ? 'released' : 'was over already'
     case 'refused':
       return `refused: ${action.reason}`
     case 'admitted':
-      return `sequence ${action.sequence} admitted under lease ${action.counter}, ${action.tokensAhead} tokens ahead`
+      return `sequence ${action.sequence} admitted under lease ${action.counter}, ${action.tokensAhead} tokens ahead${cached(action)}`
     case 'attached':
-      return `sequence ${action.sequence} attached`
+      return `sequence ${action.sequence} attached${cached(action)}`
+    case 'lent':
+      return action.loan === 0 ? 'nothing to lend' : `loan ${action.loan}: blocks ${action.blocks.join(' ')}`
+    case 'evicted':
+      return `${action.blocks} blocks evicted`
+    case 'demote':
+      return `demote ${action.blocks.map(({ hash, block, tier }) => `${hash} (block ${block} of ${tier})`).join(', ')}`
+    case 'copy':
+      return `copy ${action.from.map((from, index) => `${from}→${action.to[index]}`).join(' ')}`
+    case 'kv-changed':
+      return [...action.stored.map((hash) => `+${hash}`), ...action.removed.map((hash) => `-${hash}`)].join(
+        ' ',
+      )
     case 'run-step': {
-      const rows = action.parts.map(({ sequence, role, start, count, wantLogits }) =>
+      const rows = action.parts.map(({ sequence, role, start, count, wantLogits, firstPage }) =>
         role === 'decode'
-          ? `${sequence} decodes ${start}`
+          ? `${sequence} decodes ${start}${firstPage > 0 ? ` from page ${firstPage}` : ''}`
           : `${sequence} prefills ${start}..${start + count - 1}${wantLogits ? ' (end)' : ''}`,
       )
       return `step: ${rows.join(', ')}`
@@ -101,6 +172,10 @@ function answerOf(action: CoreAction): string {
   }
 }
 
+function cached({ cachedTokens }: { readonly cachedTokens: number }): string {
+  return cachedTokens === 0 ? '' : `, ${cachedTokens} cached`
+}
+
 /** The file with its answers. Its first line names the sizes of the device. */
 function play(script: string): string {
   const lines = script.split('\n').filter((line) => !line.startsWith('  '))
@@ -109,7 +184,16 @@ function play(script: string): string {
     deviceId: 'fpga-0',
     incarnation: 7n,
     leaseTtlMs: 1_000,
-    capacityBlocks: sizes.count('blocks'),
+    tiers: sizes
+      .text('blocks')
+      .split('+')
+      .map((blocks, index) => ({
+        name: ['hbm', 'ddr'][index] ?? '',
+        blocks: Number(blocks),
+        bytesPerSecond: 400 / (1 + 3 * index),
+      })),
+    blockBytes: 1,
+    tierPolicy: 'balanced',
     decodeSlots: sizes.count('slots'),
     waitingMax: sizes.count('waiting') || 4,
     contextTokensMax: 4_096,
@@ -120,8 +204,10 @@ function play(script: string): string {
       if (!line.startsWith('@')) return [line]
       const told = parse(line)
       const answers = core.step(eventOf(told), told.nowMs).map((action) => `  ${answerOf(action)}`)
-      const { usedBlocks, leases } = core.load()
-      return [line, ...answers, `  (${usedBlocks} blocks used, ${leases} leases)`]
+      const { usedBlocks, leases, tiers } = core.load()
+      const cachedBlocks = tiers.reduce((sum, tier) => sum + tier.cachedBlocks, 0)
+      const cache = cachedBlocks === 0 ? '' : `, ${cachedBlocks} cached`
+      return [line, ...answers, `  (${usedBlocks} blocks used${cache}, ${leases} leases)`]
     })
     .join('\n')
 }

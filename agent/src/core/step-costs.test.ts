@@ -5,11 +5,20 @@ import type { StepPart } from './events.js'
 import { SHARED_STEP_STRETCH, StepCosts } from './step-costs.js'
 
 const LIMITS = { rowsMax: 512, chunkTokens: 256, sharedChunkTokens: 64 }
-const decode: StepPart = { sequence: 1, role: 'decode', blocks: [0], start: 9, count: 1, wantLogits: true }
+const decode: StepPart = {
+  sequence: 1,
+  role: 'decode',
+  blocks: [0],
+  firstPage: 0,
+  start: 9,
+  count: 1,
+  wantLogits: true,
+}
 const prefill = (count: number): StepPart => ({
   sequence: 2,
   role: 'prefill',
   blocks: [1],
+  firstPage: 0,
   start: 0,
   count,
   wantLogits: false,

@@ -1,0 +1,186 @@
+/**
+ * What asks the device for something and may be refused: leases, and the sequences that use them.
+ *
+ * Each function says why it refuses, if it does, and then has changed nothing but what an
+ * older placement of the same request held.
+ */
+import { BLOCK_TOKENS, fullBlocks } from './block-allocator.js'
+import type { DeviceState, LeaseFacts, Sequence } from './device-state.js'
+import type { CoreEvent, LeasePurpose, Refusal } from './events.js'
+import type { LeaseReference } from './lease-table.js'
+import { beginsWith, leaseRefusal, placementRefusal } from './placement-rules.js'
+
+type Event<Type extends CoreEvent['type']> = Extract<CoreEvent, { type: Type }>
+
+export function reserve(state: DeviceState, event: Event<'reserve'>, nowMs: number): Refusal | undefined {
+  const { requestId, epoch, tokens, hashes, purpose } = event
+  const refusal = placementRefusal(state, { role: purpose, requestId, epoch, tokens })
+  if (refusal !== undefined) return refusal
+  if (purpose === 'decode' && state.decodeSlotsUsed >= state.options.decodeSlots) return 'slots'
+  const owner = { role: purpose, requestId, epoch, hashes, sequence: undefined }
+  const counter = state.lease(owner, tokens, nowMs)
+  if (counter === undefined) return 'memory'
+  grant(state, counter)
+  return undefined
+}
+
+export function extend(
+  state: DeviceState,
+  { lease, tokens }: Event<'extend'>,
+  nowMs: number,
+): Refusal | undefined {
+  const refusal = leaseRefusal(state, lease)
+  if (refusal !== undefined) return refusal
+  if (!state.memory.couldEverFit(tokens)) return 'too-large'
+  if (!state.memory.extend(lease.counter, tokens)) return 'memory'
+  state.leases.renew(lease.counter, nowMs)
+  grant(state, lease.counter)
+  return undefined
+}
+
+export function release(state: DeviceState, { lease }: Event<'release'>): Refusal | undefined {
+  const refusal = leaseRefusal(state, lease)
+  if (refusal !== undefined && refusal !== 'lease-ended') return refusal
+  if (refusal === undefined) state.endLease(lease.counter, 'released')
+  state.emit({ type: 'released', wasAlive: refusal === undefined })
+  return undefined
+}
+
+export function prefill(state: DeviceState, event: Event<'prefill'>): Refusal | undefined {
+  const { sequence, requestId, epoch, promptTokens, hashes, fetchTokens } = event
+  const refusal = placementRefusal(state, { role: 'prefill', requestId, epoch, tokens: promptTokens })
+  if (refusal !== undefined) return refusal
+  const waiting = [...state.sequences.values()].filter(({ phase }) => phase === 'waiting').length
+  if (waiting >= state.options.waitingMax) return 'queue-full'
+  state.sequences.set(sequence, {
+    ...newSequence(state, event),
+    role: 'prefill',
+    promptTokens,
+    hashes: hashes.slice(0, fullBlocks(promptTokens)),
+    fetchTokens,
+    roomTokensMax: promptTokens,
+    sampleTokensMax: 1,
+  })
+  return undefined
+}
+
+export function decode(state: DeviceState, event: Event<'decode'>): Refusal | undefined {
+  const { sequence: id, lease, promptTokens, firstIndex, tokensMax, kv, fetchTokens, offload } = event
+  const facts = leaseFor(state, lease, 'decode', event)
+  if (typeof facts === 'string') return facts
+  const { memory } = state
+  const { counter } = lease
+  if (!memory.couldEverFit(promptTokens)) return 'too-large'
+  const sharedMax = kv === 'pulled' ? fullBlocks(promptTokens) : reusableBlocks(promptTokens)
+  if (!memory.extendSharing(counter, promptTokens, sharedMax)) return 'memory'
+  const { contextTokensMax } = state.options
+  const sequence: Sequence = {
+    ...newSequence(state, event),
+    role: 'decode',
+    promptTokens,
+    hashes: event.hashes.slice(0, fullBlocks(promptTokens)),
+    fetchTokens,
+    roomTokensMax: Math.min(promptTokens + tokensMax - firstIndex, contextTokensMax),
+    sampleTokensMax: Math.min(tokensMax - firstIndex, contextTokensMax - promptTokens),
+    offload,
+    offloaded: offload === undefined,
+    counter,
+  }
+  attach(state, facts, sequence)
+  begin(state, sequence, kv)
+  const blocks = [...memory.blocks(counter)]
+  state.emit({ type: 'attached', sequence: id, blocks, cachedTokens: sequence.computedTokens })
+  return undefined
+}
+
+export function attend(state: DeviceState, event: Event<'attend'>): Refusal | undefined {
+  const { sequence: id, lease, pages, reuse, hashes } = event
+  const facts = leaseFor(state, lease, 'attend', event)
+  if (typeof facts === 'string') return facts
+  const { memory } = state
+  const { counter } = lease
+  const promptTokens = pages * BLOCK_TOKENS
+  if (!memory.couldEverFit(promptTokens)) return 'too-large'
+  if (!memory.extend(counter, promptTokens)) return 'memory'
+  const shared = Math.min(memory.fullPages(counter), pages)
+  const sequence: Sequence = {
+    ...newSequence(state, event),
+    role: 'attend',
+    promptTokens,
+    hashes: hashes.slice(0, reuse ? pages : shared),
+    roomTokensMax: promptTokens,
+    counter,
+    phase: 'attending',
+    computedTokens: shared * BLOCK_TOKENS,
+  }
+  attach(state, facts, sequence)
+  const blocks = memory.blocks(counter).slice(0, pages)
+  state.emit({ type: 'attached', sequence: id, blocks, cachedTokens: sequence.computedTokens })
+  return undefined
+}
+
+/** Blocks of a prompt that may come from elsewhere where its last token must be computed for its logits. */
+export function reusableBlocks(promptTokens: number): number {
+  return fullBlocks(promptTokens - 1)
+}
+
+/** A sequence with a lease gets going: with what is cached, and what is to come. */
+export function begin(state: DeviceState, sequence: Sequence, kv: 'pulled' | 'computed'): void {
+  const cached = sequence.counter === undefined ? 0 : state.memory.fullPages(sequence.counter)
+  sequence.computedTokens = cached * BLOCK_TOKENS
+  if (kv === 'pulled') sequence.phase = 'receiving'
+  else sequence.phase = fetchable(sequence) > sequence.computedTokens ? 'fetching' : 'prefilling'
+}
+
+/** Leading tokens of the prompt that may be fetched: whole blocks, and at least one token is computed. */
+export function fetchable({ fetchTokens, promptTokens }: Sequence): number {
+  return Math.min(fullBlocks(fetchTokens), reusableBlocks(promptTokens)) * BLOCK_TOKENS
+}
+
+/** The lease, unused, of this very placement and prefix; or why it may not be used. */
+function leaseFor(
+  state: DeviceState,
+  lease: LeaseReference,
+  role: LeasePurpose,
+  { requestId, epoch, hashes }: Event<'decode' | 'attend'>,
+): LeaseFacts | Refusal {
+  const refusal = leaseRefusal(state, lease)
+  if (refusal !== undefined) return refusal
+  const facts = state.facts.get(lease.counter)
+  if (facts?.role !== role || facts.requestId !== requestId || facts.epoch !== epoch) return 'lease-mismatch'
+  if (!beginsWith(hashes, facts.hashes)) return 'lease-mismatch'
+  return facts.sequence === undefined ? facts : 'duplicate'
+}
+
+function attach(state: DeviceState, facts: LeaseFacts, sequence: Sequence): void {
+  facts.sequence = sequence.id
+  state.leases.use(facts.counter)
+  state.memory.identify(facts.counter, sequence.hashes)
+  state.sequences.set(sequence.id, sequence)
+}
+
+function newSequence(
+  state: DeviceState,
+  { sequence: id, requestId, epoch }: { sequence: number; requestId: string; epoch: number },
+) {
+  return {
+    id,
+    requestId,
+    epoch,
+    fetchTokens: 0,
+    sampleTokensMax: 0,
+    offload: undefined,
+    offloaded: true,
+    counter: undefined,
+    phase: 'waiting' as const,
+    computedTokens: 0,
+    sampledTokens: 0,
+    traffic: state.noTraffic(),
+  }
+}
+
+function grant(state: DeviceState, counter: bigint): void {
+  const tokens = state.memory.roomTokens(counter)
+  const cachedTokens = state.memory.fullPages(counter) * BLOCK_TOKENS
+  state.emit({ type: 'granted', counter, tokens, cachedTokens })
+}
