@@ -19,6 +19,7 @@ import {
   KvServiceService,
   PullResponse,
 } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { joinedInScratch } from './bulk-scratch.js'
 import { CorruptDataError } from './errors.js'
 
 /** Use in place of KvServiceService. */
@@ -44,14 +45,7 @@ export const KvBulkClient = makeGenericClientConstructor(
 const TAG = { chunk: 18, sequence: 8, segments: 18, data: 26, checksum: 33 } as const
 const EMPTY = Buffer.alloc(0)
 
-/**
- * Where messages are put together. The transport copies what it is given before it
- * returns, so one place serves all messages; fresh memory for each costs more than the copy.
- */
-const SCRATCH_BYTES = 4 << 20
-const scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES)
-
-/** The result is only good until the next call. */
+/** The result is only good until the next message is put together. */
 export function encodePullResponse(response: PullResponse): Buffer {
   if (response.message?.$case !== 'chunk') return Buffer.from(PullResponse.encode(response).finish())
   const { data, checksum, sequence, segments } = response.message.value
@@ -60,15 +54,7 @@ export function encodePullResponse(response: PullResponse): Buffer {
   const dataHead = data.length === 0 ? EMPTY : prefix(TAG.data, data.length)
   const chunkBytes = head.length + dataHead.length + data.length + tail.length
   const chunkHead = prefix(TAG.chunk, chunkBytes)
-
-  const bytes = chunkHead.length + chunkBytes
-  const message = bytes <= SCRATCH_BYTES ? scratch.subarray(0, bytes) : Buffer.allocUnsafe(bytes)
-  let at = 0
-  for (const part of [chunkHead, head, dataHead, data, tail]) {
-    message.set(part, at)
-    at += part.length
-  }
-  return message
+  return joinedInScratch([chunkHead, head, dataHead, data, tail])
 }
 
 /** Throws where the message is malformed. */
