@@ -7,6 +7,7 @@ import {
 } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { type Bus, connectBus } from '@kvasir/runtime/bus'
 import { deferred } from '@kvasir/runtime/deferred'
+import { NotFoundError } from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 import {
   BUCKET_TTL_MS,
@@ -18,6 +19,7 @@ import {
 import { startNatsServer, type TestNatsServer } from '@kvasir/runtime/testing/nats-server'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Agent, startAgent } from './agent.js'
+import type { BlockHolder } from './block-holder.js'
 import type { DeviceDefinition } from './definition.js'
 import { agentSettings } from './settings.js'
 import { FAKE_MODEL } from './testing/fake-driver.js'
@@ -115,7 +117,8 @@ describe('an agent of an unknown kind', () => {
         kind: 'shelf',
         capabilities: ['CAPABILITY_KV_TIER'],
         deviceModel: 'a shelf of memory',
-        tier: { name: 'dram', kind: 'TIER_KIND_HOST_DRAM' },
+        tiers: [{ name: 'dram', kind: 'TIER_KIND_HOST_DRAM', bytes: 'tierBytes' }],
+        memory: ({ settings }) => new Shelf(settings.tierBytes),
         decodeSlotsDefault: 0,
         linkClass: 'loopback',
       },
@@ -141,6 +144,29 @@ describe('an agent of an unknown kind', () => {
   })
 })
 
+/** Memory that stays empty. */
+class Shelf implements BlockHolder {
+  constructor(private readonly bytes: number) {}
+
+  lend(): never {
+    throw new NotFoundError('The shelf is empty.')
+  }
+
+  async offered(): Promise<string[]> {
+    return []
+  }
+
+  evict(): number {
+    return 0
+  }
+
+  fill() {
+    return [{ name: 'dram', leasedBytes: 0n, capacityBytes: BigInt(this.bytes) }]
+  }
+
+  close(): void {}
+}
+
 describe('KV events', () => {
   it('name the blocks on NATS', async () => {
     const events: KvEvent[] = []
@@ -154,6 +180,10 @@ describe('KV events', () => {
     )
     const lease = await client.reserve('blocks', 60)
     await readDecode(client.decode('blocks', lease, promptOf(40), { maxTokens: 3 }))
+    await expect.poll(() => events.flatMap(({ stored }) => stored).length, { timeout: 2_000 }).toBe(2)
+    const evict = { protocolVersion: 1, command: { $case: 'evict', value: { drop: true } } } as const
+    const answer = await bus.request(controlSubject('npu-3'), ControlRequest.toJSON(evict) as object, 2_000)
+    expect(answer).toMatchObject({ evictedBlocks: '2' })
     await expect.poll(() => events.flatMap(({ removed }) => removed).length, { timeout: 2_000 }).toBe(2)
     expect(events[0]).toMatchObject({
       deviceId: 'npu-3',

@@ -32,8 +32,10 @@ import { startTelemetry } from '@kvasir/runtime/telemetry'
 import { watchCoordinators } from './coordinators.js'
 import type { DeviceDefinition } from './definition.js'
 import type { Device } from './device.js'
-import type { KvChange } from './kv-index.js'
+import { watchHostTier } from './host-tier-peer.js'
+import { hashBytes, type KvChange } from './kv-index.js'
 import type { AgentLimits } from './limits.js'
+import { basicMachine } from './machine.js'
 import { type ServingDevice, startServingDevice } from './serving-device.js'
 import type { AgentSettings } from './settings.js'
 
@@ -67,6 +69,12 @@ export async function startAgent(
   const { deviceId } = settings
   const bus = await connectBus({ url: settings.nats, name: `kvasir-agent ${deviceId}`, log })
   const coordinators = watchCoordinators(bus, clock)
+  const machineId = (definition.machine ?? basicMachine()).id
+  const hostTier = watchHostTier(bus, clock, { deviceId, machineId })
+  const stopWatching = () => {
+    coordinators.stop()
+    hostTier.stop()
+  }
   const telemetry = startTelemetry({
     service: `${definition.kind}-agent`,
     instance: deviceId,
@@ -81,10 +89,11 @@ export async function startAgent(
       log,
       ...(options.limits === undefined ? {} : { limits: options.limits }),
       onBroken: (error) => options.onBroken?.(error),
-      onKvChange: (change) => publishKvChange(bus, serving.device, definition.tier.name, change),
+      onKvChange: (change) => publishKvChange(bus, serving.device, definition.tiers[0].name, change),
+      hostTier: () => hostTier.find(),
     })
   } catch (error) {
-    coordinators.stop()
+    stopWatching()
     await Promise.all([bus.close(), telemetry.close()])
     throw error
   }
@@ -111,7 +120,8 @@ export async function startAgent(
   bus.respond(controlSubject(deviceId), (request) => {
     const { command, protocolVersion } = parseControl(request)
     const { incarnation } = serving.device
-    const answer = (error: string) => ControlResponse.toJSON({ deviceId, incarnation, error }) as object
+    const answer = (facts: Partial<ControlResponse> = {}) =>
+      ControlResponse.toJSON({ deviceId, incarnation, error: '', ...facts }) as object
     if (!protocolSupported(protocolVersion)) {
       throw new UnsupportedError(`Device ${deviceId} does not speak protocol version ${protocolVersion}.`)
     }
@@ -121,7 +131,12 @@ export async function startAgent(
       // The answer goes out first.
       setImmediate(() => options.onDrainRequest?.())
     }
-    return answer('')
+    if (command.$case === 'evict') {
+      const blocks = serving.device.holder.evict(command.value.drop)
+      log.info({ blocks, drop: command.value.drop }, 'cached blocks were given up on request')
+      return answer({ evictedBlocks: BigInt(blocks) })
+    }
+    return answer()
   })
   await bus.service({
     name: 'kvasir-agent',
@@ -164,7 +179,7 @@ export async function startAgent(
     async close() {
       for (const timer of timers) clearInterval(timer)
       offStatus()
-      coordinators.stop()
+      stopWatching()
       if (advertised) await withdraw()
       await serving.close()
       await telemetry.close()
@@ -174,15 +189,15 @@ export async function startAgent(
 }
 
 function publishKvChange(bus: Bus, device: Device, tier: string, change: KvChange): void {
-  const { deviceId, incarnation, loaded } = device
-  const { sequence, stored, removed } = change
+  const { deviceId, incarnation } = device
+  const { sequence, stored, removed, variant } = change
   const event: KvEvent = {
     deviceId,
     incarnation,
     sequence,
-    stored: stored.map((hash) => Buffer.from(hash)),
-    removed: removed.map((hash) => Buffer.from(hash)),
-    variant: loaded?.variant,
+    stored: stored.map(hashBytes),
+    removed: removed.map(hashBytes),
+    variant,
     tier,
   }
   bus.publish(kvSubject(deviceId), KvEvent.toJSON(event) as object)

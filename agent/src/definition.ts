@@ -4,6 +4,8 @@
  */
 import type { DeviceDriver } from '@kvasir/engine/device-driver'
 import type { Capability, Machine, TierKind } from '@kvasir/proto/kvasir/capability/v1/capability'
+import type { BlockHolderFactory } from './block-holder.js'
+import type { DeviceServiceFactory } from './services.js'
 
 export interface DeviceDefinition {
   /** Any word. */
@@ -12,8 +14,8 @@ export interface DeviceDefinition {
   readonly capabilities: readonly Capability[]
   /** Such as "NVIDIA A100"; says so where something stands in for the device. */
   readonly deviceModel: string
-  /** The memory that holds KV blocks. */
-  readonly tier: { readonly name: string; readonly kind: TierKind }
+  /** The memories that hold KV blocks, nearest first; at least one. */
+  readonly tiers: readonly [TierDefinition, ...TierDefinition[]]
   /** Sequences decoded at once unless the settings say otherwise; 0 where it cannot decode. */
   readonly decodeSlotsDefault: number
   /** How the device is attached, such as loopback or pcie4-x16. */
@@ -22,6 +24,22 @@ export interface DeviceDefinition {
   readonly machine?: Machine
   /** The device itself; absent for an agent that only offers memory. */
   readonly driver?: DriverFactory
+  /** Keeps the blocks of an agent that has no device. */
+  readonly memory?: BlockHolderFactory
+  /** What else it serves, such as attention or corpora. */
+  readonly services?: readonly DeviceServiceFactory[]
+}
+
+export interface TierDefinition {
+  readonly name: string
+  readonly kind: TierKind
+  /** Which setting says how large it is. */
+  readonly bytes: 'tierBytes' | 'ddrBytes'
+  /**
+   * Bandwidth as a share of the first tier's measured one; 1 where absent. Where one memory stands in for
+   * several, this is a published ratio, and the tier is advertised as modelled.
+   */
+  readonly bandwidthShare?: number
 }
 
 export interface DriverFactory {

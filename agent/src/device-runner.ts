@@ -8,19 +8,30 @@
  * R1 Owners are called synchronously, never wait, and never stall a step: the next step
  *    is with the driver before the tokens of the last one are handed out.
  * R2 An owner hears `ended` once, after all its tokens, and nothing after that.
+ * R3 What the core has the driver do is issued in the core's order and before anybody else hears of the
+ *    event: whoever is told may bring about the next event, whose steps may use the blocks just emptied.
  */
-import type { DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
+import type { AttentionUse, DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
 import { type SampledToken, type SamplingParameters, sampleToken } from '@kvasir/engine/sampler'
 import type { Clock } from '@kvasir/runtime/clock'
 import { InternalError, KvasirError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import type { AgentCore } from './core/agent-core.js'
-import type { CoreAction, CoreEvent, CoreLoad, EndReason, Refusal, StepPart } from './core/events.js'
-import type { KvIndex } from './kv-index.js'
+import type {
+  CoreAction,
+  CoreEvent,
+  CoreLoad,
+  EndReason,
+  PageUse,
+  Refusal,
+  StepPart,
+  TierTraffic,
+} from './core/events.js'
+import type { HashChain } from './hash-chain.js'
 
 export interface SequenceOwner {
-  /** A prefill has memory. */
-  admitted?(counter: bigint, blocks: readonly number[], tokensAhead: number): void
+  /** A prefill has memory, with the KV of its first `cachedTokens` tokens. */
+  admitted?(counter: bigint, cachedTokens: number, tokensAhead: number): void
   /** The device works on it for the first time. */
   started?(): void
   /** A layer has computed the first `tokens` tokens of the prompt. */
@@ -29,11 +40,18 @@ export interface SequenceOwner {
   promptComputed?(): void
   /** `stopped`: the token is a stop token, which is not emitted and ends the sequence. */
   sampled?(token: SampledToken, index: number, stopped: boolean): void
-  /** A step in which it took part, with the number of sequences that shared it. */
-  stepped?(role: 'prefill' | 'decode', elapsedUs: number, sequences: number): void
-  /** `error`: what went wrong where the reason is `failed`. */
-  ended(reason: EndReason, error: KvasirError | undefined): void
+  /** What its row of a decode step adds: which pages it attends to, and whether another device answers for some. */
+  attention?(part: StepPart): StepAttention
+  /**
+   * A step in which it took part, with the number of sequences that shared it; `use`: what its attention
+   * read, where that was tracked.
+   */
+  stepped?(role: StepPart['role'], elapsedUs: number, sequences: number, use: AttentionUse | undefined): void
+  /** `error`: what went wrong where the reason is `failed`. `reads`: what its attention read, by tier. */
+  ended(reason: EndReason, error: KvasirError | undefined, reads: readonly TierTraffic[]): void
 }
+
+export type StepAttention = Pick<StepSequence, 'attention' | 'remote' | 'trackPages'>
 
 export interface SequenceStart {
   readonly id: number
@@ -43,19 +61,24 @@ export interface SequenceStart {
   readonly firstIndex: number
   readonly sampling: SamplingParameters
   readonly stopTokens: ReadonlySet<number>
-  readonly tenantSalt: Uint8Array
+  /** Names its blocks; undefined where none is reused and none left behind. */
+  readonly hashes: HashChain | undefined
   readonly owner: SequenceOwner
 }
 
 interface RunningSequence extends SequenceStart {
   readonly promptTokens: number
-  counter: bigint | undefined
   begun: boolean
   error: KvasirError | undefined
 }
 
 /** What the core answered to an event that asks something; each event has one at most. */
-export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attached' }> | undefined
+export type Answer =
+  | Extract<CoreAction, { type: 'granted' | 'released' | 'attached' | 'lent' | 'evicted' }>
+  | undefined
+
+type Demoted = Extract<CoreAction, { type: 'demote' }>['blocks']
+type DeviceAction = Extract<CoreAction, { type: 'demote' | 'copy' | 'run-step' | 'cancel-step' }>
 
 export class RefusedByCore extends Error {
   constructor(readonly reason: Refusal) {
@@ -66,7 +89,12 @@ export class RefusedByCore extends Error {
 export interface RunnerParts {
   readonly core: AgentCore
   readonly driver: DeviceDriver | undefined
-  readonly index: KvIndex
+  /** Blocks leave the cache: must issue their reads before it returns. */
+  readonly demote: (blocks: Demoted) => void
+  /** The set of full blocks held has changed. */
+  readonly kvChanged: (stored: readonly string[], removed: readonly string[]) => void
+  /** Whether the core wants to know what attention reads, for it has tiers to choose between. */
+  readonly trackPages: boolean
   readonly clock: Clock
   readonly log: Logger
   /** Longest step. */
@@ -99,16 +127,20 @@ export class DeviceRunner {
     return this.parts.core.load()
   }
 
+  /** Blocks of a living lease, in the order of the sequence. They may move while nothing pins them. */
+  blocks(counter: bigint): readonly number[] {
+    return this.parts.core.blocks(counter)
+  }
+
   /** Throws RefusedByCore where the core refuses the event. */
   apply(event: CoreEvent): Answer {
     return this.performAll(this.parts.core.step(event, this.parts.clock.nowMs()))
   }
 
   /** Registers the sequence, then applies the event that brings it in. Throws RefusedByCore, with nothing left behind. */
-  begin(start: SequenceStart, event: Extract<CoreEvent, { type: 'prefill' | 'decode' }>): Answer {
-    const counter = event.type === 'decode' ? event.lease.counter : undefined
+  begin(start: SequenceStart, event: Extract<CoreEvent, { type: 'prefill' | 'decode' | 'attend' }>): Answer {
     const promptTokens = start.tokens.length
-    this.sequences.set(start.id, { ...start, promptTokens, counter, begun: false, error: undefined })
+    this.sequences.set(start.id, { ...start, promptTokens, begun: false, error: undefined })
     try {
       return this.apply(event)
     } catch (error) {
@@ -134,9 +166,6 @@ export class DeviceRunner {
   received(id: number, firstToken: number): void {
     const sequence = this.sequences.get(id)
     if (sequence === undefined) return
-    if (sequence.counter !== undefined) {
-      this.parts.index.computed(sequence.counter, sequence.tokens, sequence.promptTokens)
-    }
     sequence.tokens.push(firstToken)
     this.apply({ type: 'received', sequence: id, stopped: sequence.stopTokens.has(firstToken) })
   }
@@ -153,9 +182,37 @@ export class DeviceRunner {
   }
 
   private performAll(actions: readonly CoreAction[]): Answer {
+    this.performOnDevice(actions)
+    return this.performRest(actions)
+  }
+
+  /** Carries out what concerns the driver (R3). */
+  private performOnDevice(actions: readonly CoreAction[]): void {
+    for (const action of actions) if (isDeviceAction(action)) this.performDeviceAction(action)
+  }
+
+  private performDeviceAction(action: DeviceAction): void {
+    switch (action.type) {
+      case 'demote':
+        this.parts.demote(action.blocks)
+        break
+      case 'copy':
+        this.copy(action.from, action.to)
+        break
+      case 'run-step':
+        void this.runStep(action.parts)
+        break
+      case 'cancel-step':
+        if (this.stepping) this.parts.driver?.cancelStep()
+        break
+    }
+  }
+
+  private performRest(actions: readonly CoreAction[]): Answer {
     let answer: Answer
     let refusal: Refusal | undefined
     for (const action of actions) {
+      if (isDeviceAction(action)) continue
       if (action.type === 'refused') refusal = action.reason
       else answer = this.perform(action) ?? answer
     }
@@ -164,43 +221,40 @@ export class DeviceRunner {
     return answer
   }
 
-  private perform(action: Exclude<CoreAction, { type: 'refused' }>): Answer {
+  private perform(action: Exclude<CoreAction, { type: 'refused' } | DeviceAction>): Answer {
     switch (action.type) {
-      case 'run-step':
-        void this.runStep(action.parts)
+      case 'kv-changed':
+        this.parts.kvChanged(action.stored, action.removed)
         return undefined
-      case 'cancel-step':
-        if (this.stepping) this.parts.driver?.cancelStep()
-        return undefined
-      case 'attached': {
-        const sequence = this.sequences.get(action.sequence)
-        if (sequence?.counter !== undefined) this.parts.index.open(sequence.counter, sequence.tenantSalt)
-        return action
-      }
       case 'admitted': {
-        const sequence = this.sequences.get(action.sequence)
-        if (sequence === undefined) return undefined
-        sequence.counter = action.counter
-        this.parts.index.open(action.counter, sequence.tenantSalt)
-        sequence.owner.admitted?.(action.counter, action.blocks, action.tokensAhead)
+        const { counter, cachedTokens, tokensAhead } = action
+        this.sequences.get(action.sequence)?.owner.admitted?.(counter, cachedTokens, tokensAhead)
         // No answer: whoever got memory with this event may be another one than who asked.
         return undefined
       }
-      case 'lease-ended':
-        this.parts.index.close(action.counter)
-        return undefined
       case 'sequence-ended': {
         const sequence = this.sequences.get(action.sequence)
         this.sequences.delete(action.sequence)
-        sequence?.owner.ended(action.reason, sequence.error)
+        sequence?.owner.ended(action.reason, sequence.error, action.reads)
         return undefined
       }
+      case 'lease-ended':
+        return undefined
       case 'drained':
         this.onDrained?.()
         return undefined
       default:
         return action
     }
+  }
+
+  /** Moves blocks between tiers. Without the copy their sequences would attend to other blocks' keys. */
+  private copy(from: readonly number[], to: readonly number[]): void {
+    const copied = this.parts.driver?.copyBlocks(Uint32Array.from(from), Uint32Array.from(to))
+    copied?.catch((thrown: unknown) => {
+      this.parts.log.error({ err: thrown }, 'blocks could not be moved between tiers')
+      this.parts.onBroken(KvasirError.from(thrown))
+    })
   }
 
   private async runStep(parts: readonly StepPart[]): Promise<void> {
@@ -228,7 +282,8 @@ export class DeviceRunner {
     this.stepFinished(parts, result)
   }
 
-  private stepSequence({ sequence: id, blocks, start, count, wantLogits }: StepPart): StepSequence {
+  private stepSequence(part: StepPart): StepSequence {
+    const { sequence: id, blocks, start, count, wantLogits } = part
     const sequence = this.sequences.get(id)
     if (sequence === undefined) throw new Error(`The core runs sequence ${id}, which nobody owns`)
     if (!sequence.begun) {
@@ -236,7 +291,10 @@ export class DeviceRunner {
       sequence.owner.started?.()
     }
     const tokens = Uint32Array.from(sequence.tokens.slice(start, start + count))
-    return { blocks: Uint32Array.from(blocks), start, tokens, wantLogits }
+    const rows = { blocks: Uint32Array.from(blocks), start, tokens, wantLogits }
+    if (part.role !== 'decode') return rows
+    const { trackPages } = this.parts
+    return { ...rows, ...(trackPages ? { trackPages } : {}), ...sequence.owner.attention?.(part) }
   }
 
   /** Its blocks may still be written to, so that its sequences cannot simply be ended. */
@@ -262,22 +320,26 @@ export class DeviceRunner {
   private stepFinished(parts: readonly StepPart[], result: StepResult): void {
     this.lastStepUs = result.elapsedUs
     this.failedSteps = 0
+    const failed = this.failedSequences(parts, result)
     const stopped: number[] = []
+    const filled: { readonly sequence: number; readonly hash: string }[] = []
+    const reads: ({ readonly sequence: number } & PageUse)[] = []
     const tell: { readonly id: number; say(owner: SequenceOwner): void }[] = []
     const rows = parts.filter(({ wantLogits }) => wantLogits).length
     const vocabulary = rows === 0 ? 0 : result.logits.length / rows
     let row = 0
-    for (const part of parts) {
+    for (const [place, part] of parts.entries()) {
       const from = row * vocabulary
       if (part.wantLogits) row += 1
       const sequence = this.sequences.get(part.sequence)
-      if (sequence === undefined) continue
+      if (sequence === undefined || failed.includes(part.sequence)) continue
       const { id } = sequence
-      tell.push({ id, say: (owner) => owner.stepped?.(part.role, result.elapsedUs, parts.length) })
+      const use = result.attention[place]
+      tell.push({ id, say: (owner) => owner.stepped?.(part.role, result.elapsedUs, parts.length, use) })
       if (result.cancelled) continue
-      if (sequence.counter !== undefined) {
-        this.parts.index.computed(sequence.counter, sequence.tokens, part.start + part.count)
-      }
+      if (use !== undefined) reads.push({ sequence: id, reads: use.reads, mass: use.mass })
+      const hash = sequence.hashes?.filled(sequence.tokens, part.start + part.count)
+      if (hash !== undefined) filled.push({ sequence: id, hash })
       if (!part.wantLogits) continue
       if (part.role === 'prefill') tell.push({ id, say: (owner) => owner.promptComputed?.() })
       const token = this.sample(sequence, result.logits.subarray(from, from + vocabulary))
@@ -288,18 +350,30 @@ export class DeviceRunner {
       if (stops) stopped.push(part.sequence)
       tell.push({ id, say: (owner) => owner.sampled?.(token, index, stops) })
     }
+    const { cancelled, elapsedUs } = result
     const actions = this.parts.core.step(
-      { type: 'step-finished', cancelled: result.cancelled, stopped, elapsedUs: result.elapsedUs },
+      { type: 'step-finished', cancelled, stopped, elapsedUs, failed, filled, reads },
       this.parts.clock.nowMs(),
     )
-    const next = actions.filter(({ type }) => type === 'run-step')
-    this.performAll(next)
+    this.performOnDevice(actions)
     for (const { id, say } of tell) {
       // What one owner is told may end its sequence, which then hears no more.
       const owner = this.sequences.get(id)?.owner
       if (owner !== undefined) say(owner)
     }
-    this.performAll(actions.filter((action) => !next.includes(action)))
+    this.performRest(actions)
+  }
+
+  /** Sequences whose remote attention failed, each with its error set. */
+  private failedSequences(parts: readonly StepPart[], result: StepResult): number[] {
+    const failed: number[] = []
+    for (const { sequence: place, error } of result.failed) {
+      const sequence = this.sequences.get(parts[place]?.sequence ?? -1)
+      if (sequence === undefined) continue
+      sequence.error = error
+      failed.push(sequence.id)
+    }
+    return failed
   }
 
   /** Undefined where the logits are damaged; the sequence then ends as failed. */
@@ -312,4 +386,9 @@ export class DeviceRunner {
       return undefined
     }
   }
+}
+
+function isDeviceAction(action: CoreAction): action is DeviceAction {
+  const { type } = action
+  return type === 'demote' || type === 'copy' || type === 'run-step' || type === 'cancel-step'
 }

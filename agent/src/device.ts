@@ -4,9 +4,11 @@
 import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { Capability, type KvVariant } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvServiceClient, Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { MemoryServiceClient } from '@kvasir/proto/kvasir/memory/v1/memory'
 import type { Clock } from '@kvasir/runtime/clock'
 import { UnsupportedError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
+import type { BlockHolder } from './block-holder.js'
 import type { DeviceRunner } from './device-runner.js'
 import type { KvIndex } from './kv-index.js'
 import type { AgentLimits } from './limits.js'
@@ -30,18 +32,25 @@ export interface Device {
   readonly loaded: LoadedDevice | undefined
   readonly runner: DeviceRunner
   readonly index: KvIndex
+  /** Keeps full blocks for reuse. */
+  readonly holder: BlockHolder
   readonly transfers: TransferRegistry
   readonly pacer: Pacer
   readonly limits: AgentLimits
   readonly clock: Clock
   readonly log: Logger
+  /** This device's own KV endpoint, host:port. */
+  kvEndpoint(): string
   /** The client for another device's KV endpoint. */
   kvClient(endpoint: string): KvServiceClient
+  /** The client for another device's control endpoint, for attention. */
+  attendClient(endpoint: string): MemoryServiceClient
 }
 
 const DOES: Partial<Record<Capability, string>> = {
   [Capability.PREFILL]: 'prefill',
   [Capability.DECODE]: 'decode',
+  [Capability.ATTEND]: 'attend for others',
 }
 
 /** Throws UnsupportedError where the device lacks the capability, or has no model. */

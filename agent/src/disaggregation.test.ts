@@ -11,6 +11,7 @@ import { bidi, startRpcServer } from '@kvasir/runtime/rpc-server'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { checksumOf } from './checksum.js'
 import { kvTransferService } from './kv-service.js'
+import { shapeOf } from './kv-shape.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
 import { expectedTokens } from './testing/fake-driver.js'
 import { promptOf, readDecode, readPrefill, TestDevice } from './testing/test-devices.js'
@@ -284,14 +285,14 @@ describe('a receiver that is not one of ours', () => {
   it('gets nothing where another one pulls already, even at the same moment', async () => {
     const registry = new TransferRegistry('gpu-0', 1_000)
     const transfer = new OutgoingTransfer({
-      ...(gpu.serving.device.loaded ?? raise()),
+      shape: shapeOf(gpu.serving.device.loaded ?? raise()),
       transferId: 'twice',
       tokens: 5,
       pacer: gpu.serving.device.pacer,
       clock: gpu.serving.device.clock,
       acknowledgeMs: 1_000,
       opened() {},
-      pin() {},
+      pin: raise,
       unpin() {},
     })
     registry.offer(transfer)

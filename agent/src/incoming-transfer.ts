@@ -1,44 +1,64 @@
 /**
  * The receiver's side of one KV transfer: opens the Pull, checks every chunk, writes it
- * into the device and acknowledges it.
+ * where it belongs and acknowledges it.
  *
  * Invariants:
  * G1 Nothing is written that was not checked: checksum, order, place and size (I7).
- * G2 A chunk is acknowledged when it is in the device, in order.
+ * G2 A chunk is acknowledged when it is written, in order.
  * G3 When `pullKv` settles no write is under way.
  * G4 Its errors name the device they come from: CorruptDataError where data is damaged,
  *    else UnreachableError, unless this side gave up itself.
  */
-import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
-import type {
-  KvChunk,
-  KvServiceClient,
-  Lease,
-  PullManifest,
-  PullResponse,
+import {
+  type KvChunk,
+  type KvServiceClient,
+  type Lease,
+  PullContent,
+  type PullManifest,
+  type PullResponse,
   PullTiming,
 } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
 import { withDeadline } from '@kvasir/runtime/deferred'
-import { CorruptDataError, DeadlineError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
+import {
+  CorruptDataError,
+  DeadlineError,
+  KvasirError,
+  NotFoundError,
+  UnreachableError,
+} from '@kvasir/runtime/errors'
 import { callBidi } from '@kvasir/runtime/rpc-client'
+import type { KvShape } from './block-holder.js'
 import { checksumOf } from './checksum.js'
 import { blocksForTokens } from './core/block-allocator.js'
+import { hashBytes, variantKey } from './kv-index.js'
+import { boundsBytesOf } from './kv-shape.js'
+import type { Run } from './ready-blocks.js'
+
+/** What is asked for: the blocks of a sequence from one of them on, or cached ones by hash. */
+export type WantedKv =
+  | {
+      readonly transferId: string
+      readonly timing: PullTiming
+      /** Tokens of the sequence whose KV is sent. */
+      readonly tokens: number
+      /** Blocks before this one are here. */
+      readonly firstBlock: number
+      readonly content: PullContent
+    }
+  | { readonly hashes: readonly string[] }
 
 export interface IncomingOptions {
   readonly client: KvServiceClient
   readonly sourceDeviceId: string
-  readonly transferId: string
-  readonly timing: PullTiming
+  readonly wanted: WantedKv
+  readonly shape: KvShape
+  /** Of this side; for the source it is only a name. */
   readonly lease: Lease
   readonly windowBytes: number
-  readonly model: LoadedModelFacts
-  /** Tokens whose KV is expected. */
-  readonly tokens: number
-  /** Blocks of the lease, at least enough for `tokens`. */
-  readonly blocks: readonly number[]
-  readonly driver: DeviceDriver
+  /** Writes a run; blocks count from the first of the sequence, or of those asked for. May take over `data`'s buffer. */
+  readonly write: (run: Run, data: Uint8Array) => Promise<void>
   readonly clock: Clock
   /** Longest silence of the source, prefill's queue included. */
   readonly silenceMs: number
@@ -49,6 +69,8 @@ export interface IncomingOptions {
 export interface ReceivedKv {
   readonly bytes: number
   readonly chunks: number
+  /** Blocks of the sequence that are here now, those that were before included; for cached ones: leading ones received. */
+  readonly blocks: number
   /** From the first chunk to the last, microseconds. */
   readonly elapsedUs: number
   readonly firstToken: number
@@ -59,22 +81,31 @@ export async function pullKv(options: IncomingOptions): Promise<ReceivedKv> {
   const writer = new ChunkWriter(options, (sequence) =>
     call.send({ message: { $case: 'ack', value: { sequence } } }),
   )
-  const { transferId, lease, windowBytes, timing } = options
   try {
-    const open = { transferId, receiverLease: lease, windowBytes: BigInt(windowBytes), timing }
-    await call.send({ message: { $case: 'open', value: open } })
+    await call.send({ message: { $case: 'open', value: openOf(options) } })
     const end = await readMessages(call.messages, options, writer)
     await writer.finished()
-    const { bytes, chunks } = writer.complete(end)
+    const received = writer.complete(end)
     call.end()
     void drainRest(call.messages)
-    return { bytes, chunks, elapsedUs: writer.elapsedUs, firstToken: end.firstToken }
+    return { ...received, elapsedUs: writer.elapsedUs, firstToken: end.firstToken }
   } catch (thrown) {
     call.cancel()
     await writer.finished().catch(() => {})
     options.signal.throwIfAborted()
     throw sourceError(thrown, options)
   }
+}
+
+function openOf({ wanted, shape, lease, windowBytes }: IncomingOptions) {
+  const common = { receiverLease: lease, windowBytes: BigInt(windowBytes) }
+  if ('hashes' in wanted) {
+    const { modelDigest, variant } = shape
+    const cached = { modelDigest, variant, hashes: wanted.hashes.map(hashBytes) }
+    return { ...common, transferId: '', timing: PullTiming.LAYERED, cached }
+  }
+  const { transferId, timing, firstBlock, content } = wanted
+  return { ...common, transferId, timing, firstBlock, content }
 }
 
 interface End {
@@ -97,6 +128,7 @@ async function readMessages(
       case 'manifest':
         checkManifest(message.value, options)
         manifest = message.value
+        writer.expect(manifest)
         break
       case 'chunk':
         if (manifest === undefined) throw corrupt('A chunk came before the manifest', options)
@@ -111,20 +143,21 @@ async function readMessages(
 }
 
 function checkManifest(manifest: PullManifest, options: IncomingOptions): void {
-  const { model, tokens } = options
-  const { variant } = manifest
+  const { shape, wanted } = options
+  const { tokens, blocks, variant } = manifest
+  const asked = 'hashes' in wanted ? wanted.hashes.length : undefined
   const wrong =
-    manifest.modelDigest !== model.digest
+    manifest.modelDigest !== shape.modelDigest
       ? 'another model'
-      : manifest.tokens !== tokens
-        ? `${manifest.tokens} tokens instead of ${tokens}`
-        : manifest.blockTokens !== BLOCK_TOKENS
-          ? `blocks of ${manifest.blockTokens} tokens`
-          : variant?.dtype !== 'PRECISION_F32' ||
-              variant.layers?.first !== 0 ||
-              variant.layers.count !== model.layers
-            ? 'blocks of another variant'
-            : undefined
+      : manifest.blockTokens !== BLOCK_TOKENS
+        ? `blocks of ${manifest.blockTokens} tokens`
+        : variant === undefined || variantKey(variant) !== variantKey(shape.variant)
+          ? 'blocks of another variant'
+          : asked !== undefined && (blocks === undefined || blocks < 1 || blocks > asked)
+            ? `${blocks} blocks where ${asked} were asked for`
+            : 'tokens' in wanted && tokens !== wanted.tokens
+              ? `${tokens} tokens instead of ${wanted.tokens}`
+              : undefined
   if (wrong !== undefined) throw corrupt(`The source announces ${wrong}`, options)
 }
 
@@ -137,8 +170,16 @@ async function drainRest(messages: AsyncIterableIterator<PullResponse>): Promise
   }
 }
 
-/** The device of this side could not take a chunk, which is no fault of the source. */
+/** This side could not take a chunk, which is no fault of the source. */
 class WriteFailed extends Error {}
+
+/** K and V, or bounds: how far each layer has come. */
+interface Plane {
+  readonly unitBytes: number
+  /** Blocks that there will be of each layer. */
+  readonly blocks: number
+  readonly received: number[]
+}
 
 /** Checks chunks and writes them; writes overlap, acknowledgements keep the order. */
 class ChunkWriter {
@@ -146,8 +187,10 @@ class ChunkWriter {
   private bytes = 0
   private firstAtMs: number | undefined
   private lastAtMs = 0
-  /** Blocks received of each layer. */
-  private readonly received: number[]
+  /** undefined where none are wanted; both until the manifest is here. */
+  private kv: Plane | undefined
+  private bounds: Plane | undefined
+  private blocks = 0
   /** Settles when every chunk so far is written and acknowledged. */
   private tail: Promise<void> = Promise.resolve()
   private failed: { readonly error: unknown } | undefined
@@ -155,12 +198,29 @@ class ChunkWriter {
   constructor(
     private readonly options: IncomingOptions,
     private readonly acknowledge: (sequence: bigint) => Promise<void>,
-  ) {
-    this.received = new Array<number>(options.model.layers).fill(0)
-  }
+  ) {}
 
   get elapsedUs(): number {
     return Math.round((this.lastAtMs - (this.firstAtMs ?? this.lastAtMs)) * 1_000)
+  }
+
+  /** What will come. */
+  expect(manifest: PullManifest): void {
+    const { wanted, shape } = this.options
+    const cached = 'hashes' in wanted
+    const firstBlock = cached ? 0 : wanted.firstBlock
+    const content = cached ? PullContent.KV : wanted.content
+    const tokens = cached ? (manifest.blocks ?? 0) * BLOCK_TOKENS : wanted.tokens
+    const plane = (unitBytes: number, blocks: number): Plane => ({
+      unitBytes,
+      blocks: Math.max(blocks, firstBlock),
+      received: new Array<number>(shape.layers).fill(firstBlock),
+    })
+    this.blocks = blocksForTokens(tokens)
+    if (content !== PullContent.BOUNDS) this.kv = plane(shape.blockLayerBytes, this.blocks)
+    if (content === PullContent.BOUNDS || content === PullContent.KV_AND_BOUNDS) {
+      this.bounds = plane(boundsBytesOf(shape), Math.floor(tokens / BLOCK_TOKENS))
+    }
   }
 
   /** Starts the writes of a chunk that is in order. Throws CorruptDataError, or the error of an earlier write. */
@@ -188,76 +248,85 @@ class ChunkWriter {
   }
 
   /** What was received, which must be everything. */
-  complete(end: End): { readonly bytes: number; readonly chunks: number } {
-    const blocks = blocksForTokens(this.options.tokens)
+  complete(end: End): { readonly bytes: number; readonly chunks: number; readonly blocks: number } {
     const chunks = Number(this.nextSequence - 1n)
-    const whole = this.received.every((count) => count === blocks)
-    if (!whole || end.chunks !== BigInt(chunks) || end.bytes !== BigInt(this.bytes)) {
+    const planes = [this.kv, this.bounds].filter((plane) => plane !== undefined)
+    const whole = planes.every(({ received, blocks }) => received.every((count) => count === blocks))
+    if (planes.length === 0 || !whole || end.chunks !== BigInt(chunks) || end.bytes !== BigInt(this.bytes)) {
       throw corrupt(`The source ended after ${chunks} chunks, but blocks are missing`, this.options)
     }
-    return { bytes: this.bytes, chunks }
+    return { bytes: this.bytes, chunks, blocks: this.blocks }
   }
 
   private check(chunk: KvChunk): void {
     const { options } = this
-    const { blockLayerBytes, layers } = options.model
     if (chunk.sequence !== this.nextSequence) {
       throw corrupt(`Chunk ${chunk.sequence} came instead of chunk ${this.nextSequence}`, options)
     }
     if (checksumOf(chunk.data) !== chunk.checksum) {
       throw corrupt(`Chunk ${chunk.sequence} does not match its checksum`, options)
     }
-    const blocksMax = blocksForTokens(options.tokens)
-    let blocks = 0
-    for (const { layer, firstBlock, blockCount } of chunk.segments) {
-      const expected = this.received[layer]
-      const fits = layer < layers && blockCount > 0 && firstBlock + blockCount <= blocksMax
-      if (!fits || expected !== firstBlock) {
+    let bytes = 0
+    for (const { layer, firstBlock, blockCount, bounds } of chunk.segments) {
+      const plane = this.plane(bounds)
+      const fits = plane !== undefined && blockCount > 0 && firstBlock + blockCount <= plane.blocks
+      if (!fits || plane.received[layer] !== firstBlock) {
         throw corrupt(`Chunk ${chunk.sequence} has blocks out of place`, options)
       }
-      this.received[layer] = firstBlock + blockCount
-      blocks += blockCount
+      plane.received[layer] = firstBlock + blockCount
+      bytes += blockCount * plane.unitBytes
     }
-    if (blocks * blockLayerBytes !== chunk.data.byteLength) {
+    if (bytes !== chunk.data.byteLength) {
       throw corrupt(`Chunk ${chunk.sequence} has the wrong size`, options)
     }
     this.nextSequence += 1n
-    this.bytes += chunk.data.byteLength
+    this.bytes += bytes
+  }
+
+  private plane(bounds: boolean | undefined): Plane | undefined {
+    return bounds === true ? this.bounds : this.kv
   }
 
   private writeSegments(chunk: KvChunk): Promise<void>[] {
-    const { driver, model, blocks } = this.options
     let offset = 0
-    return chunk.segments.map(({ layer, firstBlock, blockCount }) => {
-      const bytes = blockCount * model.blockLayerBytes
-      // The driver may take the buffer: each segment gets bytes that nobody else uses.
+    return chunk.segments.map(({ layer, firstBlock, blockCount, bounds = false }) => {
+      const bytes = blockCount * (this.plane(bounds)?.unitBytes ?? 0)
+      // Whoever writes it may take the buffer: each segment gets bytes that nobody else uses.
       const data = new Uint8Array(bytes)
       data.set(chunk.data.subarray(offset, offset + bytes))
       offset += bytes
-      return driver.writeBlocks(
-        layer,
-        Uint32Array.from(blocks.slice(firstBlock, firstBlock + blockCount)),
-        data,
-      )
+      return this.options.write({ layer, first: firstBlock, count: blockCount, bounds }, data)
     })
   }
 }
 
-function corrupt(what: string, { sourceDeviceId, transferId }: IncomingOptions): CorruptDataError {
-  return new CorruptDataError(`${what} (from device ${sourceDeviceId}); place the request anew.`, {
-    ids: { deviceId: sourceDeviceId, transferId },
+function corrupt(what: string, options: IncomingOptions): CorruptDataError {
+  const ids = idsOf(options)
+  return new CorruptDataError(`${what} (from device ${options.sourceDeviceId}); ${adviceFor(options)}.`, {
+    ids,
   })
 }
 
+function adviceFor({ wanted }: IncomingOptions): string {
+  return 'hashes' in wanted ? 'compute the blocks instead' : 'place the request anew'
+}
+
+function idsOf({ sourceDeviceId, wanted }: IncomingOptions): Record<string, string> {
+  const transfer = 'transferId' in wanted ? { transferId: wanted.transferId } : {}
+  return { deviceId: sourceDeviceId, ...transfer }
+}
+
 /** Whatever ended the transfer, as a fault of the source, so that the coordinator knows whom to avoid. */
-function sourceError(thrown: unknown, { sourceDeviceId, transferId }: IncomingOptions): KvasirError {
+function sourceError(thrown: unknown, options: IncomingOptions): KvasirError {
+  const { sourceDeviceId } = options
   if (thrown instanceof WriteFailed) return KvasirError.from(thrown.cause)
   const error = KvasirError.from(thrown)
-  const ids = { deviceId: sourceDeviceId, transferId, sourceCode: error.code }
+  const ids = { ...idsOf(options), sourceCode: error.code }
   if (error instanceof CorruptDataError) return new CorruptDataError(error.message, { ids, cause: error })
+  if (error instanceof NotFoundError && 'hashes' in options.wanted) return error
   const what =
     error instanceof DeadlineError ? 'sent no KV for too long' : `could not send the KV (${error.message})`
-  return new UnreachableError(`Device ${sourceDeviceId} ${what}; place the request anew.`, {
+  return new UnreachableError(`Device ${sourceDeviceId} ${what}; ${adviceFor(options)}.`, {
     ids,
     cause: error,
   })

@@ -1,103 +1,105 @@
 /**
- * The full KV blocks that a device holds, by hash, and the events that tell of changes.
+ * The log of changes in the set of full KV blocks that an agent holds, and that set.
  *
- * Several sequences may hold a block of the same hash; it is told as stored with the
- * first and as removed with the last. Events of one turn of the event loop go out
- * together.
+ * What changed is told by whoever holds the blocks. Changes of one turn of the event loop go out together,
+ * one event for each variant and EVENT_HASHES_MAX hashes.
  *
- * Invariant: applied in order, events 1 … n give exactly what `snapshot` says at
- * sequence n; a reader that misses one asks for a snapshot.
+ * Invariant: applied in order, events 1 … n give exactly what `snapshot` says at sequence n; a reader that
+ * misses one asks for a snapshot.
  */
-import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
-import { blockHashes, rootHash } from '@kvasir/engine/text/block-hash'
+import type { KvVariant } from '@kvasir/proto/kvasir/capability/v1/capability'
+
+/** A message on NATS stays well below its limit of 1 MB. */
+const EVENT_HASHES_MAX = 4_096
 
 export interface KvChange {
   /** Counts changes from 1. */
   readonly sequence: bigint
-  readonly stored: readonly Uint8Array[]
-  readonly removed: readonly Uint8Array[]
+  /** Hexadecimal. */
+  readonly stored: readonly string[]
+  readonly removed: readonly string[]
+  readonly variant: KvVariant
 }
 
-/** The hash chain of one sequence. */
-interface Chain {
-  /** Hash of the last full block, or the root. */
-  tip: Uint8Array
-  readonly keys: string[]
+export interface KvSnapshot {
+  /** The last event that it includes. */
+  readonly sequence: bigint
+  readonly parts: readonly { readonly variant: KvVariant; readonly hashes: readonly string[] }[]
+}
+
+/** The blocks of one variant. */
+interface Shelf {
+  readonly variant: KvVariant
+  readonly held: Set<string>
+  /** Of each block whose state may have changed since the last event: whether it was held then. */
+  readonly before: Map<string, boolean>
 }
 
 export class KvIndex {
-  private readonly chains = new Map<bigint, Chain>()
-  private readonly holders = new Map<string, number>()
-  /** What was last told of a block whose state may have changed since. */
-  private readonly toldBefore = new Map<string, boolean>()
+  private readonly shelves = new Map<string, Shelf>()
   private sequence = 0n
   private scheduled = false
 
-  constructor(
-    private readonly modelDigest: string,
-    private readonly publish: (change: KvChange) => void,
-  ) {}
+  constructor(private readonly publish: (change: KvChange) => void) {}
 
-  /** A lease begins to hold a sequence of a tenant. */
-  open(counter: bigint, tenantSalt: Uint8Array): void {
-    const tip = rootHash(this.modelDigest, '', Buffer.from(tenantSalt).toString('hex'))
-    this.chains.set(counter, { tip, keys: [] })
-  }
-
-  /** The KV of the first `computedTokens` of `tokens` is in the lease's blocks. */
-  computed(counter: bigint, tokens: readonly number[], computedTokens: number): void {
-    const chain = this.chains.get(counter)
-    if (chain === undefined) return
-    const from = chain.keys.length * BLOCK_TOKENS
-    if (computedTokens < from + BLOCK_TOKENS) return
-    for (const hash of blockHashes(chain.tip, tokens.slice(from, computedTokens))) {
-      chain.tip = hash
-      const key = Buffer.from(hash).toString('hex')
-      chain.keys.push(key)
-      this.hold(key, 1)
+  /** `stored` are held from now on, `removed` no longer. */
+  changed(variant: KvVariant, stored: readonly string[], removed: readonly string[]): void {
+    const shelf = this.shelf(variant)
+    const note = (hash: string) => {
+      if (!shelf.before.has(hash)) shelf.before.set(hash, shelf.held.has(hash))
     }
-  }
-
-  /** The lease has ended. */
-  close(counter: bigint): void {
-    const chain = this.chains.get(counter)
-    if (chain === undefined) return
-    this.chains.delete(counter)
-    for (const key of chain.keys) this.hold(key, -1)
-  }
-
-  /** Everything held, and the sequence number of the last event that it includes. */
-  snapshot(): { readonly sequence: bigint; readonly hashes: readonly Uint8Array[] } {
-    this.flush()
-    return { sequence: this.sequence, hashes: [...this.holders.keys()].map(bytesOf) }
-  }
-
-  private hold(key: string, change: 1 | -1): void {
-    const count = this.holders.get(key) ?? 0
-    if (!this.toldBefore.has(key)) this.toldBefore.set(key, count > 0)
-    if (count + change > 0) this.holders.set(key, count + change)
-    else this.holders.delete(key)
+    for (const hash of removed) {
+      note(hash)
+      shelf.held.delete(hash)
+    }
+    for (const hash of stored) {
+      note(hash)
+      shelf.held.add(hash)
+    }
     if (this.scheduled) return
     this.scheduled = true
     setImmediate(() => this.flush())
   }
 
+  snapshot(): KvSnapshot {
+    this.flush()
+    const parts = [...this.shelves.values()].map(({ variant, held }) => ({ variant, hashes: [...held] }))
+    return { sequence: this.sequence, parts }
+  }
+
+  private shelf(variant: KvVariant): Shelf {
+    const key = variantKey(variant)
+    const known = this.shelves.get(key)
+    if (known !== undefined) return known
+    const shelf: Shelf = { variant, held: new Set(), before: new Map() }
+    this.shelves.set(key, shelf)
+    return shelf
+  }
+
   private flush(): void {
     this.scheduled = false
-    const stored: Uint8Array[] = []
-    const removed: Uint8Array[] = []
-    for (const [key, before] of this.toldBefore) {
-      const now = this.holders.has(key)
-      if (now && !before) stored.push(bytesOf(key))
-      if (!now && before) removed.push(bytesOf(key))
+    for (const { variant, held, before } of this.shelves.values()) {
+      const changes = [...before].filter(([hash, was]) => held.has(hash) !== was)
+      before.clear()
+      for (let from = 0; from < changes.length; from += EVENT_HASHES_MAX) {
+        const part = changes.slice(from, from + EVENT_HASHES_MAX)
+        const of = (was: boolean) => part.filter(([, before]) => before === was).map(([hash]) => hash)
+        this.sequence += 1n
+        this.publish({ sequence: this.sequence, stored: of(false), removed: of(true), variant })
+      }
     }
-    this.toldBefore.clear()
-    if (stored.length === 0 && removed.length === 0) return
-    this.sequence += 1n
-    this.publish({ sequence: this.sequence, stored, removed })
   }
 }
 
-function bytesOf(key: string): Uint8Array {
-  return new Uint8Array(Buffer.from(key, 'hex'))
+/** Equal for equal variants. */
+export function variantKey({ numerics, dtype, layers }: KvVariant): string {
+  return `${numerics} ${dtype} ${layers?.first}+${layers?.count}`
+}
+
+export function hashBytes(hash: string): Buffer {
+  return Buffer.from(hash, 'hex')
+}
+
+export function hashText(hash: Uint8Array): string {
+  return Buffer.from(hash.buffer, hash.byteOffset, hash.byteLength).toString('hex')
 }

@@ -1,17 +1,24 @@
 /**
- * KvService as gRPC sees it: Reserve, Extend, Release, Snapshot on the control
+ * KvService as gRPC sees it: Reserve, Extend, Release, Snapshot, Offer on the control
  * connection; Pull alone on the KV connection, so that bulk data never delays control.
  */
 import { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
-import type { KvServiceServer, PullRequest, PullResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
+import {
+  type KvServiceServer,
+  LeasePurpose,
+  type PullRequest,
+  type PullResponse,
+} from '@kvasir/proto/kvasir/kv/v1/kv'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import { bidi, type CallContext, type Send, serverStream, unary } from '@kvasir/runtime/rpc-server'
+import { CachedPulls } from './cached-pull.js'
 import type { CoreEvent } from './core/events.js'
 import { type Device, leaseOf, loadedDevice } from './device.js'
 import { type Answer, RefusedByCore } from './device-runner.js'
+import { hashBytes, hashText } from './kv-index.js'
 import { refusalError } from './refusals.js'
-import { checkLease, checkPlacement, checkRoom, required } from './validation.js'
+import { checkHashes, checkLease, checkOffer, checkPlacement, checkRoom, required } from './validation.js'
 
 /** Hashes in one message of a snapshot. */
 const SNAPSHOT_HASHES_MAX = 4_096
@@ -28,13 +35,16 @@ export function kvControlService(device: Device): KvServiceServer {
   }
   return {
     reserve: unary(async (request) => {
-      const { model } = loadedDevice(device, Capability.DECODE)
+      const purpose = request.purpose === LeasePurpose.ATTEND ? 'attend' : 'decode'
+      const { model } = loadedDevice(device, purpose === 'attend' ? Capability.ATTEND : Capability.DECODE)
       checkPlacement(request, 'ReserveRequest', model)
       checkRoom(request.tokens, 'ReserveRequest', model)
-      const { requestId, epoch, tokens } = request
-      const answer = ask({ type: 'reserve', requestId, epoch, tokens })
+      const { requestId, epoch, tokens, prefix } = request
+      const hashes = checkHashes(prefix?.hashes ?? [], 'ReserveRequest.prefix').map(hashText)
+      const answer = ask({ type: 'reserve', requestId, epoch, tokens, hashes, purpose })
       if (answer?.type !== 'granted') throw new Error('The core did not answer Reserve')
-      return { lease: leaseOf(device, answer.counter), tokens: answer.tokens }
+      const { counter, cachedTokens } = answer
+      return { lease: leaseOf(device, counter), tokens: answer.tokens, cachedTokens }
     }),
     extend: unary(async (request) => {
       const lease = checkLease(request.lease, 'ExtendRequest')
@@ -48,15 +58,21 @@ export function kvControlService(device: Device): KvServiceServer {
       return { wasAlive: answer?.type === 'released' && answer.wasAlive }
     }),
     snapshot: serverStream(async (_request, _call, send) => {
-      const { variant } = loadedDevice(device)
-      const { sequence, hashes } = device.index.snapshot()
-      for (let from = 0; from === 0 || from < hashes.length; from += SNAPSHOT_HASHES_MAX) {
-        const part = hashes.slice(from, from + SNAPSHOT_HASHES_MAX).map((hash) => Buffer.from(hash))
-        await send({ incarnation: device.incarnation, sequence, hashes: part, variant })
+      const { sequence, parts } = device.index.snapshot()
+      const { incarnation } = device
+      if (parts.length === 0) {
+        await send({ incarnation, sequence, hashes: [], variant: device.loaded?.variant })
+      }
+      for (const { variant, hashes } of parts) {
+        for (let from = 0; from === 0 || from < hashes.length; from += SNAPSHOT_HASHES_MAX) {
+          const part = hashes.slice(from, from + SNAPSHOT_HASHES_MAX).map(hashBytes)
+          await send({ incarnation, sequence, hashes: part, variant })
+        }
       }
     }),
-    offer: unary(async () => {
-      throw elsewhere(device, 'Blocks are not taken in by this kind')
+    offer: unary(async (request) => {
+      checkOffer(request)
+      return { wanted: (await device.holder.offered(request)).map(hashBytes) }
     }),
     pull: bidi(async () => {
       throw elsewhere(device, 'Pull is served on the KV endpoint')
@@ -65,6 +81,7 @@ export function kvControlService(device: Device): KvServiceServer {
 }
 
 export function kvTransferService(device: Device): KvServiceServer {
+  const cached = new CachedPulls(device)
   const refuse = async (): Promise<never> => {
     throw elsewhere(device, 'Only Pull is served on the KV endpoint')
   }
@@ -74,17 +91,17 @@ export function kvTransferService(device: Device): KvServiceServer {
     release: unary(refuse),
     snapshot: serverStream(refuse),
     offer: unary(refuse),
-    pull: bidi((incoming, call, send) => servePull(device, incoming, call, send)),
+    pull: bidi((incoming, call, send) => servePull(device, cached, incoming, call, send)),
   }
 }
 
 async function servePull(
   device: Device,
+  cached: CachedPulls,
   incoming: AsyncIterable<PullRequest>,
   call: CallContext,
   send: Send<PullResponse>,
 ): Promise<void> {
-  loadedDevice(device)
   const messages = incoming[Symbol.asyncIterator]()
   const first = await withDeadline(messages.next(), OPEN_MS, 'waiting for PullOpen')
   const message = first.done === true ? undefined : first.value.message
@@ -92,12 +109,18 @@ async function servePull(
     throw new InvalidInputError('The first message of a Pull must be PullOpen.', { param: 'open' })
   }
   const open = message.value
+  const rest = { [Symbol.asyncIterator]: () => messages }
+  required(open.receiverLease, 'PullOpen', 'receiver_lease')
+  if (open.cached !== undefined) {
+    await cached.serve(open, rest, send, call.signal)
+    return
+  }
+  loadedDevice(device)
   if (open.transferId === '') {
     throw new InvalidInputError('PullOpen.transfer_id is missing; set it.', { param: 'transfer_id' })
   }
-  required(open.receiverLease, 'PullOpen', 'receiver_lease')
   const transfer = await device.transfers.claim(open.transferId, call.signal)
-  await transfer.serve(open, { [Symbol.asyncIterator]: () => messages }, send, call.signal)
+  await transfer.serve(open, rest, send, call.signal)
 }
 
 function elsewhere(device: Device, where: string): UnsupportedError {

@@ -26,6 +26,19 @@ export interface AgentLimits {
   readonly acknowledgeMs: number
   /** KV bytes under way to this device, for each transfer. */
   readonly windowBytes: number
+  /** Longest silence of whoever cached blocks are fetched from, and longest fetch: then the rest is computed. */
+  readonly fetchSilenceMs: number
+  readonly fetchMs: number
+  /** Cached blocks sent to so many others at a time; more are refused. */
+  readonly cachedPullsMax: number
+  /** KV bytes that left the cache and wait to be taken over by the host tier, and how long they wait. */
+  readonly stagingBytesMax: number
+  readonly stagingMs: number
+  /** How long an Offer may take, and how long none is made after one failed. */
+  readonly offerMs: number
+  readonly offerRestMs: number
+  /** How long another device has to answer one attention query of a decoding sequence. */
+  readonly attendMs: number
 }
 
 export const AGENT_LIMITS: AgentLimits = {
@@ -41,4 +54,12 @@ export const AGENT_LIMITS: AgentLimits = {
   silenceMs: 120_000,
   acknowledgeMs: 30_000,
   windowBytes: 8 << 20,
+  fetchSilenceMs: 3_000,
+  fetchMs: 30_000,
+  cachedPullsMax: 16,
+  stagingBytesMax: 64 << 20,
+  stagingMs: 10_000,
+  offerMs: 2_000,
+  offerRestMs: 1_000,
+  attendMs: 2_000,
 }

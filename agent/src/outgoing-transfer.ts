@@ -1,6 +1,6 @@
 /**
- * The sender's side of one KV transfer: the blocks of one prefill, sent while it is
- * computed.
+ * The sender's side of one KV transfer: the blocks of one sequence, sent while they are computed, or blocks
+ * that are there already.
  *
  * What is ready goes out at once while nothing is under way; while something is, runs of
  * blocks gather until they fill a chunk. So a fast link gets each layer as it is
@@ -8,15 +8,14 @@
  *
  * Invariants:
  * T1 Never more than the receiver's window is unacknowledged.
- * T2 The lease's blocks are pinned from before the first read until after the last.
+ * T2 The blocks are pinned from before the first read until all is over.
  * T3 It ends once: everything acknowledged, or one error for receiver and owner alike.
  * T4 A receiver that takes a chunk and does not acknowledge it in time is taken for lost (I2).
  */
-import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
-import { type KvVariant, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
   type KvChunk,
+  PullContent,
   type PullOpen,
   type PullRequest,
   type PullResponse,
@@ -25,7 +24,10 @@ import {
 import type { Clock } from '@kvasir/runtime/clock'
 import { type Deferred, deferred, withSignal } from '@kvasir/runtime/deferred'
 import { DeadlineError, InvalidInputError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
+import type { KvShape } from './block-holder.js'
 import { checksumOf } from './checksum.js'
+import { blocksForTokens } from './core/block-allocator.js'
+import { boundsBytesOf } from './kv-shape.js'
 import type { Pacer } from './pacer.js'
 import { ReadyBlocks, type Run } from './ready-blocks.js'
 import { TransferTimes } from './transfer-times.js'
@@ -34,20 +36,27 @@ import { TransferTimes } from './transfer-times.js'
 export const CHUNK_BYTES = 1 << 20
 
 export interface OutgoingParts {
+  /** Empty for cached blocks, which are asked for by hash. */
   readonly transferId: string
-  readonly model: LoadedModelFacts
-  readonly variant: KvVariant
+  readonly shape: KvShape
   readonly tokens: number
-  readonly driver: DeviceDriver
+  /** Set where the blocks are cached ones: how many they are. */
+  readonly cachedBlocks?: number
   readonly pacer: Pacer
   readonly clock: Clock
   /** From the hand-over of a chunk, or the acknowledgement before it, to its own. */
   readonly acknowledgeMs: number
   /** The receiver has opened it. */
   opened(): void
-  /** Pins and unpins the blocks of the prefill's lease. */
-  pin(): void
+  /** Pins the blocks; what comes back reads them. Called once there are blocks. */
+  pin(): (run: Run) => Promise<Uint8Array>
   unpin(): void
+}
+
+/** A chunk before it has its number's turn. */
+interface ReadChunk {
+  readonly data: Uint8Array
+  readonly checksum: bigint
 }
 
 export class OutgoingTransfer {
@@ -56,8 +65,13 @@ export class OutgoingTransfer {
   readonly done: Deferred<void> = deferred()
   /** Its one receiver has come for it. */
   claimed = false
-  private readonly ready: ReadyBlocks
-  private readonly admission: Deferred<readonly number[]> = deferred()
+  /** Blocks of the sequence that were sent whole: those that the receiver lacked. */
+  blocksSent = 0
+  /** Tokens that each layer has computed. */
+  private readonly computedTokens: number[]
+  /** Known with the receiver's wish. */
+  private ready: ReadyBlocks | undefined
+  private readonly admission: Deferred<void> = deferred()
   private firstToken: number | undefined
   private readonly failure = new AbortController()
   private wake: Deferred<void> | undefined
@@ -73,7 +87,7 @@ export class OutgoingTransfer {
   private onItsWay: Promise<void> = Promise.resolve()
 
   constructor(private readonly parts: OutgoingParts) {
-    this.ready = new ReadyBlocks(parts.model.layers, parts.tokens)
+    this.computedTokens = new Array<number>(parts.shape.layers).fill(0)
     this.times = new TransferTimes(parts.clock)
   }
 
@@ -81,16 +95,23 @@ export class OutgoingTransfer {
     return this.parts.transferId
   }
 
-  /** The prefill has its blocks. */
-  admitted(blocks: readonly number[]): void {
-    this.admission.resolve(blocks)
+  /** The sequence has its blocks. */
+  admitted(): void {
+    this.admission.resolve()
   }
 
   layerComputed(layer: number, tokens: number): void {
-    this.ready.computed(layer, tokens)
+    this.computedTokens[layer] = Math.max(this.computedTokens[layer] ?? 0, tokens)
+    this.ready?.computed(layer, tokens)
     this.notify()
   }
 
+  /** All layers of the first `tokens` tokens are in the blocks. */
+  present(tokens: number): void {
+    for (let layer = 0; layer < this.parts.shape.layers; layer += 1) this.layerComputed(layer, tokens)
+  }
+
+  /** `firstToken`: what was sampled; 0 where nothing was. */
   prefillEnded(firstToken: number): void {
     this.firstToken = firstToken
     this.times.prefillEnded()
@@ -119,13 +140,14 @@ export class OutgoingTransfer {
     if (signal.aborted) onGone()
     else signal.addEventListener('abort', onGone, { once: true })
     try {
-      const blocksMax = this.blocksPerChunk(Number(open.windowBytes))
-      const blocks = await withSignal(this.admission.promise, this.failure.signal)
+      const ready = this.want(open)
+      const chunkBytesMax = this.chunkBytesMax(open)
+      await withSignal(this.admission.promise, this.failure.signal)
       this.failure.signal.throwIfAborted()
-      this.parts.pin()
+      const read = this.parts.pin()
       try {
         void this.readAcknowledgements(incoming)
-        await this.sendAll(open, blocks, blocksMax, send)
+        await this.sendAll(open, ready, { read, chunkBytesMax, send })
       } finally {
         this.parts.unpin()
       }
@@ -139,26 +161,46 @@ export class OutgoingTransfer {
     }
   }
 
-  private async sendAll(
-    open: PullOpen,
-    blocks: readonly number[],
-    blocksMax: number,
-    send: (message: PullResponse) => Promise<void>,
-  ): Promise<void> {
-    const { model, variant, tokens } = this.parts
-    const windowBytes = Number(open.windowBytes)
+  /** From here on it is known which blocks are wanted, and what of them. */
+  private want({ firstBlock = 0, content = PullContent.KV }: PullOpen): ReadyBlocks {
+    const { shape, tokens } = this.parts
+    const blocks = blocksForTokens(tokens)
+    if (firstBlock > blocks) {
+      throw new InvalidInputError(
+        `PullOpen.first_block is ${firstBlock}, but the sequence has ${blocks} blocks.`,
+        { param: 'first_block' },
+      )
+    }
+    const kv = content !== PullContent.BOUNDS
+    const bounds = content === PullContent.BOUNDS || content === PullContent.KV_AND_BOUNDS
+    const ready = new ReadyBlocks({
+      layers: shape.layers,
+      tokens,
+      firstBlock,
+      blockBytes: kv ? shape.blockLayerBytes : 0,
+      boundsBytes: bounds ? boundsBytesOf(shape) : 0,
+    })
+    this.blocksSent = kv ? blocks - firstBlock : 0
+    this.ready = ready
+    for (const [layer, computed] of this.computedTokens.entries()) ready.computed(layer, computed)
+    return ready
+  }
+
+  private async sendAll(open: PullOpen, ready: ReadyBlocks, way: Way): Promise<void> {
+    const { shape, tokens, cachedBlocks } = this.parts
+    const { modelDigest, variant } = shape
     const afterPrefill = open.timing === PullTiming.AFTER_PREFILL
-    const manifest = { modelDigest: model.digest, variant, tokens, blockTokens: BLOCK_TOKENS }
-    await send({ message: { $case: 'manifest', value: manifest } })
-    while (!this.ready.exhausted) {
-      const runs = this.nextRuns(blocksMax, windowBytes, afterPrefill)
+    const manifest = { modelDigest, variant, tokens, blockTokens: BLOCK_TOKENS, blocks: cachedBlocks }
+    await way.send({ message: { $case: 'manifest', value: manifest } })
+    while (!ready.exhausted) {
+      const runs = this.nextRuns(ready, way.chunkBytesMax, Number(open.windowBytes), afterPrefill)
       if (runs === undefined) await this.change()
-      else await this.sendChunk(runs, blocks, send)
+      else this.sendChunk(runs, way)
     }
     while (this.firstToken === undefined) await this.change()
     await this.onItsWay
     this.failure.signal.throwIfAborted()
-    await send({
+    await way.send({
       message: {
         $case: 'end',
         value: { chunks: this.sentChunks, bytes: BigInt(this.sentBytes), firstToken: this.firstToken },
@@ -168,42 +210,55 @@ export class OutgoingTransfer {
   }
 
   /** What to send now, or undefined where to wait for more blocks, an acknowledgement or prefill's end. */
-  private nextRuns(blocksMax: number, windowBytes: number, afterPrefill: boolean): Run[] | undefined {
+  private nextRuns(
+    ready: ReadyBlocks,
+    chunkBytesMax: number,
+    windowBytes: number,
+    afterPrefill: boolean,
+  ): Run[] | undefined {
     if (afterPrefill && this.firstToken === undefined) return undefined
     const idle = this.unacknowledged.length === 0
-    const count = Math.min(this.ready.pendingBlocks, blocksMax)
-    const enough = count === blocksMax || idle || this.firstToken !== undefined
-    const fits = this.unacknowledgedBytes + count * this.parts.model.blockLayerBytes <= windowBytes
-    return count > 0 && enough && fits ? this.ready.take(count) : undefined
+    const bytes = Math.min(ready.pendingBytes, chunkBytesMax)
+    const enough = bytes === chunkBytesMax || idle || this.firstToken !== undefined
+    const fits = this.unacknowledgedBytes + bytes <= windowBytes
+    return bytes > 0 && enough && fits ? ready.take(bytes) : undefined
   }
 
-  /** Reads a chunk while the one before it is on its way, then hands it over. Returns when it may be followed. */
-  private async sendChunk(
-    runs: readonly Run[],
-    blocks: readonly number[],
-    send: (message: PullResponse) => Promise<void>,
-  ): Promise<void> {
-    const count = runs.reduce((sum, run) => sum + run.count, 0)
-    const bytes = count * this.parts.model.blockLayerBytes
+  /** Issues the chunk's reads; it leaves when it is read and those before it have left. */
+  private sendChunk(runs: readonly Run[], { read, send }: Way): void {
+    const bytes = runs.reduce((sum, run) => sum + this.bytesOf(run), 0)
     this.sentChunks += 1n
     this.sentBytes += bytes
     const sequence = this.sentChunks
     this.unacknowledged.push({ sequence, bytes })
     this.unacknowledgedBytes += bytes
-    const data = await this.read(runs, blocks)
-    const segments = runs.map(({ layer, first, count }) => ({ layer, firstBlock: first, blockCount: count }))
-    const chunk = { sequence, segments, data: asBuffer(data), checksum: checksumOf(data) }
-    await this.onItsWay
-    this.failure.signal.throwIfAborted()
-    this.onItsWay = this.transmit(chunk, send)
+    const reading = readChunk(runs, read)
+    // A failure is looked at when its turn comes.
+    reading.catch(() => {})
+    const before = this.onItsWay
+    this.onItsWay = before.then(() => this.transmit(sequence, runs, reading, send))
   }
 
-  private async transmit(chunk: KvChunk, send: (message: PullResponse) => Promise<void>): Promise<void> {
+  private async transmit(
+    sequence: bigint,
+    runs: readonly Run[],
+    reading: Promise<ReadChunk>,
+    send: (message: PullResponse) => Promise<void>,
+  ): Promise<void> {
     try {
-      this.times.sent(chunk.data.byteLength)
-      await this.parts.pacer.transmit(chunk.data.byteLength, this.failure.signal)
+      const { data, checksum } = await reading
       this.failure.signal.throwIfAborted()
-      this.handedOver = chunk.sequence
+      const segments = runs.map(({ layer, first, count, bounds }) => ({
+        layer,
+        firstBlock: first,
+        blockCount: count,
+        ...(bounds ? { bounds } : {}),
+      }))
+      const chunk: KvChunk = { sequence, segments, data: asBuffer(data), checksum }
+      this.times.sent(data.byteLength)
+      await this.parts.pacer.transmit(data.byteLength, this.failure.signal)
+      this.failure.signal.throwIfAborted()
+      this.handedOver = sequence
       this.watchAcknowledgement()
       await send({ message: { $case: 'chunk', value: chunk } })
     } catch (thrown) {
@@ -211,22 +266,9 @@ export class OutgoingTransfer {
     }
   }
 
-  private async read(runs: readonly Run[], blocks: readonly number[]): Promise<Uint8Array> {
-    const { driver } = this.parts
-    const reads = await Promise.allSettled(
-      runs.map(({ layer, first, count }) =>
-        driver.readBlocks(layer, Uint32Array.from(blocks.slice(first, first + count))),
-      ),
-    )
-    const parts = reads.map((read, index) => {
-      if (read.status === 'rejected') throw read.reason
-      const run = runs[index]
-      const last = run !== undefined && run.first + run.count === blocks.length
-      if (last) zeroTail(read.value, this.parts.model, this.parts.tokens)
-      return read.value
-    })
-    const [only] = parts
-    return parts.length === 1 && only !== undefined ? only : Buffer.concat(parts)
+  private bytesOf({ bounds, count }: Run): number {
+    const { shape } = this.parts
+    return count * (bounds ? boundsBytesOf(shape) : shape.blockLayerBytes)
   }
 
   private async readAcknowledgements(incoming: AsyncIterable<PullRequest>): Promise<void> {
@@ -276,15 +318,17 @@ export class OutgoingTransfer {
     }, this.parts.acknowledgeMs)
   }
 
-  private blocksPerChunk(windowBytes: number): number {
-    const { blockLayerBytes } = this.parts.model
-    if (windowBytes < blockLayerBytes) {
+  /** Data of a full chunk: whole blocks. */
+  private chunkBytesMax({ windowBytes, content }: PullOpen): number {
+    const { shape } = this.parts
+    const unit = content === PullContent.BOUNDS ? boundsBytesOf(shape) : shape.blockLayerBytes
+    if (windowBytes < unit) {
       throw new InvalidInputError(
-        `PullOpen.window_bytes is ${windowBytes}, less than one block of one layer (${blockLayerBytes} bytes); open a larger window.`,
+        `PullOpen.window_bytes is ${windowBytes}, less than one block of one layer (${unit} bytes); open a larger window.`,
         { param: 'window_bytes' },
       )
     }
-    return Math.max(1, Math.floor(Math.min(CHUNK_BYTES, windowBytes) / blockLayerBytes))
+    return Math.max(1, Math.floor(Math.min(CHUNK_BYTES, Number(windowBytes)) / unit)) * unit
   }
 
   /** Resolves at the next change of anything this transfer waits for; throws once it has failed. */
@@ -301,26 +345,19 @@ export class OutgoingTransfer {
   }
 }
 
-/** Clears what an earlier owner left behind the last token of a sequence's last block. */
-function zeroTail(
-  run: Uint8Array,
-  { kvHeads, headDim, blockLayerBytes }: LoadedModelFacts,
-  tokens: number,
-): void {
-  const used = tokens % BLOCK_TOKENS
-  if (used === 0) return
-  const block = run.subarray(run.byteLength - blockLayerBytes)
-  // [K|V][kv head][token][head dim], f32
-  const tokenBytes = headDim * Float32Array.BYTES_PER_ELEMENT
-  for (let head = 0; head < 2 * kvHeads; head += 1) {
-    const start = head * BLOCK_TOKENS * tokenBytes
-    block.fill(0, start + used * tokenBytes, start + BLOCK_TOKENS * tokenBytes)
-  }
+/** How a transfer's chunks come about and leave. */
+interface Way {
+  readonly read: (run: Run) => Promise<Uint8Array>
+  readonly chunkBytesMax: number
+  readonly send: (message: PullResponse) => Promise<void>
 }
 
-/** What the receiver is told a block is. */
-export function exactVariant(layers: number): KvVariant {
-  return { numerics: Profile.EXACT, dtype: 'PRECISION_F32', layers: { first: 0, count: layers } }
+/** All reads are issued before it returns for the first time. */
+async function readChunk(runs: readonly Run[], read: (run: Run) => Promise<Uint8Array>): Promise<ReadChunk> {
+  const parts = await Promise.all(runs.map(read))
+  const [only] = parts
+  const data = parts.length === 1 && only !== undefined ? only : Buffer.concat(parts)
+  return { data, checksum: checksumOf(data) }
 }
 
 function lostReceiver(receiver: string, cause: unknown): KvasirError {

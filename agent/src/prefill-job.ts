@@ -6,7 +6,11 @@
  * P2 However the call ends, the sequence and its transfer end with it (I4).
  */
 import { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
-import type { PrefillRequest, PrefillResponse } from '@kvasir/proto/kvasir/inference/v1/inference'
+import type {
+  PrefillRequest,
+  PrefillResponse,
+  PrefixReuse,
+} from '@kvasir/proto/kvasir/inference/v1/inference'
 import { AsyncQueue } from '@kvasir/runtime/deferred'
 import { DeadlineError, KvasirError } from '@kvasir/runtime/errors'
 import type { CallContext, Send } from '@kvasir/runtime/rpc-server'
@@ -15,8 +19,10 @@ import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import { context, type Span } from '@opentelemetry/api'
 import { type Device, leaseOf, loadedDevice } from './device.js'
 import { RefusedByCore, type SequenceOwner } from './device-runner.js'
+import { runReader, shapeOf } from './kv-shape.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
 import { PrefillSpan } from './prefill-span.js'
+import { fetchableTokens, fetchPrefix, hashesOf, localReuse } from './prefix-reuse.js'
 import { endError, refusalError } from './refusals.js'
 import { tokenMessage } from './token-message.js'
 import { checkPrefill } from './validation.js'
@@ -30,6 +36,9 @@ export async function runPrefill(
   const loaded = loadedDevice(device, Capability.PREFILL)
   const { identity, sampling } = checkPrefill(request, loaded.model)
   const { runner, clock } = device
+  const { tokens, prefix } = request
+  const hashes = hashesOf(loaded, identity.tenantSalt, tokens, request.reuse)
+  const fetchTokens = fetchableTokens(device, prefix, hashes)
   const id = runner.newSequenceId()
   const parent = context.active()
   const attributes = {
@@ -37,7 +46,7 @@ export async function runPrefill(
     [ATTRIBUTE.epoch]: identity.epoch,
     [ATTRIBUTE.deviceId]: device.deviceId,
     [ATTRIBUTE.transferId]: request.transferId,
-    [ATTRIBUTE.tokens]: request.tokens.length,
+    [ATTRIBUTE.tokens]: tokens.length,
   }
   const arrivedAtMs = clock.nowMs()
   const messages = new AsyncQueue<PrefillResponse>(4)
@@ -47,11 +56,13 @@ export async function runPrefill(
   let counter = 0n
   let startedAtMs = arrivedAtMs
   let pullTimer: NodeJS.Timeout | undefined
+  let reuse: PrefixReuse = localReuse(0)
+  const over = new AbortController()
 
   const transfer = new OutgoingTransfer({
-    ...loaded,
+    shape: shapeOf(loaded),
     transferId: request.transferId,
-    tokens: request.tokens.length,
+    tokens: tokens.length,
     pacer: device.pacer,
     clock,
     acknowledgeMs: device.limits.acknowledgeMs,
@@ -60,16 +71,22 @@ export async function runPrefill(
       sendSpanAtMs = clock.nowMs()
       sendSpan = startSpan(SPAN.kvSend, attributes, parent)
     },
-    pin: () => runner.apply({ type: 'pin', counter }),
+    pin() {
+      runner.apply({ type: 'pin', counter })
+      return runReader(loaded, runner.blocks(counter), tokens.length)
+    },
     unpin: () => runner.apply({ type: 'unpin', counter }),
   })
 
   const owner: SequenceOwner = {
-    admitted(leaseCounter, blocks, tokensAhead) {
+    admitted(leaseCounter, cachedTokens, tokensAhead) {
       counter = leaseCounter
-      transfer.admitted(blocks)
+      reuse = localReuse(cachedTokens)
+      transfer.present(cachedTokens)
+      transfer.admitted()
       const value = { lease: leaseOf(device, leaseCounter), tokensAhead: BigInt(tokensAhead) }
       messages.push({ event: { $case: 'admitted', value } })
+      if (fetchTokens > cachedTokens) void bringPrefix(cachedTokens)
     },
     started() {
       startedAtMs = clock.nowMs()
@@ -86,6 +103,7 @@ export async function runPrefill(
         stopped,
         queueUs: microseconds(startedAtMs - arrivedAtMs),
         computeUs: microseconds(clock.nowMs() - startedAtMs),
+        reuse,
       }
       messages.push({ event: { $case: 'finished', value } })
       if (transfer.claimed) return
@@ -93,6 +111,7 @@ export async function runPrefill(
       pullTimer = setTimeout(giveUp, device.limits.pullMs)
     },
     ended(reason, error) {
+      over.abort(endError(reason, device.deviceId))
       if (reason !== 'sent') {
         const failure = error ?? endError(reason, device.deviceId)
         run.end(failure)
@@ -115,26 +134,34 @@ export async function runPrefill(
   const onGone = () => runner.cancel(id)
   try {
     device.transfers.offer(transfer)
-    const { requestId, epoch, tenantSalt } = identity
+    const { requestId, epoch } = identity
     const stopTokens = new Set(request.sampling?.stopTokens)
     runner.begin(
       {
         id,
-        tokens: [...request.tokens],
+        tokens: [...tokens],
         firstIndex: request.firstIndex,
         sampling,
         stopTokens,
-        tenantSalt,
+        hashes,
         owner,
       },
-      { type: 'prefill', sequence: id, requestId, epoch, promptTokens: request.tokens.length },
+      {
+        type: 'prefill',
+        sequence: id,
+        requestId,
+        epoch,
+        promptTokens: tokens.length,
+        hashes: hashes?.prompt ?? [],
+        fetchTokens,
+      },
     )
     call.signal.addEventListener('abort', onGone, { once: true })
     if (call.signal.aborted) onGone()
     transfer.done.promise.then(
       () => {
         endSendSpan()
-        runner.apply({ type: 'sent', sequence: id })
+        runner.apply({ type: 'sent', sequence: id, blocks: transfer.blocksSent })
       },
       (error: unknown) => {
         endSendSpan(error)
@@ -157,6 +184,27 @@ export async function runPrefill(
     device.transfers.withdraw(transfer)
     runner.cancel(id)
     run.end()
+  }
+
+  /** Brings in what another device has of the prompt, then lets the sequence go on. */
+  async function bringPrefix(localTokens: number): Promise<void> {
+    if (prefix === undefined || hashes === undefined) return
+    const { signal } = over
+    reuse = await fetchPrefix({
+      device,
+      loaded,
+      counter,
+      localTokens,
+      prefix,
+      hashes,
+      signal,
+      attributes,
+      parent,
+    })
+    if (signal.aborted) return
+    const here = localTokens + reuse.fetchedTokens
+    transfer.present(here)
+    runner.apply({ type: 'fetched', sequence: id, tokens: here })
   }
 
   function endSendSpan(error?: unknown): void {

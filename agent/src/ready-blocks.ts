@@ -1,42 +1,70 @@
 /**
- * Which blocks of a prefill may be sent, and which have been.
+ * Which blocks of a sequence may be sent, and which have been.
  *
- * A block of a layer is ready when the layer has computed all tokens in it that the
- * sequence has. Runs of ready blocks are taken layer by layer from the lowest, so that
- * the receiver's memory fills in the order in which it was computed.
+ * A block of a layer is ready when the layer has computed all tokens in it that the sequence has. Runs of
+ * ready blocks are taken layer by layer from the lowest, so that the receiver's memory fills in the order in
+ * which it was computed; where the bounds of full pages go along, they follow their layer's blocks.
  *
- * Invariant: every (layer, block) is taken once, and within a layer in order.
+ * Invariant: every wanted (layer, block) and its bounds are taken once, and within a layer in order.
  */
 import { BLOCK_TOKENS, blocksForTokens } from './core/block-allocator.js'
 
-/** `count` blocks of one layer, from block `first` of the sequence. */
+/** `count` blocks of one layer, from block `first` of the sequence: their K and V, or their bounds. */
 export interface Run {
   readonly layer: number
   readonly first: number
   readonly count: number
+  readonly bounds: boolean
+}
+
+export interface WantedBlocks {
+  readonly layers: number
+  readonly tokens: number
+  /** Blocks before this one are not wanted. */
+  readonly firstBlock: number
+  /** Bytes of one block of one layer; 0 where K and V are not wanted. */
+  readonly blockBytes: number
+  /** Bytes of one page's bounds of one layer; 0 where they are not wanted. */
+  readonly boundsBytes: number
+}
+
+/** K and V, or bounds: what was taken of each layer. */
+interface Plane {
+  readonly bounds: boolean
+  readonly unitBytes: number
+  /** Blocks there are of each layer. */
+  readonly blocks: number
+  readonly taken: number[]
 }
 
 export class ReadyBlocks {
+  private readonly planes: readonly Plane[]
   private readonly ready: number[]
-  private readonly taken: number[]
   private pending = 0
-  private left: number
+  private left = 0
 
-  constructor(
-    private readonly layers: number,
-    private readonly tokens: number,
-  ) {
-    this.ready = new Array<number>(layers).fill(0)
-    this.taken = new Array<number>(layers).fill(0)
-    this.left = layers * blocksForTokens(tokens)
+  constructor(private readonly wanted: WantedBlocks) {
+    const { layers, tokens, firstBlock, blockBytes, boundsBytes } = wanted
+    this.ready = new Array<number>(layers).fill(firstBlock)
+    const plane = (bounds: boolean, unitBytes: number, blocks: number): Plane => ({
+      bounds,
+      unitBytes,
+      blocks: Math.max(blocks, firstBlock),
+      taken: new Array<number>(layers).fill(firstBlock),
+    })
+    this.planes = [
+      plane(false, blockBytes, blocksForTokens(tokens)),
+      plane(true, boundsBytes, Math.floor(tokens / BLOCK_TOKENS)),
+    ].filter(({ unitBytes }) => unitBytes > 0)
+    for (const { unitBytes, blocks } of this.planes) this.left += layers * (blocks - firstBlock) * unitBytes
   }
 
-  /** Blocks (of one layer each) that could be taken now. */
-  get pendingBlocks(): number {
+  /** Bytes that could be taken now. */
+  get pendingBytes(): number {
     return this.pending
   }
 
-  /** Whether every block was taken. */
+  /** Whether everything was taken. */
   get exhausted(): boolean {
     return this.left === 0
   }
@@ -45,26 +73,32 @@ export class ReadyBlocks {
   computed(layer: number, tokens: number): void {
     const before = this.ready[layer]
     if (before === undefined) throw new RangeError(`The model has no layer ${layer}`)
-    const whole = tokens >= this.tokens ? blocksForTokens(this.tokens) : Math.floor(tokens / BLOCK_TOKENS)
+    const all = this.wanted.tokens
+    const whole = tokens >= all ? blocksForTokens(all) : Math.floor(tokens / BLOCK_TOKENS)
     if (whole <= before) return
     this.ready[layer] = whole
-    this.pending += whole - before
+    for (const { unitBytes, blocks } of this.planes) {
+      this.pending += Math.max(0, Math.min(whole, blocks) - Math.min(before, blocks)) * unitBytes
+    }
   }
 
-  /** At most `blocksMax` blocks that are ready. */
-  take(blocksMax: number): Run[] {
+  /** What is ready, at most `bytesMax` bytes, which is at least one block. */
+  take(bytesMax: number): Run[] {
     const runs: Run[] = []
-    let room = blocksMax
-    for (let layer = 0; layer < this.layers && room > 0; layer += 1) {
-      const first = this.taken[layer] ?? 0
-      const count = Math.min((this.ready[layer] ?? 0) - first, room)
-      if (count <= 0) continue
-      runs.push({ layer, first, count })
-      this.taken[layer] = first + count
-      room -= count
+    let room = bytesMax
+    for (let layer = 0; layer < this.wanted.layers; layer += 1) {
+      for (const { bounds, unitBytes, blocks, taken } of this.planes) {
+        const first = taken[layer] ?? 0
+        const ready = Math.min(this.ready[layer] ?? 0, blocks)
+        const count = Math.min(ready - first, Math.floor(room / unitBytes))
+        if (count <= 0) continue
+        runs.push({ layer, first, count, bounds })
+        taken[layer] = first + count
+        room -= count * unitBytes
+      }
     }
-    this.pending -= blocksMax - room
-    this.left -= blocksMax - room
+    this.pending -= bytesMax - room
+    this.left -= bytesMax - room
     return runs
   }
 }

@@ -60,7 +60,7 @@ export function refusalError(reason: Refusal, deviceId: string): KvasirError {
       })
     case 'lease-mismatch':
       return new InvalidInputError(
-        `The lease on device ${deviceId} belongs to another request or epoch; use the one that Reserve returned.`,
+        `The lease on device ${deviceId} belongs to another request, epoch or prompt; use the one that Reserve returned.`,
         { ids, param: 'lease' },
       )
   }

@@ -20,7 +20,18 @@ export const agentSettings = z.strictObject({
     .int()
     .positive()
     .default(256 << 20)
-    .describe('Bytes of the memory tier that may hold KV blocks'),
+    .describe('Bytes of the nearest memory tier that may hold KV blocks'),
+  ddrBytes: z
+    .int()
+    .nonnegative()
+    .optional()
+    .describe(
+      'Bytes of the DDR tier, for a device that has one: four times tierBytes by default; 0 for none',
+    ),
+  tierPolicy: z
+    .enum(['static', 'reactive', 'balanced'])
+    .default('balanced')
+    .describe('Which pages of decoding sequences sit in which tier, for a device with two'),
   decodeSlots: z.int().positive().max(1_024).optional().describe('Sequences decoded at once'),
   threads: z.int().positive().optional().describe('Threads that compute'),
   linkBytesPerSecond: z

@@ -2,18 +2,23 @@
  * Checks what comes over gRPC before any work is done. Every fault names its field.
  */
 import type { LoadedModelFacts } from '@kvasir/engine/device-driver'
+import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import type { SamplingParameters } from '@kvasir/engine/sampler'
 import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type {
+  CachedPrefix,
   DecodeRequest,
   PrefillRequest,
   Sampling,
   SequenceIdentity,
 } from '@kvasir/proto/kvasir/inference/v1/inference'
-import type { Lease, ReserveRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { Lease, OfferRequest, ReserveRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { InvalidInputError, NotFoundError, UnsupportedError } from '@kvasir/runtime/errors'
 
 const TOP_LOGPROBS_MAX = 20
+const HASH_BYTES = 16
+/** As documented of OfferRequest. */
+const OFFER_HASHES_MAX = 4_096
 
 /** The value of a field that must be there. */
 export function required<T>(value: T | undefined, message: string, field: string): T {
@@ -88,6 +93,7 @@ export function checkPrefill(request: PrefillRequest, model: LoadedModelFacts) {
   const identity = checkIdentity(request.sequence, 'PrefillRequest', model)
   if (request.transferId === '') throw missing('PrefillRequest', 'transfer_id')
   checkTokens(request.tokens, 'PrefillRequest', model)
+  checkPrefix(request.prefix, 'PrefillRequest', request.tokens.length)
   return { identity, sampling: checkSampling(request.sampling, 'PrefillRequest') }
 }
 
@@ -98,6 +104,7 @@ export function checkDecode(request: DecodeRequest, model: LoadedModelFacts) {
   if (request.maxTokens <= request.firstIndex) {
     throw invalid('DecodeRequest.max_tokens must be greater than first_index.', 'max_tokens')
   }
+  checkPrefix(request.prefix, 'DecodeRequest', request.tokens.length)
   const { source } = request
   if (source !== undefined) {
     if (source.deviceId === '') throw missing('DecodeRequest.source', 'device_id')
@@ -105,6 +112,41 @@ export function checkDecode(request: DecodeRequest, model: LoadedModelFacts) {
     if (source.transferId === '') throw missing('DecodeRequest.source', 'transfer_id')
   }
   return { identity, lease, sampling: checkSampling(request.sampling, 'DecodeRequest'), source }
+}
+
+function checkPrefix(prefix: CachedPrefix | undefined, message: string, promptTokens: number): void {
+  if (prefix === undefined) return
+  const { tokens, deviceId, endpoint } = prefix
+  if (tokens % BLOCK_TOKENS !== 0 || tokens >= promptTokens) {
+    throw invalid(
+      `${message}.prefix.tokens is ${tokens}; it must be a multiple of ${BLOCK_TOKENS} below the ${promptTokens} tokens of the sequence.`,
+      'tokens',
+    )
+  }
+  if (deviceId !== '' && endpoint === '') throw missing(`${message}.prefix`, 'endpoint')
+}
+
+/** The hashes, each of the right length. */
+export function checkHashes<T extends Uint8Array>(hashes: readonly T[], message: string): readonly T[] {
+  if (hashes.every(({ length }) => length === HASH_BYTES)) return hashes
+  throw invalid(`${message}.hashes has one that is not of ${HASH_BYTES} bytes.`, 'hashes')
+}
+
+export function checkOffer(offer: OfferRequest): void {
+  if (offer.deviceId === '') throw missing('OfferRequest', 'device_id')
+  if (offer.endpoint === '') throw missing('OfferRequest', 'endpoint')
+  if (offer.modelDigest === '') throw missing('OfferRequest', 'model_digest')
+  if ((required(offer.variant, 'OfferRequest', 'variant').layers?.count ?? 0) < 1) {
+    throw missing('OfferRequest.variant', 'layers')
+  }
+  if (offer.blockLayerBytes < 1n) throw missing('OfferRequest', 'block_layer_bytes')
+  if (offer.hashes.length > OFFER_HASHES_MAX) {
+    throw invalid(
+      `OfferRequest.hashes has ${offer.hashes.length}; offer at most ${OFFER_HASHES_MAX} at a time.`,
+      'hashes',
+    )
+  }
+  checkHashes(offer.hashes, 'OfferRequest')
 }
 
 export function checkLease(lease: Lease | undefined, message: string): Lease {

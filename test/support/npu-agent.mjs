@@ -6,7 +6,7 @@ runAgentProcess({
   kind: 'npu',
   capabilities: ['CAPABILITY_DECODE', 'CAPABILITY_PREFILL'],
   deviceModel: 'CPU standing in for an NPU',
-  tier: { name: 'sram', kind: 'TIER_KIND_ON_CHIP' },
+  tiers: [{ name: 'sram', kind: 'TIER_KIND_ON_CHIP', bytes: 'tierBytes' }],
   decodeSlotsDefault: 4,
   linkClass: 'loopback',
   driver: ortFactory,

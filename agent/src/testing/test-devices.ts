@@ -48,7 +48,7 @@ export function fakeDefinition(kind: string, fake: FakeDriverOptions = {}): Devi
     kind,
     capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE'],
     deviceModel: `fake ${kind}`,
-    tier: { name: 'hbm', kind: 'TIER_KIND_HBM' },
+    tiers: [{ name: 'hbm', kind: 'TIER_KIND_HBM', bytes: 'tierBytes' }],
     decodeSlotsDefault: 8,
     linkClass: 'loopback',
     driver: fakeFactory(fake),
