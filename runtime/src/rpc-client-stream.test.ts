@@ -51,7 +51,7 @@ async function clientOf(ingest: Ingest): Promise<CorpusServiceClient> {
 
 async function* messages(count: number, bytes = 1): AsyncGenerator<IngestRequest> {
   for (let index = 0; index < count; index++) {
-    yield { corpus: undefined, jsonl: new Uint8Array(bytes).fill(index) }
+    yield { corpus: undefined, jsonl: Buffer.alloc(bytes, index) }
   }
 }
 

@@ -1,8 +1,14 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type PlannedShard, planShards, type ShardDevice, type ShardedCorpus } from './shard-plan.js'
+import {
+  type PlannedShard,
+  planShards,
+  type ShardDevice,
+  type ShardedCorpus,
+  shardBytes,
+} from './shard-plan.js'
 
-const corpus: ShardedCorpus = { documents: 1_000, bytes: 10_000 }
+const corpus: ShardedCorpus = { documents: 1_000, bytes: 10_000, termBytes: 0 }
 const device = (deviceId: string, roomBytes: number, searchMs = 1): ShardDevice => ({
   deviceId,
   roomBytes,
@@ -42,8 +48,15 @@ describe('a corpus is held', () => {
   })
 
   test('by nobody where it is empty', () => {
-    expect(planShards({ documents: 0, bytes: 0 }, [device('a', 1)], [])).toEqual([])
+    expect(planShards({ documents: 0, bytes: 0, termBytes: 0 }, [device('a', 1)], [])).toEqual([])
   })
+})
+
+test('half of the documents take more than half of the room, since they share words', () => {
+  const wordy = { ...corpus, termBytes: 4_000 }
+  expect(shardBytes(wordy, 500)).toBeCloseTo(3_000 + 4_000 * Math.SQRT1_2)
+  expect(planShards(wordy, [device('a', 5_500), device('b', 5_500)], []).at(-1)?.deviceId).toBeNull()
+  expect(planShards(wordy, [device('a', 6_000), device('b', 6_000)], []).at(-1)?.deviceId).toBe('b')
 })
 
 describe('when devices change', () => {
@@ -93,13 +106,18 @@ const devicesArbitrary = fc.uniqueArray(
   { selector: ({ deviceId }) => deviceId },
 )
 
+const corpusArbitrary = fc
+  .record({
+    documents: fc.integer({ min: 0, max: 3_000 }),
+    bytes: fc.integer({ min: 0, max: 30_000 }),
+    termShare: fc.double({ min: 0, max: 1, noNaN: true }),
+  })
+  .map(({ documents, bytes, termShare }) => ({ documents, bytes, termBytes: bytes * termShare }))
+
 test('whatever comes and goes: all documents once, within every room, and planning again moves nothing', () => {
   fc.assert(
     fc.property(
-      fc.record({
-        documents: fc.integer({ min: 0, max: 3_000 }),
-        bytes: fc.integer({ min: 0, max: 30_000 }),
-      }),
+      corpusArbitrary,
       fc.array(devicesArbitrary, { minLength: 1, maxLength: 6 }),
       (anyCorpus, epochs) => {
         let plan: readonly PlannedShard[] = []
@@ -116,7 +134,7 @@ test('whatever comes and goes: all documents once, within every room, and planni
           expect(next).toBe(anyCorpus.documents)
           for (const [deviceId, documents] of held) {
             const room = devices.find((one) => one.deviceId === deviceId)?.roomBytes ?? -1
-            expect((documents * anyCorpus.bytes) / anyCorpus.documents).toBeLessThanOrEqual(room + 1e-6)
+            expect(shardBytes(anyCorpus, documents)).toBeLessThanOrEqual(room)
           }
           expect(planShards(anyCorpus, devices, plan)).toEqual(plan)
         }

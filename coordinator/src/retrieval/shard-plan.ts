@@ -4,7 +4,7 @@
  * What no device has room for stays with the corpus' owner, which can search everything.
  *
  * P1. The shards cover the documents from 0 to the last one, in order, none twice.
- * P2. No device holds more than its room, as far as documents are alike.
+ * P2. No device holds more than its room, as far as documents are alike and its range is one.
  * P3. A range stays where it is as long as its device has room for it, unless the corpus would be searched
  *     faster by REBUILD_GAIN, or more of it, with all ranges placed anew.
  * P4. The same input gives the same plan, and a plan is its own successor: planning again moves nothing.
@@ -20,8 +20,10 @@ export interface ShardDevice {
 
 export interface ShardedCorpus {
   readonly documents: number
-  /** What shards of all documents take. */
+  /** What one shard of all documents takes. */
   readonly bytes: number
+  /** The part of it that goes with its distinct terms. */
+  readonly termBytes: number
 }
 
 export interface ShardRange {
@@ -54,6 +56,27 @@ export function planShards(
   return covers > 0 || (covers === 0 && gain >= REBUILD_GAIN) ? fresh : patched
 }
 
+/**
+ * Bytes of a shard of so many documents. Distinct words grow about as the square root of the text (Heaps' law,
+ * whose exponent is 0.4 to 0.6), so that two halves take more than the whole.
+ */
+export function shardBytes(corpus: ShardedCorpus, documents: number): number {
+  const share = documents / corpus.documents
+  return (corpus.bytes - corpus.termBytes) * share + corpus.termBytes * Math.sqrt(share)
+}
+
+/** The most documents whose shard takes at most `bytes`. */
+function documentsWithin(corpus: ShardedCorpus, bytes: number): number {
+  let fits = 0
+  let tooMany = corpus.documents + 1
+  while (tooMany - fits > 1) {
+    const middle = Math.floor((fits + tooMany) / 2)
+    if (shardBytes(corpus, middle) <= bytes) fits = middle
+    else tooMany = middle
+  }
+  return fits
+}
+
 interface Room {
   readonly deviceId: string
   /** Most documents that fit. */
@@ -62,11 +85,9 @@ interface Room {
 }
 
 function roomOf(corpus: ShardedCorpus, device: ShardDevice): Room {
-  const bytesPerDocument = corpus.bytes / corpus.documents
-  const fits = bytesPerDocument > 0 ? Math.floor(device.roomBytes / bytesPerDocument) : corpus.documents
   return {
     deviceId: device.deviceId,
-    documents: Math.max(0, Math.min(fits, corpus.documents)),
+    documents: documentsWithin(corpus, device.roomBytes),
     msPerDocument: device.searchMs / corpus.documents,
   }
 }
