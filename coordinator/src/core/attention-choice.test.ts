@@ -43,6 +43,7 @@ const ask = (
 ): AttentionAsk => ({
   wish,
   isSparseDefault: true,
+  settled: null,
   isPlaceBinding: true,
   contextTokens,
   batch: 1,
@@ -66,10 +67,18 @@ describe('a request that asks for nothing', () => {
     const plan = chooseAttention(ask(32_768), site(fpga), [])
     expect(plan).toMatchObject({ method: 'page-bounds', budget: { tokens: 4_096 }, place: 'local' })
     expect(plan).toMatchObject({ promptPages: 2_049, budgetPages: 256 })
-    expect(plan?.reason).toMatch(/^Attention goes by page bounds .* is predicted for page bounds and /)
+    expect(plan?.reason).toMatch(
+      /^Attention is by page bounds with a budget of 4,096 tokens: .* a step is predicted/,
+    )
     expect(plan?.stages.map(({ stage }) => stage)).toEqual(['prepare', 'relevancy', 'retrieval', 'apply'])
     // One above the budget saves nothing.
     expect(chooseAttention(ask(3_841), site(fpga), [])?.method).toBe('dense')
+  })
+
+  test('keeps the method that it began with', () => {
+    const settled = { method: 'dense', budget: null } as const
+    const plan = chooseAttention(ask(32_768, undefined, { settled }), site(fpga), [])
+    expect(plan).toMatchObject({ method: 'dense', reason: 'Attention is dense, as when the request began.' })
   })
 
   test('stays dense where the coordinator is set so', () => {

@@ -29,6 +29,8 @@ export interface AttentionAsk {
   readonly wish: AttentionWish | undefined
   /** Whether requests that ask for nothing may get sparse attention. */
   readonly isSparseDefault: boolean
+  /** Method and budget that an earlier placement of the request began with: they stay. */
+  readonly settled: Pick<AttentionPlan, 'method' | 'budget'> | null
   /** Whether a place on another device that cannot be had is a failure, and not a reason to attend locally. */
   readonly isPlaceBinding: boolean
   /** Tokens whose KV is there when decoding begins. */
@@ -38,12 +40,16 @@ export interface AttentionAsk {
 }
 
 /** Whether a request that asks for this may be decoded by one device while another attends. */
-export function mayOffload(ask: Omit<AttentionAsk, 'batch' | 'isPlaceBinding'>, steps: number): boolean {
+export function mayOffload(
+  ask: Pick<AttentionAsk, 'wish' | 'settled' | 'isSparseDefault' | 'contextTokens'>,
+  steps: number,
+): boolean {
   if (ask.wish?.place === 'local' || Math.floor(ask.contextTokens / PAGE_TOKENS) === 0) return false
-  const method = ask.wish?.method ?? 'auto'
+  const method = ask.settled?.method ?? ask.wish?.method ?? 'auto'
   if (method === 'random' || method === 'recent') return false
   const isLong = ask.contextTokens + steps > DEFAULT_BUDGET_TOKENS
-  return isRemote(ask.wish) || method !== 'auto' || (ask.isSparseDefault && isLong)
+  const isAsked = ask.wish !== undefined && ask.wish.method !== 'auto'
+  return isRemote(ask.wish) || isAsked || (ask.isSparseDefault && isLong)
 }
 
 export function isRemote(wish: AttentionWish | undefined): boolean {
@@ -59,17 +65,22 @@ export function chooseAttention(
   site: AttentionSite,
   attendants: readonly DeviceFacts[],
 ): AttentionPlan | undefined {
-  const { wish } = ask
+  const { wish, settled } = ask
+  if (settled && (wish?.method ?? 'auto') === 'auto') {
+    const why = `Attention is ${methodText(settled.method, settled.budget)}, as when the request began`
+    return choosePlace(ask, site, attendants, settled.method, settled.budget, why)
+  }
   const method = wish?.method ?? 'auto'
   if (method !== 'auto') {
-    const said = wish?.budget ? `${method} with a budget of ${budgetText(wish.budget)}` : method
-    return choosePlace(ask, site, attendants, method, wish?.budget ?? null, `Attention is ${said}, as asked`)
+    const budget = wish?.budget ?? null
+    const why = `Attention is ${methodText(method, budget)}, as asked`
+    return choosePlace(ask, site, attendants, method, budget, why)
   }
   const withDense = (why: string) => choosePlace(ask, site, attendants, 'dense', null, why)
   const budget = { tokens: DEFAULT_BUDGET_TOKENS }
   const withBounds = (why: string) => choosePlace(ask, site, attendants, 'page-bounds', budget, why)
   if (wish?.place === 'indices' && attendants.length > 0) {
-    return withBounds('Attention goes by page bounds, which the place that was asked for needs')
+    return withBounds('Attention is by page bounds, which the place that was asked for needs')
   }
   const longest = ask.contextTokens + site.steps
   if (longest <= DEFAULT_BUDGET_TOKENS) {
@@ -82,7 +93,7 @@ export function chooseAttention(
   const times = `${msText(bounds.stepMs)} a step is predicted for page bounds and ${msText(dense.stepMs)} for dense`
   const isWorthIt = bounds.stepMs <= WORTH_IT * dense.stepMs
   return isWorthIt
-    ? withBounds(`Attention goes by page bounds with a budget of ${budgetText(budget)}: ${times}`)
+    ? withBounds(`Attention is ${methodText('page-bounds', budget)}: ${times}`)
     : withDense(`Attention is dense, although long: ${times}`)
 }
 
@@ -102,9 +113,9 @@ function choosePlace(
   }
   const place = ask.wish?.place ?? 'auto'
   const plan = (places: readonly AttentionPlace[], reason: string): AttentionPlan | undefined => {
-    const planned = planAttention(shape, site, places, attendants)
+    const isPlain = method === 'dense' && places.every((one) => one === 'local')
+    const planned = isPlain ? PLAIN : planAttention(shape, site, places, attendants)
     if (!planned) return undefined
-    const isPlain = method === 'dense' && planned.place === 'local'
     const { deviceId, incarnation } = planned.attend ?? {}
     return {
       method,
@@ -115,7 +126,7 @@ function choosePlace(
       promptPages: shape.pages,
       budgetPages: shape.pagesRead,
       stepMs: isPlain ? denseStepMs(ask, site) : restMs(ask, site) + planned.plan.totalMs,
-      stages: isPlain ? [] : planned.plan.stages,
+      stages: planned.plan.stages,
       asked: (ask.wish?.method ?? 'auto') !== 'auto' || place !== 'auto',
       reason: reason === '' ? `${why}.` : `${why}; ${reason}.`,
     }
@@ -144,18 +155,28 @@ function choosePlace(
   return { ...local, reason: `${why}; ${self} attends: ${times}.` }
 }
 
+/** Dense attention on the decoding device, which is no pipeline. */
+const PLAIN = { place: 'local', attend: null, plan: { stages: [], totalMs: 0, runnerUp: null } } as const
+
 const ATTENDS: Record<Exclude<AttentionPlace, 'local'>, string> = {
   partial: 'attends to the prompt',
   indices: 'chooses the pages',
 }
 
-function denseStepMs(ask: AttentionAsk, { costs, decode, model }: AttentionSite): number {
-  return costs.stepMs(decode, model, ask.batch, ask.contextTokens)
+function methodText(method: AttentionMethodName, budget: AttentionBudget | null): string {
+  const name = method === 'page-bounds' ? 'by page bounds' : method
+  return budget ? `${name} with a budget of ${budgetText(budget)}` : name
+}
+
+/** With the context at its longest. */
+function denseStepMs(ask: AttentionAsk, { costs, decode, model, steps }: AttentionSite): number {
+  return costs.stepMs(decode, model, ask.batch, ask.contextTokens + steps)
 }
 
 /** A step without this sequence's own attention: weights, and the other sequences'. */
-function restMs(ask: AttentionAsk, { costs, decode, model }: AttentionSite): number {
-  return costs.stepMs(decode, model, ask.batch, (ask.contextTokens * (ask.batch - 1)) / ask.batch)
+function restMs(ask: AttentionAsk, { costs, decode, model, steps }: AttentionSite): number {
+  const othersTokens = (ask.contextTokens + steps) * (ask.batch - 1)
+  return costs.stepMs(decode, model, ask.batch, othersTokens / ask.batch)
 }
 
 function msText(ms: number): string {

@@ -9,8 +9,9 @@
  */
 import { type AttentionPlace, PAGE_TOKENS } from './attention-plan.js'
 import type { AttentionMethodName } from './attention-wish.js'
+import type { CompletionRecord } from './completion-record.js'
 import type { CostModel } from './cost-model.js'
-import type { DeviceFacts, ModelFacts } from './facts.js'
+import { type DeviceFacts, type ModelFacts, modelOn } from './facts.js'
 import type { Work } from './roofline.js'
 import type { StageCosts } from './stage-costs.js'
 import type { Pipeline, Stage, StagePlan } from './stage-plan.js'
@@ -99,6 +100,25 @@ export function planAttention(
   const chooses = isScored ? deviceOf('relevancy') : applies
   if (chooses === site.decode) return { place: 'local', attend: null, plan }
   return { place: applies === site.decode ? 'indices' : 'partial', attend: chooses, plan }
+}
+
+/** Learns from a finished request. `facts` finds a device that is still known. */
+export function observeAttention(
+  { attention, modelDigest, profile }: CompletionRecord,
+  facts: (deviceId: string) => DeviceFacts | undefined,
+  stageCosts: StageCosts,
+): void {
+  if (!attention) return
+  const observe = (deviceId: string | undefined, name: Stage['name'], measuredMs: number): void => {
+    const device = deviceId === undefined ? undefined : facts(deviceId)
+    const model = device && modelOn(device, modelDigest, profile)
+    if (!device || !model) return
+    const work = layerWork(model, attention.pages, attention.pagesRead)[name]
+    stageCosts.observe(device, ATTENTION_KERNELS[name], work, measuredMs)
+  }
+  observe(attention.chooserDeviceId, 'relevancy', attention.relevancyMs)
+  observe(attention.chooserDeviceId, 'retrieval', attention.retrievalMs)
+  observe(attention.applierDeviceId, 'apply', attention.applyMs)
 }
 
 function scoredStages(

@@ -29,6 +29,17 @@ export interface CompletionRecord {
     readonly bytes: number
     readonly busyMs: number
   }
+  /** Attention that was sparse or on another device; means of one layer and step. */
+  readonly attention?: {
+    /** Where pages were chosen, and where they were attended to; absent where none were chosen. */
+    readonly chooserDeviceId?: string
+    readonly applierDeviceId: string
+    readonly pages: number
+    readonly pagesRead: number
+    readonly relevancyMs: number
+    readonly retrievalMs: number
+    readonly applyMs: number
+  }
   /** Cached blocks, from the request to the last byte. */
   readonly fetch?: {
     readonly fromDeviceId: string

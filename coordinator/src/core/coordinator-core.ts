@@ -6,13 +6,16 @@
  * source or I/O; time comes in with events and never runs backwards. Send a `tick`
  * every 100 ms.
  */
+import { observeAttention } from './attention-stages.js'
 import { CHECK_TIMEOUT_MS, ClusterView } from './cluster-view.js'
+import type { CompletionRecord } from './completion-record.js'
 import { CostModel } from './cost-model.js'
 import { holdsBlocks, modelOn, type ProfileName, type Role } from './facts.js'
 import { KvDirectory } from './kv-directory.js'
 import { KvFollower, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
 import type { CoordinatorAction, CoordinatorEvent } from './protocol.js'
 import { type RequestLimits, RequestMachine } from './request-machine.js'
+import { StageCosts } from './stage-costs.js'
 
 export const TICK_MS = 100
 
@@ -21,6 +24,7 @@ export class CoordinatorCore {
   readonly directory: KvDirectory
   readonly follower: KvFollower
   readonly #costs = new CostModel()
+  readonly #stageCosts = new StageCosts()
   readonly #requests: RequestMachine
   #actions: CoordinatorAction[] = []
   #nowMs = Number.NEGATIVE_INFINITY
@@ -28,7 +32,12 @@ export class CoordinatorCore {
   constructor(limits: RequestLimits) {
     this.directory = new KvDirectory(limits.directoryBlocksMax)
     this.follower = new KvFollower(this.directory)
-    const cluster = { view: this.view, costs: this.#costs, directory: this.directory }
+    const cluster = {
+      view: this.view,
+      costs: this.#costs,
+      stageCosts: this.#stageCosts,
+      directory: this.directory,
+    }
     this.#requests = new RequestMachine(cluster, limits, (action) => {
       this.#actions.push(action)
     })
@@ -102,7 +111,7 @@ export class CoordinatorCore {
         this.#requests.cancel(event.requestId)
         break
       case 'completed':
-        this.#costs.observe(event.record, (deviceId) => this.view.device(deviceId)?.facts)
+        this.#observe(event.record)
         break
       case 'kv':
         this.follower.change(event.change, nowMs)
@@ -116,6 +125,12 @@ export class CoordinatorCore {
       default:
         this.#requests.on(event, nowMs)
     }
+  }
+
+  #observe(record: CompletionRecord): void {
+    const facts = (deviceId: string) => this.view.device(deviceId)?.facts
+    this.#costs.observe(record, facts)
+    observeAttention(record, facts, this.#stageCosts)
   }
 
   #askForSnapshots(nowMs: number): void {
@@ -133,6 +148,7 @@ export class CoordinatorCore {
     for (const device of lost) this.#requests.deviceLost(device, nowMs)
     for (const device of forgotten) {
       this.#costs.forget(device.deviceId)
+      this.#stageCosts.forget(device.deviceId)
       this.follower.end(device.deviceId)
       this.#actions.push({ type: 'forget-device', device })
     }

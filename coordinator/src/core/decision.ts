@@ -2,6 +2,7 @@
  * What a placement decided and what it weighed, in compact arrays; text is rendered
  * only when somebody asks.
  */
+import type { AttentionPlan } from './attention-plan.js'
 import type { DeviceRef, Role } from './facts.js'
 import type { PrefixPlan } from './prefix-choice.js'
 
@@ -17,8 +18,12 @@ export const FILTER_REASONS = [
   'refused',
   'slots',
   'memory',
+  'attend',
 ] as const
 export type FilterReason = (typeof FILTER_REASONS)[number]
+
+/** What a device may be turned away from: the two roles, and attending for a device that decodes. */
+export type PlacedRole = Role | 'attend'
 
 /** Devices turned away, by position in FILTER_REASONS; each device counts once. */
 export type FilterCounts = readonly number[]
@@ -40,6 +45,8 @@ export type DecodeRule =
   | 'no-free-slot'
   /** It is predicted to be several times as fast as the best device that prefers decode. */
   | 'much-faster'
+  /** Another device attends, as the client asked, and keeps its decode slots. */
+  | 'offloads'
 
 export interface WeighedPair {
   readonly prefill: DeviceRef
@@ -66,11 +73,12 @@ export interface Decision {
   readonly prefillRule: PrefillRule
   readonly decodeRule: DecodeRule
   readonly prefix: PrefixDecision
+  readonly attention: AttentionPlan
   /** Why the request had to be placed again; null for the first time. */
   readonly movedBecause: string | null
   /** The best pairs, at most PAIRS_KEPT, the chosen one first. */
   readonly weighed: readonly WeighedPair[]
-  readonly filtered: Readonly<Record<Role, FilterCounts>>
+  readonly filtered: Readonly<Record<PlacedRole, FilterCounts>>
 }
 
 export const PAIRS_KEPT = 8
@@ -94,6 +102,7 @@ const DECODE_TEXT: Record<DecodeRule, string> = {
   'free-slot': 'which has a free decode slot',
   'no-free-slot': 'since no device that prefers decoding has a free slot',
   'much-faster': 'which is predicted to be several times as fast as any device that prefers decoding',
+  offloads: 'since the device that attends need not decode as well',
 }
 
 /** One clear sentence for a person. */
@@ -101,7 +110,12 @@ export function explain(decision: Decision): string {
   const prefill = `${decision.prefill.deviceId} prefills, ${PREFILL_TEXT[decision.prefillRule]}`
   const decode = `${decision.decode.deviceId} decodes, ${DECODE_TEXT[decision.decodeRule]}`
   const again = decision.movedBecause ? `Placed again because ${decision.movedBecause}: ` : ''
-  return `${again}${prefill}, and ${decode}.${explainPrefix(decision.prefix)}`
+  return `${again}${prefill}, and ${decode}.${explainPrefix(decision.prefix)}${explainAttention(decision)}`
+}
+
+/** A sentence more where attention is not plain: dense, on the device that decodes. */
+function explainAttention({ attention: { method, attend, reason } }: Decision): string {
+  return method === 'dense' && !attend ? '' : ` ${reason}`
 }
 
 /** A sentence more where something is reused. */
@@ -117,15 +131,15 @@ function explainPrefix({ localTokens, fetch, heldByDecodeTokens }: PrefixDecisio
 }
 
 /** One sentence on why nothing could be placed. */
-export function explainNoPlacement(filtered: Readonly<Record<Role, FilterCounts>>): string {
-  const list = (role: Role): string[] => {
+export function explainNoPlacement(filtered: Readonly<Record<PlacedRole, FilterCounts>>): string {
+  const list = (role: PlacedRole): string[] => {
     const reasons = FILTER_REASONS.flatMap((reason, index) => {
       const count = filtered[role][index] ?? 0
       return count > 0 ? [`${count} ${FILTER_TEXT[reason]}`] : []
     })
     return reasons.length > 0 ? [`${role}: ${reasons.join(', ')}`] : []
   }
-  const roles = [...list('prefill'), ...list('decode')]
+  const roles = [...list('prefill'), ...list('decode'), ...list('attend')]
   return roles.length > 0 ? `devices turned away for ${roles.join('; for ')}` : 'no device is known'
 }
 
@@ -140,4 +154,5 @@ const FILTER_TEXT: Record<FilterReason, string> = {
   slots: 'without a free slot',
   'too-small': 'too small for it even when empty',
   memory: 'without enough memory at the moment',
+  attend: 'without another device that could attend for it',
 }

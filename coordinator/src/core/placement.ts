@@ -16,10 +16,20 @@
  *   records of finished requests). The bar is high because every step it decodes
  *   delays the prompts behind it, which one request's time does not show, and because
  *   times swing with contention: equal devices always split the work;
+ * - while another device attends for the decoding one because the client asked, one that lists prefill
+ *   first decodes, since the device that attends keeps its slots for others;
  * - one that lists decode first, has a free slot and holds the beginning of the prompt
  *   prefills the rest itself where that is predicted to be faster than the best pair
  *   that the rules above give.
  */
+import { isRemote } from './attention-choice.js'
+import {
+  type AttentionInput,
+  AttentionPlacement,
+  canAttend,
+  looksForAttendants,
+} from './attention-placement.js'
+import type { AttentionPlan } from './attention-plan.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import {
@@ -29,12 +39,14 @@ import {
   type FilterCounts,
   type FilterReason,
   PAIRS_KEPT,
+  type PlacedRole,
   type PrefillRule,
   type WeighedPair,
 } from './decision.js'
 import { type ModelFacts, modelOn, type ProfileName, preferredRole, type Role } from './facts.js'
 import type { KvDirectory } from './kv-directory.js'
 import { BLOCK_TOKENS, PrefixChoice, type PrefixPlan, type Prompt } from './prefix-choice.js'
+import type { StageCosts } from './stage-costs.js'
 
 const MUCH_FASTER = 0.25
 /** Pairs whose predicted times differ by less than about this share count as equal: the emptier one wins. */
@@ -43,11 +55,14 @@ const TIE_SHARE = 0.05
 const PAIRED_MAX = 8
 /** Tokens generated are not known in advance; no more than this many are weighed. */
 const TOKENS_WEIGHED_MAX = 256
+const ROLES = ['prefill', 'decode'] as const
+const PLACED_ROLES = [...ROLES, 'attend'] as const
 
 /** What placement looks at. */
 export interface PlacementView {
   readonly view: ClusterView
   readonly costs: CostModel
+  readonly stageCosts: StageCosts
   readonly directory: KvDirectory
 }
 
@@ -60,6 +75,7 @@ export interface PlacementInput extends Prompt {
   readonly reserveTokens: number
   /** Most tokens still to come. */
   readonly tokensLeft: number
+  readonly attention: AttentionInput
   readonly movedBecause: string | null
 }
 
@@ -76,12 +92,17 @@ interface Candidate {
   readonly roleMs: number
 }
 
+interface Decoder extends Candidate {
+  readonly attention: AttentionPlan
+}
+
 interface Prefiller extends Candidate {
   readonly plan: PrefixPlan
 }
 
 interface ScoredPair extends WeighedPair {
   readonly prefiller: Prefiller
+  readonly decoder: Decoder
   readonly heldByDecodeTokens: number
   readonly decodeSlotsUsed: number
   readonly isDecodeTrusted: boolean
@@ -90,7 +111,7 @@ interface ScoredPair extends WeighedPair {
 
 export type PlacementOutcome =
   | { readonly placed: true; readonly decision: Decision }
-  | { readonly placed: false; readonly filtered: Readonly<Record<Role, FilterCounts>> }
+  | { readonly placed: false; readonly filtered: Readonly<Record<PlacedRole, FilterCounts>> }
 
 /** Bytes of whole blocks for so many tokens. */
 export function kvBytes(model: ModelFacts, tokens: number): number {
@@ -110,46 +131,61 @@ export function fitsEmptyDevices(input: PlacementInput, view: ClusterView): bool
 
 export function place(
   input: PlacementInput,
-  { view, costs, directory }: PlacementView,
+  cluster: PlacementView,
   limits: PlacementLimits,
   nowMs: number,
 ): PlacementOutcome {
+  const { view, costs, directory } = cluster
   const prefix = new PrefixChoice(input, view, costs, directory, nowMs)
-  const counts: Record<Role, number[]> = {
+  const counts: Record<PlacedRole, number[]> = {
     prefill: FILTER_REASONS.map(() => 0),
     decode: FILTER_REASONS.map(() => 0),
+    attend: FILTER_REASONS.map(() => 0),
   }
-  const candidates: Record<Role, Candidate[]> = { prefill: [], decode: [] }
+  const turnAway = (role: PlacedRole, reason: FilterReason): void => {
+    const index = FILTER_REASONS.indexOf(reason)
+    counts[role][index] = (counts[role][index] ?? 0) + 1
+  }
+  const able: Record<PlacedRole, DeviceView[]> = { prefill: [], decode: [], attend: [] }
+  const tokens = tokensWeighed(input)
+  const mayOffload = looksForAttendants(input.attention, input.prefillTokens, tokens)
   for (const device of view.devices()) {
-    for (const role of ['prefill', 'decode'] as const) {
+    for (const role of mayOffload ? PLACED_ROLES : ROLES) {
       const turnedAway = filter(device, role, input, view, limits, nowMs)
-      if (turnedAway) {
-        const index = FILTER_REASONS.indexOf(turnedAway)
-        counts[role][index] = (counts[role][index] ?? 0) + 1
-      } else {
-        const candidate = scoreRole(device, role, input, view, costs, prefix)
-        if (candidate) candidates[role].push(candidate)
-      }
+      if (turnedAway) turnAway(role, turnedAway)
+      else able[role].push(device)
     }
   }
-  const score = (prefillers: readonly Prefiller[], decoders: readonly Candidate[]): ScoredPair[] =>
+  const context = { contextTokens: input.prefillTokens, steps: tokens }
+  const attention = new AttentionPlacement(input.attention, context, cluster, able.attend)
+  const prefillers = able.prefill.flatMap((device) => prefiller(device, input, prefix) ?? [])
+  const decoders = able.decode.flatMap((device) => {
+    const found = decoder(device, input, attention)
+    if (found === 'attend') turnAway('decode', found)
+    return found === 'attend' || found === undefined ? [] : found
+  })
+  const score = (prefillers: readonly Prefiller[], decoders: readonly Decoder[]): ScoredPair[] =>
     scorePairs(prefillers, decoders, input, view, costs, prefix)
-  const prefilling = planned(preferred(candidates.prefill, 'prefill'), prefix)
-  const [decodeFirst, prefillFirst] = splitBy(candidates.decode, 'decode')
+  const prefilling = planned(preferred(prefillers, 'prefill'), prefix)
+  const [decodeFirst, prefillFirst] = splitBy(decoders, 'decode')
   const usual = score(prefilling, quickest(decodeFirst))
   const unusual = score(prefilling, quickest(prefillFirst))
   const bestUsual = usual[0]
   const bestUnusual = unusual[0]
   let decodeRule: DecodeRule = 'free-slot'
   let ranked = [...usual, ...unusual]
-  if (!bestUsual) {
+  const isOffloadAsked = isRemote(input.attention.wish)
+  if (isOffloadAsked && bestUnusual?.decoder.attention.attend) {
+    decodeRule = 'offloads'
+    ranked = [...unusual, ...usual]
+  } else if (!bestUsual) {
     decodeRule = 'no-free-slot'
   } else if (bestUnusual && isMuchFaster(bestUnusual, bestUsual)) {
     decodeRule = 'much-faster'
     ranked = [...unusual, ...usual]
   }
   let prefillRule: PrefillRule = prefilling[0]?.prefers === 'prefill' ? 'prefers-prefill' : 'only-one-left'
-  const alone = holders(candidates, prefix).flatMap((holder) => {
+  const alone = holders(isOffloadAsked ? [] : prefillers, decoders, prefix).flatMap((holder) => {
     return score(planned([holder], prefix), [holder.decoder])
   })
   const bestAlone = alone.sort(comparePairs)[0]
@@ -160,6 +196,7 @@ export function place(
   }
   const best = ranked[0]
   if (!best) return { placed: false, filtered: counts }
+  const { device, model } = best.decoder
   return {
     placed: true,
     decision: {
@@ -176,6 +213,8 @@ export function place(
         blocks: input.blockHashes.length,
         heldByDecodeTokens: best.heldByDecodeTokens,
       },
+      // Now that it is known who prefills, and so prepares.
+      attention: attention.plan(device, model, best.prefiller.device) ?? best.decoder.attention,
       movedBecause: input.movedBecause,
       weighed: ranked.slice(0, PAIRS_KEPT).map(({ prefill, decode, ttftMs, tpotMs }) => {
         return { prefill, decode, ttftMs, tpotMs }
@@ -188,7 +227,7 @@ export function place(
 /** The first reason against the device in this role; undefined where there is none. */
 function filter(
   device: DeviceView,
-  role: Role,
+  role: PlacedRole,
   input: PlacementInput,
   view: ClusterView,
   limits: PlacementLimits,
@@ -203,7 +242,10 @@ function filter(
   const model = modelOn(facts, input.modelDigest, input.profile)
   if (!model || model.contextTokensMax < input.prefillTokens) return 'model'
   if (!facts.capabilities.includes(role)) return 'capability'
-  const bytes = kvBytes(model, role === 'decode' ? input.reserveTokens : input.prefillTokens)
+  const pages = Math.floor(input.prefillTokens / BLOCK_TOKENS)
+  if (role === 'attend' && !canAttend(facts, pages)) return 'capability'
+  const tokens = { prefill: input.prefillTokens, decode: input.reserveTokens, attend: pages * BLOCK_TOKENS }
+  const bytes = kvBytes(model, tokens[role])
   if (bytes > view.kvBytesMax(facts.deviceId)) return 'too-small'
   if (input.avoids(facts.deviceId)) return 'failed-before'
   if (view.isRefusing(facts.deviceId, nowMs)) return 'refused'
@@ -212,33 +254,37 @@ function filter(
   return undefined
 }
 
-function scoreRole(
+function prefiller(device: DeviceView, input: PlacementInput, prefix: PrefixChoice): Candidate | undefined {
+  const model = modelOn(device.facts, input.modelDigest, input.profile)
+  const prefers = preferredRole(device.facts)
+  return model && prefers && { device, model, prefers, roleMs: prefix.localMs(device, model) }
+}
+
+/** `attend` where it could decode if another device were there to attend for it. */
+function decoder(
   device: DeviceView,
-  role: Role,
   input: PlacementInput,
-  view: ClusterView,
-  costs: CostModel,
-  prefix: PrefixChoice,
-): Candidate | undefined {
-  const { facts } = device
-  const model = modelOn(facts, input.modelDigest, input.profile)
-  const prefers = preferredRole(facts)
+  attention: AttentionPlacement,
+): Decoder | 'attend' | undefined {
+  const model = modelOn(device.facts, input.modelDigest, input.profile)
+  const prefers = preferredRole(device.facts)
   if (!model || !prefers) return undefined
-  const batch = view.slotsUsed(facts.deviceId) + 1
-  const roleMs =
-    role === 'prefill'
-      ? prefix.localMs(device, model)
-      : costs.stepMs(facts, model, batch, input.reserveTokens)
-  return { device, model, prefers, roleMs }
+  const plan = attention.plan(device, model)
+  return plan ? { device, model, prefers, attention: plan, roleMs: plan.stepMs } : 'attend'
+}
+
+/** Of the answer, whose length is not known in advance. */
+function tokensWeighed(input: PlacementInput): number {
+  return Math.min(input.tokensLeft, TOKENS_WEIGHED_MAX)
 }
 
 /** Those that prefer the role; all of them where none does. */
-function preferred(candidates: readonly Candidate[], role: Role): readonly Candidate[] {
+function preferred<T extends Candidate>(candidates: readonly T[], role: Role): readonly T[] {
   const [first, second] = splitBy(candidates, role)
   return first.length > 0 ? first : second
 }
 
-function splitBy(candidates: readonly Candidate[], role: Role): [readonly Candidate[], readonly Candidate[]] {
+function splitBy<T extends Candidate>(candidates: readonly T[], role: Role): [readonly T[], readonly T[]] {
   const first = candidates.filter((candidate) => candidate.prefers === role)
   const second = candidates.filter((candidate) => candidate.prefers !== role)
   return [first, second]
@@ -259,13 +305,14 @@ function planned(candidates: readonly Candidate[], prefix: PrefixChoice): readon
 
 /** Devices that decode first, could do both, and hold the beginning of the prompt. */
 function holders(
-  { prefill, decode }: Readonly<Record<Role, readonly Candidate[]>>,
+  prefillers: readonly Candidate[],
+  decoders: readonly Decoder[],
   prefix: PrefixChoice,
-): readonly (Candidate & { readonly decoder: Candidate })[] {
-  const found = prefill.flatMap((candidate) => {
+): readonly (Candidate & { readonly decoder: Decoder })[] {
+  const found = prefillers.flatMap((candidate) => {
     const { device, model, prefers } = candidate
     if (prefers !== 'decode' || prefix.localTokens(device.facts.deviceId, model) === 0) return []
-    const decoder = decode.find((other) => other.device === device)
+    const decoder = decoders.find((other) => other.device === device)
     return decoder ? [{ ...candidate, decoder }] : []
   })
   return quickest(found)
@@ -274,13 +321,13 @@ function holders(
 /** All pairs, best first. */
 function scorePairs(
   prefillers: readonly Prefiller[],
-  decoders: readonly Candidate[],
+  decoders: readonly Decoder[],
   input: PlacementInput,
   view: ClusterView,
   costs: CostModel,
   prefix: PrefixChoice,
 ): ScoredPair[] {
-  const tokens = Math.min(input.tokensLeft, TOKENS_WEIGHED_MAX)
+  const tokens = tokensWeighed(input)
   const pairs: ScoredPair[] = []
   for (const prefiller of prefillers) {
     for (const decode of decoders) {
@@ -297,6 +344,7 @@ function scorePairs(
         ttftMs: prefillMs,
         tpotMs: decode.roleMs,
         prefiller,
+        decoder: decode,
         heldByDecodeTokens,
         decodeSlotsUsed: view.slotsUsed(deviceId),
         isDecodeTrusted: costs.isTrusted(decode.device.facts, decode.model, 'decode'),

@@ -6,6 +6,7 @@
  * B2. What an epoch took of the view is given back when it ends, however it ends.
  * B3. Every request that was added ends with exactly one of finish, fail, cancelled.
  */
+import { PAGE_TOKENS } from './attention-plan.js'
 import type { ClusterView } from './cluster-view.js'
 import type { Decision } from './decision.js'
 import type { CoordinatorAction, FailCode } from './protocol.js'
@@ -97,6 +98,8 @@ export class RequestBook {
     }
     this.#shares.take(request, epoch, 'turn', prefill, { prefillTokens: decision.prefix.computeTokens })
     this.#shares.take(request, epoch, 'decode', decode, { slots: 1, kvTokens: tokens.reserve })
+    const { attend, attendPages } = decision.attention
+    if (attend) this.#shares.take(request, epoch, 'attend', attend, { kvTokens: attendPages * PAGE_TOKENS })
     request.epoch = epoch
     request.state = 'reserving'
     request.progressByMs = nowMs + RESERVE_SILENCE_MAX_MS
@@ -108,6 +111,8 @@ export class RequestBook {
   run(request: Request, epoch: Epoch, nowMs: number): void {
     request.state = 'running'
     request.hasBegun = true
+    const { method, budget } = epoch.decision.attention
+    request.attentionSettled ??= { method, budget }
     this.#act({
       type: 'run',
       requestId: request.requestId,

@@ -8,6 +8,7 @@
  * M2. Every state has a deadline (I2): placement, silence of the calls, the request's own.
  * M3. A request survives a bounded number of failures.
  */
+import { isRemote } from './attention-choice.js'
 import { explainNoPlacement } from './decision.js'
 import type { DeviceRef } from './facts.js'
 import {
@@ -38,6 +39,8 @@ export interface RequestLimits extends PlacementLimits {
   readonly requestDeadlineMs: number
   /** Distinct KV blocks that the directory keeps; DIRECTORY_BLOCKS_MAX where not given. */
   readonly directoryBlocksMax?: number
+  /** What requests that ask for nothing get: `auto` may be sparse in long contexts. Default auto. */
+  readonly attentionDefault?: 'auto' | 'dense'
 }
 
 /** Room for tokens that are still to come is asked for in steps of at most this many. */
@@ -89,6 +92,8 @@ export class RequestMachine {
       promptTokens,
       maxTokens,
       blockHashes,
+      attention: asked.attention,
+      attentionSettled: null,
       deadlineMs: nowMs + this.#limits.requestDeadlineMs,
       state: 'queued',
       hasBegun: false,
@@ -163,8 +168,10 @@ export class RequestMachine {
       const input = this.#input(request, nowMs)
       const outcome = place(input, this.#cluster, this.#limits, nowMs)
       if (!outcome.placed) {
-        // One that avoids certain devices, or is too large for all, says nothing about those behind it.
-        const isPicky = [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
+        // One that avoids certain devices, wants a certain place, or is too large for all says nothing of the others.
+        const isPicky =
+          isRemote(request.attention) ||
+          [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
         if (!isPicky && fitsEmptyDevices(input, this.#cluster.view)) blocked.add(model)
         return false
       }
@@ -203,6 +210,13 @@ export class RequestMachine {
       prefillTokens,
       reserveTokens: prefillTokens + Math.min(tokensLeft, RESERVE_AHEAD_TOKENS),
       tokensLeft,
+      attention: {
+        wish: request.attention,
+        isSparseDefault: this.#limits.attentionDefault !== 'dense',
+        settled: request.attentionSettled,
+        // A stream that has begun is worth more than where it runs.
+        isPlaceBinding: !request.hasBegun,
+      },
       movedBecause: request.movedBecause,
       avoids: (deviceId) => avoids(request, deviceId, nowMs),
     }
@@ -273,8 +287,8 @@ export class RequestMachine {
         this.#book.placeAnew(request, epoch, 'refusal', `${deviceId} refused`, nowMs)
         return
       case 'unreachable': {
-        const { prefill, decode } = epoch.decision
-        const device = [decode, prefill].find((ref) => ref.deviceId === deviceId)
+        const { prefill, decode, attention } = epoch.decision
+        const device = [decode, prefill, attention.attend].find((ref) => ref?.deviceId === deviceId)
         if (device) this.#cluster.view.suspect(device)
         avoid(request, deviceId, nowMs)
         this.#survive(request, epoch, `${deviceId} was lost`, nowMs)

@@ -5,6 +5,8 @@
  * R2. In state `queued` there is no epoch in force and nothing is committed; in every
  *     other state there is one.
  */
+import type { AttentionPlan } from './attention-plan.js'
+import type { AttentionWish } from './attention-wish.js'
 import type { Commitment } from './cluster-view.js'
 import type { Decision } from './decision.js'
 import type { DeviceRef, ProfileName } from './facts.js'
@@ -15,6 +17,8 @@ export type Share =
   | 'decode'
   /** Memory of the prompt where another device prefills: until its KV is sent. */
   | 'prompt'
+  /** Memory of the prompt's pages where another device attends: until the epoch ends. */
+  | 'attend'
   /** A place in the queue of the prefilling device: until the prompt is computed. */
   | 'turn'
 
@@ -33,6 +37,8 @@ export interface Epoch {
   finished: 'stop' | 'length' | null
 }
 
+export type AttentionSettled = Pick<AttentionPlan, 'method' | 'budget'>
+
 export interface Request {
   readonly requestId: string
   readonly arrival: number
@@ -42,6 +48,10 @@ export interface Request {
   readonly maxTokens: number
   /** Of the prompt's full blocks; empty where nothing may be reused. */
   readonly blockHashes: readonly string[]
+  /** How decoding attends, where the client asked. */
+  readonly attention: AttentionWish | undefined
+  /** Method and budget that its calls once began with, which stay: other ones would give other tokens. */
+  attentionSettled: AttentionSettled | null
   readonly deadlineMs: number
   state: 'queued' | 'reserving' | 'running'
   /** Calls were started once, so that it goes to the head of the queue when it loses its place. */
@@ -74,6 +84,8 @@ export function availableTokens(request: Request, epoch: Epoch): number {
 export function isNeeded(epoch: Epoch, device: DeviceRef): boolean {
   const is = (ref: DeviceRef): boolean =>
     ref.deviceId === device.deviceId && ref.incarnation === device.incarnation
+  const { attend } = epoch.decision.attention
+  if (attend && is(attend)) return true
   return is(epoch.decision.decode) || (is(epoch.decision.prefill) && !isPrefillOver(epoch))
 }
 

@@ -1,0 +1,84 @@
+/**
+ * How each device would attend if it decoded a request, with the devices that could attend for it.
+ *
+ * The house rule stands: a device that prefers decoding attends by itself, and one that prefers prefill
+ * attends for no other, unless the client asks for a place on another device.
+ */
+import { type AttentionAsk, chooseAttention, isRemote, mayOffload } from './attention-choice.js'
+import type { AttentionPlan } from './attention-plan.js'
+import type { ClusterView, DeviceView } from './cluster-view.js'
+import type { CostModel } from './cost-model.js'
+import { type DeviceFacts, type ModelFacts, preferredRole } from './facts.js'
+import type { StageCosts } from './stage-costs.js'
+
+/** What a request says of attention; see AttentionAsk. */
+export type AttentionInput = Pick<AttentionAsk, 'wish' | 'isSparseDefault' | 'settled' | 'isPlaceBinding'>
+
+/** The kernel that answers attention queries, and its version. */
+const KERNEL = 'choose-pages'
+const KERNEL_VERSION = 1
+
+/** Whether another device than the decoding one may attend, so that some are worth looking for. */
+export function looksForAttendants(attention: AttentionInput, contextTokens: number, steps: number): boolean {
+  return mayOffload({ ...attention, contextTokens }, steps)
+}
+
+/** Whether the device's driver answers attention queries over so many pages. */
+export function canAttend({ kernels }: DeviceFacts, pages: number): boolean {
+  return kernels.some(({ name, version, limits }) => {
+    return name === KERNEL && version >= KERNEL_VERSION && pages <= (limits.pages ?? Number.POSITIVE_INFINITY)
+  })
+}
+
+export class AttentionPlacement {
+  readonly #attention: AttentionInput
+  readonly #contextTokens: number
+  readonly #steps: number
+  readonly #cluster: {
+    readonly view: ClusterView
+    readonly costs: CostModel
+    readonly stageCosts: StageCosts
+  }
+  readonly #attendants: readonly DeviceFacts[]
+
+  /** `attendants`: devices that are able to and have the memory. */
+  constructor(
+    attention: AttentionInput,
+    { contextTokens, steps }: { readonly contextTokens: number; readonly steps: number },
+    cluster: { readonly view: ClusterView; readonly costs: CostModel; readonly stageCosts: StageCosts },
+    attendants: readonly DeviceView[],
+  ) {
+    this.#attention = attention
+    this.#contextTokens = contextTokens
+    this.#steps = Math.max(1, steps)
+    this.#cluster = cluster
+    this.#attendants = attendants.map(({ facts }) => facts)
+  }
+
+  /** Undefined where the place that the client asked for cannot be had while this device decodes. */
+  plan(decode: DeviceView, model: ModelFacts, prefill = decode): AttentionPlan | undefined {
+    const { view, costs, stageCosts } = this.#cluster
+    const { deviceId } = decode.facts
+    const ask = {
+      ...this.#attention,
+      contextTokens: this.#contextTokens,
+      batch: view.slotsUsed(deviceId) + 1,
+    }
+    const site = {
+      model,
+      prefill: prefill.facts,
+      decode: decode.facts,
+      steps: this.#steps,
+      costs,
+      stageCosts,
+    }
+    return chooseAttention(ask, site, this.#attendantsFor(decode.facts))
+  }
+
+  #attendantsFor(decode: DeviceFacts): readonly DeviceFacts[] {
+    const others = this.#attendants.filter(({ deviceId }) => deviceId !== decode.deviceId)
+    if (isRemote(this.#attention.wish)) return others
+    if (preferredRole(decode) === 'decode') return []
+    return others.filter((device) => preferredRole(device) !== 'prefill')
+  }
+}
