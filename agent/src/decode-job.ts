@@ -3,7 +3,8 @@
  *
  * The KV comes from another device, which also sampled the first token and sent it to
  * the coordinator, so this stream begins with the token after it; or this device
- * prefills the prompt, and the stream begins with the first.
+ * prefills the prompt, and the stream begins with the first. Another device may attend for it
+ * (attend-decode.ts).
  *
  * Invariants:
  * D1 The stream says started, tokens in order each once, finished.
@@ -15,11 +16,13 @@ import type { DecodeRequest, DecodeResponse } from '@kvasir/proto/kvasir/inferen
 import { KvasirError } from '@kvasir/runtime/errors'
 import type { CallContext, Send } from '@kvasir/runtime/rpc-server'
 import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
+import { coreOffload, DecodeAttention } from './attend-decode.js'
 import { fetchForDecode, receiveForDecode } from './decode-kv.js'
 import { DecodeOutbox } from './decode-outbox.js'
 import { DecodeOwner } from './decode-owner.js'
 import { type Device, loadedDevice } from './device.js'
 import { RefusedByCore } from './device-runner.js'
+import { checkAttentionRequest } from './offload-request.js'
 import { fetchableTokens, hashesOf, localReuse } from './prefix-reuse.js'
 import { refusalError } from './refusals.js'
 import { checkDecode } from './validation.js'
@@ -32,6 +35,7 @@ export async function runDecode(
 ): Promise<void> {
   const loaded = loadedDevice(device, Capability.DECODE)
   const { identity, lease, sampling, source } = checkDecode(request, loaded.model)
+  const attends = checkAttentionRequest(request, device.deviceId)
   const { runner } = device
   const { tokens, firstIndex } = request
   const { requestId, epoch, tenantSalt } = identity
@@ -45,7 +49,9 @@ export async function runDecode(
     [ATTRIBUTE.deviceId]: device.deviceId,
   }
   const outbox = new DecodeOutbox(device.limits.outboxTokensMax)
-  const owner = new DecodeOwner(device, id, outbox, attributes, source === undefined, tokens.length)
+  const attention = new DecodeAttention(runner, id, attends, loaded.model.layers)
+  const prompt = { prefillsHere: source === undefined, tokens: tokens.length }
+  const owner = new DecodeOwner(device, id, outbox, attention, attributes, prompt)
   const onGone = () => runner.cancel(id)
   try {
     const answer = runner.begin(
@@ -70,7 +76,7 @@ export async function runDecode(
         kv: source === undefined ? 'computed' : 'pulled',
         hashes: hashes?.prompt ?? [],
         fetchTokens,
-        offload: undefined,
+        offload: coreOffload(attends),
       },
     )
     if (answer?.type !== 'attached') throw new Error('The core did not answer Decode')
@@ -79,6 +85,7 @@ export async function runDecode(
     const { cachedTokens } = answer
     const kv = { device, loaded, id, request, counter, cachedTokens, hashes, owner, attributes }
     owner.reuse = localReuse(cachedTokens)
+    attention.begin({ device, loaded, identity, hashes: hashes?.prompt, counter, cachedTokens })
     if (source !== undefined) void receiveForDecode(kv, source)
     else if (fetchTokens > cachedTokens) void fetchForDecode(kv)
     for await (const message of outbox) await send(message)

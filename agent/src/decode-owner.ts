@@ -1,16 +1,18 @@
 /**
  * What the sequence of one Decode call has done so far, told to its stream, and the spans that tell of it.
  */
+import type { AttentionUse } from '@kvasir/engine/device-driver'
 import type { DecodeStarted, PrefixReuse, TierRead } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { FinishReason } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { type KvasirError, OverloadedError } from '@kvasir/runtime/errors'
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN, TOKEN_TIMES_MAX } from '@kvasir/runtime/telemetry-names'
 import { type Attributes, type Context, context } from '@opentelemetry/api'
+import type { DecodeAttention } from './attend-decode.js'
 import type { EndReason, StepPart, TierTraffic } from './core/events.js'
 import type { DecodeOutbox } from './decode-outbox.js'
 import type { Device } from './device.js'
-import type { SequenceOwner } from './device-runner.js'
+import type { SequenceOwner, StepAttention } from './device-runner.js'
 import type { ReceivedKv } from './incoming-transfer.js'
 import { PrefillSpan } from './prefill-span.js'
 import { localReuse } from './prefix-reuse.js'
@@ -43,22 +45,24 @@ export class DecodeOwner implements SequenceOwner {
     private readonly device: Device,
     private readonly id: number,
     private readonly outbox: DecodeOutbox,
+    private readonly attends: DecodeAttention,
     attributes: Attributes,
-    prefillsHere: boolean,
-    promptTokens: number,
+    prompt: { readonly prefillsHere: boolean; readonly tokens: number },
   ) {
     this.arrivedAtMs = device.clock.nowMs()
     this.span = startSpan(SPAN.decodeRun, attributes, this.parent)
-    const prompt = { ...attributes, [ATTRIBUTE.tokens]: promptTokens }
-    this.prefillSpan = prefillsHere ? new PrefillSpan(prompt, this.parent, device.clock) : undefined
+    if (!prompt.prefillsHere) return
+    const told = { ...attributes, [ATTRIBUTE.tokens]: prompt.tokens }
+    this.prefillSpan = new PrefillSpan(told, this.parent, device.clock)
   }
 
   started(): void {
     this.startedAtMs ??= this.device.clock.nowMs()
   }
 
-  layerComputed(): void {
+  layerComputed(layer: number, tokens: number): void {
     this.prefillSpan?.layer()
+    this.attends.layerComputed(layer, tokens)
   }
 
   promptComputed(): void {
@@ -68,6 +72,7 @@ export class DecodeOwner implements SequenceOwner {
       queueUs: microseconds(startedAtMs - this.arrivedAtMs),
       prefillUs: microseconds(this.device.clock.nowMs() - startedAtMs),
     })
+    this.attends.promptComputed()
   }
 
   /** The prompt's KV has come from another device. */
@@ -85,8 +90,13 @@ export class DecodeOwner implements SequenceOwner {
     this.device.runner.fail(this.id, new OverloadedError(message, { ids: { deviceId } }))
   }
 
-  stepped(role: StepPart['role'], elapsedUs: number, sequences: number): void {
+  attention(part: StepPart): StepAttention {
+    return this.attends.at(part)
+  }
+
+  stepped(role: StepPart['role'], elapsedUs: number, sequences: number, use: AttentionUse | undefined): void {
     if (role !== 'decode') return
+    this.attends.add(use)
     this.steps += 1
     this.stepUs += elapsedUs
     this.batchMax = Math.max(this.batchMax, sequences)
@@ -107,6 +117,7 @@ export class DecodeOwner implements SequenceOwner {
         stepUs: BigInt(Math.round(stepUs)),
         batchMax,
         reads: reads.map(tierRead),
+        attention: this.attends.figures(),
       }
       this.outbox.finish({ event: { $case: 'finished', value } })
       this.close()
@@ -122,8 +133,10 @@ export class DecodeOwner implements SequenceOwner {
   close(error?: KvasirError): void {
     if (this.closed) return
     this.closed = true
+    this.attends.close()
     this.prefillSpan?.end(error)
     this.span.setAttributes({
+      ...this.attends.attributes(),
       [ATTRIBUTE.cachedTokens]: this.reuse.localTokens,
       [ATTRIBUTE.fetchedTokens]: this.reuse.fetchedTokens,
       [ATTRIBUTE.tokens]: this.tokenUs.length,
