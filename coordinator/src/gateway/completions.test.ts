@@ -270,6 +270,21 @@ describe('stop strings', () => {
 })
 
 describe('extensions', () => {
+  test('cache_prompt: the blocks of a prompt are named, or nothing is reused', async () => {
+    answer(HELLO)
+    const ask = async (prompt: string | number[], rest = {}) => {
+      const payload = { model: 'letters', prompt, ...rest }
+      await gateway.app.inject({ method: 'POST', url: '/v1/completions', payload })
+      return lastRequest()
+    }
+    const text = 'x'.repeat(40)
+    const named = await ask(text)
+    expect(named.reusePrefix).toBe(true)
+    expect(named.blockHashes).toHaveLength(2)
+    expect((await ask(byteIds(text))).blockHashes).toEqual(named.blockHashes)
+    expect(await ask(text, { cache_prompt: false })).toMatchObject({ reusePrefix: false, blockHashes: [] })
+  })
+
   test('ignore_eos, top_k and return_token_ids', async () => {
     answer(HELLO)
     const body = { model: 'letters', prompt: 'hi', ignore_eos: true, top_k: 5, return_token_ids: true }

@@ -37,6 +37,8 @@ export interface GenerationPlan {
   readonly logprobs: boolean
   readonly topLogprobs: number
   readonly returnTokenIds: boolean
+  /** Whether cached KV is used and left behind. */
+  readonly cachePrompt: boolean
   /** How decoding attends; absent: the coordinator decides. */
   readonly attention: AttentionWish | undefined
 }
@@ -60,6 +62,7 @@ export function sharedPlan(fields: SharedFields & { model: string }) {
     stops: typeof stop === 'string' ? [stop] : stop,
     ignoreEos: fields.ignore_eos ?? false,
     returnTokenIds: fields.return_token_ids ?? false,
+    cachePrompt: fields.cache_prompt ?? true,
     attention: attentionWish(fields.attention),
   }
 }

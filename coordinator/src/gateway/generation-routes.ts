@@ -93,7 +93,8 @@ export function registerGenerationRoutes(
     checkAttention(plan.attention, model)
     const pullTiming = pullTimingOf(request.headers)
     exchange.planned(plan)
-    const prompt = await prepare(plan, model)
+    const tenantSalt = keys.tenantSalt(request.headers.authorization)
+    const prompt = await prepare(plan, model, tenantSalt)
     exchange.prepared(prompt.promptTokens.length)
     throwIfStopped(exchange)
     const generation = gateway.service.submit({
@@ -102,9 +103,9 @@ export function registerGenerationRoutes(
       promptTokens: prompt.promptTokens,
       maxTokens: prompt.maxTokens,
       sampling: samplingOf(plan, model),
-      tenantSalt: keys.tenantSalt(request.headers.authorization),
-      blockHashes: [],
-      reusePrefix: true,
+      tenantSalt,
+      blockHashes: prompt.blockHashes,
+      reusePrefix: plan.cachePrompt,
       attention: plan.attention,
       retrieval: null,
       ...pullTiming,
@@ -120,10 +121,14 @@ export function registerGenerationRoutes(
     return plan.stream ? stream(answer, reply) : respond(answer)
   }
 
-  async function prepare(plan: GenerationPlan, model: TextModel): Promise<PreparedPrompt> {
+  async function prepare(
+    plan: GenerationPlan,
+    model: TextModel,
+    tenantSalt: Uint8Array,
+  ): Promise<PreparedPrompt> {
     const span = startSpan(SPAN.prepare, {})
     try {
-      const prompt = await preparePrompt(plan, model, gateway.encoder)
+      const prompt = await preparePrompt(plan, model, gateway.encoder, tenantSalt)
       span.setAttribute(ATTRIBUTE.tokens, prompt.promptTokens.length)
       return prompt
     } catch (thrown) {

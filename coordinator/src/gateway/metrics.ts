@@ -7,6 +7,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { GenerationService } from '../generation.js'
 import type { TraceStore } from '../trace-store/trace-store.js'
+import { kvMetrics } from './kv-metrics.js'
 
 const DURATION_BUCKETS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
 const FIRST_TOKEN_BUCKETS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
@@ -88,6 +89,7 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
   })
 
   const readCluster = clusterGauges(registry, service)
+  const readKv = kvMetrics(registry, service)
   const readTraces = traceGauges(registry, traces)
 
   return {
@@ -108,6 +110,7 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
     },
     render() {
       readCluster()
+      readKv()
       readTraces()
       return registry.metrics()
     },
@@ -139,27 +142,14 @@ function clusterGauges(registry: Registry, service: GenerationService): () => vo
     labelNames: ['device', 'use'],
     registers,
   })
-  const tierLabels = ['device', 'tier', 'kind']
-  const capacity = new Gauge({
-    name: 'kvasir_tier_capacity_bytes',
-    help: 'Bytes of a memory tier that may hold KV blocks.',
-    labelNames: tierLabels,
-    registers,
-  })
   const bus = new Gauge({
     name: 'kvasir_bus_connected',
     help: 'Whether this coordinator is connected to NATS.',
     registers,
   })
-  const leased = new Gauge({
-    name: 'kvasir_tier_leased_bytes',
-    help: 'Bytes of a memory tier under lease.',
-    labelNames: tierLabels,
-    registers,
-  })
   return () => {
     const cluster = service.cluster()
-    for (const gauge of [devices, slots, capacity, leased]) gauge.reset()
+    for (const gauge of [devices, slots]) gauge.reset()
     queued.set(cluster.queuedRequests)
     active.set(cluster.activeRequests)
     bus.set(cluster.busConnected ? 1 : 0)
@@ -168,11 +158,6 @@ function clusterGauges(registry: Registry, service: GenerationService): () => vo
       devices.inc({ state: device.state })
       slots.set({ device: device.deviceId, use: 'all' }, device.decodeSlots)
       slots.set({ device: device.deviceId, use: 'used' }, device.decodeSlotsUsed)
-      for (const tier of device.tiers) {
-        const labels = { device: device.deviceId, tier: tier.name, kind: tier.kind }
-        capacity.set(labels, tier.capacityBytes)
-        leased.set(labels, tier.leasedBytes)
-      }
     }
   }
 }

@@ -10,6 +10,8 @@ import type { EncodedPrompt, PromptEncoder } from './prompt-encoder.js'
 
 export interface PreparedPrompt {
   readonly promptTokens: readonly number[]
+  /** Names of its full blocks; none where the request reuses nothing. */
+  readonly blockHashes: readonly string[]
   /** As asked for, clamped to what the context leaves. */
   readonly maxTokens: number
 }
@@ -39,8 +41,9 @@ export async function preparePrompt(
   plan: GenerationPlan,
   model: TextModel,
   encoder: PromptEncoder,
+  tenantSalt: Uint8Array,
 ): Promise<PreparedPrompt> {
-  const encoded = await encode(plan, model, encoder)
+  const encoded = await encode(plan, model, encoder, plan.cachePrompt ? tenantSalt : undefined)
   const context = model.contextTokensMax
   const tooMany = 'tokensAtLeast' in encoded || encoded.tokens.length >= context
   if (tooMany) {
@@ -55,16 +58,19 @@ export async function preparePrompt(
     throw badRequest('The prompt has no tokens. Say something.', 'empty_prompt', plan.promptParam)
   }
   const room = context - encoded.tokens.length
-  return { promptTokens: encoded.tokens, maxTokens: Math.min(plan.maxTokens ?? room, room) }
+  const maxTokens = Math.min(plan.maxTokens ?? room, room)
+  return { promptTokens: encoded.tokens, blockHashes: encoded.blockHashes, maxTokens }
 }
 
 async function encode(
   plan: GenerationPlan,
   model: TextModel,
   encoder: PromptEncoder,
+  tenantSalt: Uint8Array | undefined,
 ): Promise<EncodedPrompt> {
-  if (plan.prompt.kind !== 'tokens') return encoder.encode(model.name, plan.prompt)
-  const foreign = plan.prompt.tokens.find((id) => id >= model.vocabularySize)
+  if (plan.prompt.kind !== 'tokens') return encoder.encode(model.name, plan.prompt, tenantSalt)
+  const { tokens } = plan.prompt
+  const foreign = tokens.find((id) => id >= model.vocabularySize)
   if (foreign !== undefined) {
     throw badRequest(
       `Token ${foreign} does not exist: the vocabulary of "${model.name}" has ${model.vocabularySize} tokens.`,
@@ -72,7 +78,9 @@ async function encode(
       plan.promptParam,
     )
   }
-  return { tokens: plan.prompt.tokens }
+  // What will be refused, or has no blocks to name, need not wait for the worker.
+  const hasBlocks = tenantSalt !== undefined && tokens.length < model.contextTokensMax
+  return hasBlocks ? encoder.encode(model.name, plan.prompt, tenantSalt) : { tokens, blockHashes: [] }
 }
 
 export function samplingOf(plan: GenerationPlan, model: TextModel): Sampling {

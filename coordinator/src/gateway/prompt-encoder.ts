@@ -14,15 +14,20 @@ import type { PromptJob, PromptResult, PromptText, PromptWorkerData } from './pr
 const WORKER_FILE = fileURLToPath(new URL('../../dist/gateway/text-worker.js', import.meta.url))
 const JOB_TIMEOUT_MS = 10_000
 
-/** Tokens of a prompt, special ones included, or how many there are at least where that is too many. */
-export type EncodedPrompt = { readonly tokens: readonly number[] } | { readonly tokensAtLeast: number }
+/**
+ * Tokens of a prompt, special ones included, and the names of its full blocks; or how many tokens there are
+ * at least where that is too many.
+ */
+export type EncodedPrompt =
+  | { readonly tokens: readonly number[]; readonly blockHashes: readonly string[] }
+  | { readonly tokensAtLeast: number }
 
 export interface PromptEncoder {
   /**
-   * Throws what the model's tokenizer or chat
-   * template throws, OverloadedError when too many prompts wait, DeadlineError.
+   * Names blocks for the tenant of this salt, and none where it is undefined. Throws what the model's
+   * tokenizer or chat template throws, OverloadedError when too many prompts wait, DeadlineError.
    */
-  encode(model: string, prompt: PromptText): Promise<EncodedPrompt>
+  encode(model: string, prompt: PromptText, tenantSalt: Uint8Array | undefined): Promise<EncodedPrompt>
   close(): Promise<void>
 }
 
@@ -49,7 +54,7 @@ export function createPromptEncoder(options: {
     const job = waiting.get(result.id)
     waiting.delete(result.id)
     if ('tokens' in result) {
-      job?.resolve({ tokens: Array.from(result.tokens) })
+      job?.resolve({ tokens: Array.from(result.tokens), blockHashes: result.blockHashes })
     } else if ('tokensAtLeast' in result) {
       job?.resolve({ tokensAtLeast: result.tokensAtLeast })
     } else {
@@ -69,7 +74,7 @@ export function createPromptEncoder(options: {
 
   worker = start()
   return {
-    async encode(model, prompt) {
+    async encode(model, prompt, tenantSalt) {
       if (waiting.size >= options.jobsMax) {
         throw new OverloadedError('Too many prompts wait for the tokenizer. Try again in a moment.')
       }
@@ -77,7 +82,7 @@ export function createPromptEncoder(options: {
       const job = deferred<EncodedPrompt>()
       waiting.set(id, job)
       worker ??= start()
-      worker.postMessage({ id, model, prompt } satisfies PromptJob)
+      worker.postMessage({ id, model, prompt, tenantSalt } satisfies PromptJob)
       return withDeadline(job.promise, JOB_TIMEOUT_MS, 'waiting for the tokenizer')
     },
     async close() {

@@ -9,20 +9,27 @@ export interface PromptWorkerData {
   readonly models: readonly string[]
 }
 
-/** A prompt that needs a tokenizer. */
+/** A prompt that needs a tokenizer, or names for its blocks. */
 export type PromptText =
   | { readonly kind: 'chat'; readonly messages: readonly ChatMessage[] }
   | { readonly kind: 'text'; readonly text: string }
+  | { readonly kind: 'tokens'; readonly tokens: readonly number[] }
 
 export interface PromptJob {
   readonly id: number
   /** Name of the model. */
   readonly model: string
   readonly prompt: PromptText
+  /** Whose blocks they are; undefined where nothing is reused and no names are needed. */
+  readonly tenantSalt: Uint8Array | undefined
 }
 
 export type PromptResult =
-  | { readonly id: number; readonly tokens: Uint32Array<ArrayBuffer> }
+  | {
+      readonly id: number
+      readonly tokens: Uint32Array<ArrayBuffer>
+      readonly blockHashes: readonly string[]
+    }
   /** The text is so long that it was not tokenized: it has this many tokens or more. */
   | { readonly id: number; readonly tokensAtLeast: number }
   | { readonly id: number; readonly error: PromptError }

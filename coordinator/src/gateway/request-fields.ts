@@ -37,6 +37,7 @@ export const sharedShape = {
   max_tokens: z.int().min(1).optional(),
   ignore_eos: z.boolean().optional(),
   return_token_ids: z.boolean().optional(),
+  cache_prompt: z.boolean().optional(),
   attention: attentionField.optional(),
   user: z.string().optional(),
   metadata: z.record(z.string(), z.string()).optional(),

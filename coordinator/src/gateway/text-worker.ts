@@ -1,10 +1,11 @@
 /**
- * The worker thread in which prompts are templated and tokenized, so that a long prompt
- * never delays the tokens of other requests. One job at a time, in order of arrival.
+ * The worker thread in which prompts are templated and tokenized and their blocks are named, so that a
+ * long prompt never delays the tokens of other requests. One job at a time, in order of arrival.
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
 import { InternalError, KvasirError } from '@kvasir/runtime/errors'
+import { promptHashes } from './prompt-hashes.js'
 import type { PromptJob, PromptResult, PromptText, PromptWorkerData } from './prompt-worker-messages.js'
 
 interface LoadedModel {
@@ -25,7 +26,7 @@ parentPort?.on('message', (job: PromptJob) => {
   parentPort?.postMessage(result, 'tokens' in result ? [result.tokens.buffer] : [])
 })
 
-function run({ id, model, prompt }: PromptJob): PromptResult {
+function run({ id, model, prompt, tenantSalt }: PromptJob): PromptResult {
   try {
     const loaded = models.get(model)
     if (loaded === undefined) throw new InternalError(`The text worker has no model "${model}".`)
@@ -33,18 +34,35 @@ function run({ id, model, prompt }: PromptJob): PromptResult {
     const tokensAtLeast = Math.ceil(promptBytes(prompt) / tokenBytesMax)
     // Megabytes of text would keep the worker busy for seconds, only to be refused afterwards.
     if (tokensAtLeast > text.contextTokensMax) return { id, tokensAtLeast }
-    const tokens = prompt.kind === 'text' ? text.encode(prompt.text) : text.encodeChat(prompt.messages)
-    return { id, tokens: Uint32Array.from(tokens) }
+    const tokens = Uint32Array.from(tokensOf(prompt, text))
+    const blockHashes = tenantSalt ? promptHashes(text.digest, tenantSalt, tokens) : []
+    return { id, tokens, blockHashes }
   } catch (thrown) {
     const { code, message, param } = KvasirError.from(thrown)
     return { id, error: { code, message, param } }
   }
 }
 
+function tokensOf(prompt: PromptText, text: TextModel): ArrayLike<number> {
+  switch (prompt.kind) {
+    case 'text':
+      return text.encode(prompt.text)
+    case 'chat':
+      return text.encodeChat(prompt.messages)
+    case 'tokens':
+      return prompt.tokens
+  }
+}
+
 function promptBytes(prompt: PromptText): number {
-  return prompt.kind === 'text'
-    ? Buffer.byteLength(prompt.text)
-    : prompt.messages.reduce((bytes, { content }) => bytes + Buffer.byteLength(content), 0)
+  switch (prompt.kind) {
+    case 'text':
+      return Buffer.byteLength(prompt.text)
+    case 'chat':
+      return prompt.messages.reduce((bytes, { content }) => bytes + Buffer.byteLength(content), 0)
+    case 'tokens':
+      return prompt.tokens.length
+  }
 }
 
 function longestTokenBytes(text: TextModel): number {

@@ -62,6 +62,8 @@ describe('what can be read', () => {
       generation.finish()
     }
     await complete(gateway)
+    await gateway.app.inject({ url: '/metrics' })
+    // What is read when it is asked for is not counted twice.
     const response = await gateway.app.inject({ url: '/metrics' })
     expect(response.headers['content-type']).toMatch(/^text\/plain; version=0.0.4/)
     for (const line of [
@@ -77,6 +79,16 @@ describe('what can be read', () => {
       'kvasir_devices{state="lost"} 0',
       'kvasir_tier_capacity_bytes{device="gpu-0",tier="hbm",kind="hbm"} 1000',
       'kvasir_tier_leased_bytes{device="gpu-0",tier="hbm",kind="hbm"} 250',
+      'kvasir_tier_cached_bytes{device="gpu-0",tier="hbm",kind="hbm"} 500',
+      'kvasir_tier_lookups_total{device="gpu-0",tier="hbm",kind="hbm"} 20',
+      'kvasir_tier_hits_total{device="gpu-0",tier="hbm",kind="hbm"} 15',
+      'kvasir_tier_in_bytes_total{device="gpu-0",tier="hbm",kind="hbm"} 300',
+      'kvasir_tier_out_bytes_total{device="gpu-0",tier="hbm",kind="hbm"} 400',
+      'kvasir_tier_read_bytes_total{device="gpu-0",tier="hbm",kind="hbm"} 9000',
+      'kvasir_tier_dropped_blocks_total{device="gpu-0",tier="hbm",kind="hbm"} 2',
+      'kvasir_kv_directory_blocks{device="gpu-0"} 7',
+      'kvasir_kv_directory_dropped_total 5',
+      'kvasir_kv_directory_healing 1',
     ]) {
       expect(response.body.split('\n')).toContain(line)
     }

@@ -6,6 +6,7 @@ import type { Advertisement } from '@kvasir/proto/kvasir/capability/v1/capabilit
 import type { ClusterView, DeviceView } from '../core/cluster-view.js'
 import type { DeviceRef } from '../core/facts.js'
 import type { DeviceReport } from '../generation.js'
+import { tierKindName } from './tier-kind.js'
 
 export function deviceReports(
   view: ClusterView,
@@ -41,7 +42,7 @@ function deviceReport(
     leases: load?.leases ?? 0,
     tiers: facts.tiers.map((tier) => ({
       name: tier.name,
-      kind: shortName(advertisement?.tiers.find(({ name }) => name === tier.name)?.kind, 'TIER_KIND_'),
+      kind: tierKindName(advertisement?.tiers.find(({ name }) => name === tier.name)?.kind),
       capacityBytes: tier.capacityBytes,
       leasedBytes: load?.tiers.find(({ name }) => name === tier.name)?.leasedBytes ?? 0,
       bandwidthBytesPerSecond: tier.bytesPerSecond,
@@ -55,9 +56,4 @@ function deviceReport(
       kv: advertisement?.endpoints?.kv ?? '',
     },
   }
-}
-
-/** TIER_KIND_HOST_DRAM as host-dram. */
-function shortName(name: string | undefined, prefix: string): string {
-  return (name ?? '').replace(prefix, '').toLowerCase().replaceAll('_', '-')
 }

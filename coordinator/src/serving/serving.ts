@@ -32,11 +32,13 @@ import type {
   KvReport,
   RequestReport,
 } from '../generation.js'
+import { type RetrievalNode, retrievalNodes } from '../retrieval/retrieval-devices.js'
 import { deviceReports } from './cluster-report.js'
 import { ClusterWatch } from './cluster-watch.js'
 import { DeviceClients } from './device-clients.js'
 import { readSnapshot } from './device-facts.js'
 import { evictBlocks } from './kv-evictor.js'
+import { kvReport } from './kv-report.js'
 import { RequestSession } from './request-session.js'
 import { RequestStore } from './request-store.js'
 
@@ -62,6 +64,8 @@ export interface ServingOptions {
 }
 
 export interface Serving extends GenerationService {
+  /** The devices that keep or search corpora, as they are seen now. */
+  retrievalNodes(): readonly RetrievalNode[]
   /** Takes no more requests, waits for those that run, and fails what is left after `deadlineMs`. */
   drain(deadlineMs: number): Promise<void>
   /** Fails what still runs and lets go of everything. */
@@ -141,7 +145,8 @@ class ServingShell implements Serving {
   }
 
   kv(): KvReport {
-    return { directory: { blocks: 0, blocksMax: 0, droppedBlocks: 0, healing: [] }, devices: [] }
+    const nowMs = this.#options.clock.nowMs()
+    return kvReport(this.#core, (device) => this.#watch.advertisement(device), nowMs)
   }
 
   evict(deviceIds: readonly string[], drop: boolean): Promise<readonly KvEviction[]> {
@@ -157,6 +162,11 @@ class ServingShell implements Serving {
       activeRequests: this.#core.activeCount,
       devices: deviceReports(this.#core.view, (device) => this.#watch.advertisement(device), nowMs),
     }
+  }
+
+  retrievalNodes(): readonly RetrievalNode[] {
+    const nowMs = this.#options.clock.nowMs()
+    return retrievalNodes(this.#core.view, (device) => this.#watch.advertisement(device), nowMs)
   }
 
   models(): readonly ServedModel[] {

@@ -6,6 +6,7 @@ import { createStreamDecoder } from '@kvasir/engine/text/stream-decoder'
 import type { TextModel } from '@kvasir/engine/text/text-model'
 import { UnsupportedError } from '@kvasir/runtime/errors'
 import type { PromptEncoder } from '../prompt-encoder.js'
+import { promptHashes } from '../prompt-hashes.js'
 
 export const WORDS = ['Hello', ' world', 'END', 'ST', 'OP', '!'] as const
 
@@ -59,12 +60,16 @@ export function modelWithoutTemplate(): TextModel {
 /** Encodes on the spot, where the real one has a worker. */
 export function inlineEncoder(models: ReadonlyMap<string, TextModel>): PromptEncoder {
   return {
-    async encode(name, prompt) {
+    async encode(name, prompt, tenantSalt) {
       const model = models.get(name)
       if (model === undefined) throw new Error(`no model ${name}`)
-      return {
-        tokens: prompt.kind === 'text' ? model.encode(prompt.text) : model.encodeChat(prompt.messages),
-      }
+      const tokens =
+        prompt.kind === 'text'
+          ? model.encode(prompt.text)
+          : prompt.kind === 'chat'
+            ? model.encodeChat(prompt.messages)
+            : prompt.tokens
+      return { tokens, blockHashes: tenantSalt ? promptHashes(model.digest, tenantSalt, tokens) : [] }
     },
     async close() {},
   }

@@ -9,6 +9,7 @@ import type {
   GenerationEvent,
   GenerationRequest,
   GenerationService,
+  KvReport,
   RequestReport,
 } from '../../generation.js'
 
@@ -90,10 +91,7 @@ export function scriptedService(report: Partial<RequestReport> = {}): ScriptedSe
       return known && { ...REPORT, requestId: id, model: known.request.model, ...report }
     },
     cluster: () => CLUSTER,
-    kv: () => ({
-      directory: { blocks: 0, blocksMax: 0, droppedBlocks: 0, healing: [] },
-      devices: [],
-    }),
+    kv: () => KV,
     evict: async (deviceIds) => deviceIds.map((deviceId) => ({ deviceId, blocks: 3, error: null })),
     models: () => service.servedModels.map((name) => ({ name, digest: 'd1', contextTokensMax: 100 })),
   }
@@ -149,6 +147,36 @@ const CLUSTER: ClusterReport = {
       modelled: false,
       lastHeardMs: 10,
       endpoints: { control: '127.0.0.1:1', kv: '127.0.0.1:2' },
+    },
+  ],
+}
+
+const KV: KvReport = {
+  directory: { blocks: 7, blocksMax: 100, droppedBlocks: 5, healing: ['gpu-1'] },
+  devices: [
+    {
+      deviceId: 'gpu-0',
+      kind: 'gpu',
+      state: 'ready',
+      directoryBlocks: 7,
+      tiers: [
+        {
+          name: 'hbm',
+          kind: 'hbm',
+          capacityBytes: 1_000,
+          leasedBytes: 250,
+          cachedBytes: 500,
+          bandwidthBytesPerSecond: 1e9,
+          modelled: false,
+          lookups: 20,
+          hits: 15,
+          hitRate: 0.75,
+          inBytes: 300,
+          outBytes: 400,
+          readBytes: 9_000,
+          droppedBlocks: 2,
+        },
+      ],
     },
   ],
 }

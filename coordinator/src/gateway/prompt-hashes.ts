@@ -1,0 +1,15 @@
+/**
+ * Names of a prompt's full blocks, rooted in the model and the tenant: equal names mean equal tokens from
+ * the start, of one model, of one tenant.
+ */
+import { blockHashes, rootHash } from '@kvasir/engine/text/block-hash'
+
+/** Hexadecimal, in order. Devices compute the same from the tokens and the salt. */
+export function promptHashes(
+  modelDigest: string,
+  tenantSalt: Uint8Array,
+  tokens: ArrayLike<number>,
+): readonly string[] {
+  const root = rootHash(modelDigest, '', Buffer.from(tenantSalt).toString('hex'))
+  return blockHashes(root, tokens).map((hash) => Buffer.from(hash).toString('hex'))
+}
