@@ -12,13 +12,18 @@
  * `slab [blocks · 2 · kv heads, 16, dim]`, the layer's slab seen as runs of 16 tokens of one head;
  * `keyRuns`, `valueRuns [batch, kv heads, blocks of the longest sequence]`, indices of such runs;
  * `mask [batch, 1, 1, rows, keys]`, 0 or −∞; and two shapes that only the caller knows.
- * Output: `attention [batch, rows, kv heads, group, dim]`.
+ * Output: `attention [batch, rows, kv heads, group, dim]`, and with `pageMass` also
+ * `pageMass [batch, kv heads, blocks]`, the weight of each block, mean over the rows and the group; it is
+ * read off the weights and changes no bit of `attention`.
  */
 import { BLOCK_TOKENS } from './device-driver.js'
 import type { ModelConfig } from './model-config.js'
 import { GraphBuilder } from './onnx-graph.js'
 
-export function buildAttentionGraph({ headDim, heads, kvHeads }: ModelConfig): Uint8Array {
+export function buildAttentionGraph(
+  { headDim, heads, kvHeads }: ModelConfig,
+  { pageMass = false }: { readonly pageMass?: boolean } = {},
+): Uint8Array {
   const group = heads / kvHeads
   const graph = new GraphBuilder()
   graph.input('q', 'float32', ['batch', 'rows', kvHeads, group, headDim])
@@ -48,5 +53,15 @@ export function buildAttentionGraph({ headDim, heads, kvHeads }: ModelConfig): U
   graph.node('Reshape', ['attended', graph.integers('byGroup', [0, 0, group, -1, headDim])], ['byHead'])
   graph.node('Transpose', ['byHead'], ['attention'], { perm: [0, 3, 1, 2, 4] })
   graph.output('attention', ['batch', 'rows', kvHeads, group, headDim])
+  if (pageMass) {
+    graph.node(
+      'Reshape',
+      ['weights', graph.integers('byBlock', [0, 0, 0, -1, BLOCK_TOKENS])],
+      ['blockWeights'],
+    )
+    graph.node('ReduceSum', ['blockWeights', graph.integers('tokens', [-1])], ['blockSums'], { keepdims: 0 })
+    graph.node('ReduceMean', ['blockSums', graph.integers('rows', [2])], ['pageMass'], { keepdims: 0 })
+    graph.output('pageMass', ['batch', kvHeads, 'blocks'])
+  }
   return graph.build('attention')
 }

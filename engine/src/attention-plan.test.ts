@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { planAttention, type Query, rowOrder } from './attention-plan.js'
+import { planAttention, type Query } from './attention-plan.js'
 import { KvSlabs } from './kv-slab.js'
 
 const shape = { layers: 1, heads: 6, kvHeads: 2, headDim: 4 }
@@ -10,18 +10,6 @@ const decode = (position: number, first = 0): Query => ({
   blocks: blocksFor(position + 1, first),
   position,
   rows: 1,
-})
-
-describe('the order of rows', () => {
-  it('puts sequences with one new token first, by length', () => {
-    const sequence = (start: number, count: number) => ({
-      blocks: new Uint32Array(0),
-      start,
-      tokens: new Uint32Array(count),
-      wantLogits: true,
-    })
-    expect(rowOrder([sequence(0, 9), sequence(80, 1), sequence(5, 2), sequence(7, 1)])).toEqual([3, 1, 0, 2])
-  })
 })
 
 describe('attention calls', () => {

@@ -1,14 +1,14 @@
 /**
  * Which attention calls a step needs, worked out once for all its layers.
  *
- * L1 Rows of a step are ordered so that every call takes consecutive rows: first the sequences with
- *    one new token, by length, then the others.
+ * L1 Every call takes consecutive rows: first those of the sequences with one new token, by length, then
+ *    those of the others (step-layout.ts).
  * L2 Sequences with one new token share calls. A call pads its block tables to its longest sequence,
  *    so lengths that differ by more than twice go to different calls.
  * L3 A sequence with several new tokens has calls of its own, cut where the scores would grow too large.
  * L4 Every call has at least two query rows for each KV head (attention-graph.ts says why).
  */
-import { BLOCK_TOKENS, type StepSequence } from './device-driver.js'
+import { BLOCK_TOKENS } from './device-driver.js'
 import type { KvSlabs } from './kv-slab.js'
 
 export interface AttentionCall {
@@ -16,6 +16,7 @@ export interface AttentionCall {
   readonly rowStart: number
   readonly rows: number
   readonly batch: number
+  readonly queries: readonly Query[]
   /** Query rows of one sequence as the graph sees them. */
   readonly queryRows: number
   /** Each row is given twice, since a lone one would not be computed alike. */
@@ -30,7 +31,12 @@ export interface AttentionCall {
 
 /** One query: consecutive new tokens of one sequence, the first at `position`. */
 export interface Query {
-  readonly blocks: Uint32Array
+  /**
+   * In the order of the sequence; one list a KV head where they differ, as sparse attention's do. Such
+   * lists, all of one length, may change from layer to layer: `fillRuns` takes them anew.
+   */
+  readonly blocks: Uint32Array | readonly Uint32Array[]
+  /** Among the tokens of these blocks. */
   readonly position: number
   readonly rows: number
 }
@@ -46,22 +52,15 @@ const TILE_ROWS_MIN = 16
 /** Up to this many keys padding costs less than another call. */
 const SHORT_KEYS = 256
 
-/** The order of a step's rows: indices into `sequences`. */
-export function rowOrder(sequences: readonly StepSequence[]): number[] {
-  const length = (index: number) => {
-    const sequence = sequences[index]
-    return sequence === undefined ? 0 : sequence.start + sequence.tokens.length
-  }
-  const indices = sequences.map((_, index) => index)
-  const single = indices.filter((index) => sequences[index]?.tokens.length === 1)
-  const several = indices.filter((index) => sequences[index]?.tokens.length !== 1)
-  return [...single.sort((a, b) => length(a) - length(b)), ...several]
-}
-
-/** `queries` cover the rows from 0 on, in order; those with one row come first, by length. */
-export function planAttention(queries: readonly Query[], shape: HeadShape, slabs: KvSlabs): AttentionCall[] {
+/** `queries` cover the rows from `firstRow` on, in order; those with one row come first, by length. */
+export function planAttention(
+  queries: readonly Query[],
+  shape: HeadShape,
+  slabs: KvSlabs,
+  firstRow = 0,
+): AttentionCall[] {
   const calls: AttentionCall[] = []
-  let row = 0
+  let row = firstRow
   let at = 0
   while (queries[at]?.rows === 1) {
     const sameClass = lengthClass(queries[at])
@@ -102,35 +101,53 @@ function makeCall(
   const doubled = rows * (heads / kvHeads) < 2
   const queryRows = doubled ? 2 * rows : rows
   const keys = Math.max(...queries.map((query) => paddedKeys(query.position + query.rows)))
-  const blockCount = keys / BLOCK_TOKENS
-  const keyRuns = new Int32Array(queries.length * kvHeads * blockCount)
-  const valueRuns = new Int32Array(keyRuns.length)
   const mask = new Float32Array(queries.length * queryRows * keys)
   for (const [b, query] of queries.entries()) {
-    const used = paddedKeys(query.position + query.rows) / BLOCK_TOKENS
-    for (let head = 0; head < kvHeads; head++) {
-      const base = (b * kvHeads + head) * blockCount
-      for (let i = 0; i < blockCount; i++) {
-        const block = i < used ? (query.blocks[i] ?? 0) : slabs.zeroBlock
-        keyRuns[base + i] = slabs.keyRun(block, head)
-        valueRuns[base + i] = slabs.valueRun(block, head)
-      }
-    }
     for (let r = 0; r < queryRows; r++) {
       const visible = query.position + (doubled ? 0 : r) + 1
       const base = (b * queryRows + r) * keys
       mask.fill(Number.NEGATIVE_INFINITY, base + visible, base + keys)
     }
   }
-  return {
+  const call = {
     rowStart,
     rows: rows * queries.length,
     batch: queries.length,
+    queries,
     queryRows,
     doubled,
     keys,
-    keyRuns,
-    valueRuns,
+    keyRuns: new Int32Array((queries.length * kvHeads * keys) / BLOCK_TOKENS),
+    valueRuns: new Int32Array((queries.length * kvHeads * keys) / BLOCK_TOKENS),
     mask,
+  }
+  for (const [b, query] of queries.entries()) fillQueryRuns(call, b, query, kvHeads, slabs)
+  return call
+}
+
+/** Takes the blocks of queries that have their own for each KV head as they are now. */
+export function fillRuns(call: AttentionCall, { kvHeads }: HeadShape, slabs: KvSlabs): void {
+  for (const [b, query] of call.queries.entries()) {
+    if (!(query.blocks instanceof Uint32Array)) fillQueryRuns(call, b, query, kvHeads, slabs)
+  }
+}
+
+function fillQueryRuns(
+  { keys, keyRuns, valueRuns }: AttentionCall,
+  b: number,
+  { blocks, position, rows }: Query,
+  kvHeads: number,
+  slabs: KvSlabs,
+): void {
+  const blockCount = keys / BLOCK_TOKENS
+  const used = paddedKeys(position + rows) / BLOCK_TOKENS
+  for (let head = 0; head < kvHeads; head++) {
+    const own = blocks instanceof Uint32Array ? blocks : blocks[head]
+    const base = (b * kvHeads + head) * blockCount
+    for (let i = 0; i < blockCount; i++) {
+      const block = i < used ? (own?.[i] ?? 0) : slabs.zeroBlock
+      keyRuns[base + i] = slabs.keyRun(block, head)
+      valueRuns[base + i] = slabs.valueRun(block, head)
+    }
   }
 }

@@ -16,16 +16,18 @@ export class AttentionSessions {
   /** All threads, for many rows: products are then divided by rows only. */
   readonly #wide: InferenceSession
   readonly #wideRowsMin: number
+  /** As narrow, with the weight of each page beside it. */
+  readonly #weighing: InferenceSession
 
   private constructor(
     config: ModelConfig,
     threads: number,
-    narrow: InferenceSession,
-    wide: InferenceSession,
+    { narrow, wide, weighing }: Record<'narrow' | 'wide' | 'weighing', InferenceSession>,
   ) {
     this.#config = config
     this.#narrow = narrow
     this.#wide = wide
+    this.#weighing = weighing
     // The product with V is divided by rows where it has at least as many rows as columns; the other
     // bound leaves every thread more than one row.
     this.#wideRowsMin = Math.max(config.headDim, 2 * threads)
@@ -33,21 +35,34 @@ export class AttentionSessions {
 
   static async create(config: ModelConfig, threads: number): Promise<AttentionSessions> {
     const model = buildAttentionGraph(config)
-    const narrow = await InferenceSession.create(model, sessionOptions(Math.min(threads, config.kvHeads)))
+    const narrowOptions = sessionOptions(Math.min(threads, config.kvHeads))
+    const narrow = await InferenceSession.create(model, narrowOptions)
+    const weighing = await InferenceSession.create(
+      buildAttentionGraph(config, { pageMass: true }),
+      narrowOptions,
+    )
     const wide =
       threads > config.kvHeads ? await InferenceSession.create(model, sessionOptions(threads)) : narrow
-    return new AttentionSessions(config, threads, narrow, wide)
+    return new AttentionSessions(config, threads, { narrow, wide, weighing })
   }
 
-  /** `q`: `[call.rows, heads · dim]`; returns the same shape. */
-  async run(call: AttentionCall, q: Float32Array, slab: Tensor): Promise<Float32Array> {
+  /**
+   * `q`: `[call.rows, heads · dim]`; `attended` has the same shape. With `weighed`, which is for calls with
+   * one row a query, `pageMass` is `[batch, kv heads, keys / 16]`, else empty.
+   */
+  async run(
+    call: AttentionCall,
+    q: Float32Array,
+    slab: Tensor,
+    weighed = false,
+  ): Promise<{ readonly attended: Float32Array; readonly pageMass: Float32Array }> {
     const { heads, kvHeads, headDim } = this.#config
     const { batch, queryRows, keys } = call
     const group = heads / kvHeads
     const query = call.doubled ? doubleRows(q, heads * headDim) : q
     const runs = [batch, kvHeads, keys / BLOCK_TOKENS]
-    const session = group * queryRows >= this.#wideRowsMin ? this.#wide : this.#narrow
-    const { attention } = await session.run({
+    const wide = group * queryRows >= this.#wideRowsMin ? this.#wide : this.#narrow
+    const { attention, pageMass } = await (weighed ? this.#weighing : wide).run({
       q: new Tensor('float32', query, [batch, queryRows, kvHeads, group, headDim]),
       slab,
       keyRuns: new Tensor('int32', call.keyRuns, runs),
@@ -57,6 +72,9 @@ export class AttentionSessions {
       scoresFlat: shapeTensor(batch, kvHeads, group * queryRows, keys),
     })
     const out = floats(attention)
-    return call.doubled ? everySecondRow(out, heads * headDim) : out
+    return {
+      attended: call.doubled ? everySecondRow(out, heads * headDim) : out,
+      pageMass: weighed ? floats(pageMass) : new Float32Array(0),
+    }
   }
 }

@@ -74,8 +74,7 @@ export class MemoryKernels {
       checkKernelLimit('partial-attention', 'pages', own.length)
       this.#check(layer, own, q)
     }
-    const { output, max, sum } = await this.#attendFull(layer, q, blocks)
-    return { output, max, sum }
+    return (await this.#attendFull(layer, q, blocks)).partial
   }
 
   async runChoosePages(input: KernelInput<'choose-pages'>): Promise<KernelOutput<'choose-pages'>> {
@@ -110,8 +109,8 @@ export class MemoryKernels {
     const end = performance.now()
     return {
       chosen,
-      partial: attended && { output: attended.output, max: attended.max, sum: attended.sum },
-      mass: attended?.mass,
+      partial: attended?.partial,
+      mass: attended?.massIn(attended.partial),
       relevancyUs: microseconds(scored - begin),
       retrievalUs: microseconds(picked - scored),
       applyUs: microseconds(end - picked),

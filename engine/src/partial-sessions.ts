@@ -22,9 +22,13 @@ export interface HeadPages {
   readonly lastTokens: number
 }
 
-export interface PartialResult extends PartialAttention {
-  /** Of each KV head and its pages: the weight of the page, mean over the query heads of the group; sums to 1. */
-  readonly mass: readonly Float32Array[]
+export interface PartialResult {
+  readonly partial: PartialAttention
+  /**
+   * Of each KV head and its pages, the weight that the page has in `whole`, which this part was merged
+   * into: mean over the query heads of the group.
+   */
+  massIn(whole: PartialAttention): readonly Float32Array[]
 }
 
 /** 8,192 tokens a call. */
@@ -96,17 +100,16 @@ export class PartialSessions {
     for (let first = 0; first < pagesMax; first += TILE_PAGES) {
       tiles.push(await this.#runTile(layer, q, pages, first, Math.min(TILE_PAGES, pagesMax - first)))
     }
-    const [only] = tiles
-    const merged =
-      only === undefined
+    const [first] = tiles
+    const partial =
+      first === undefined
         ? emptyPartial(heads, headDim)
         : tiles.length === 1
-          ? only
+          ? { output: first.output, max: first.max, sum: first.sum }
           : mergePartials(tiles, heads, headDim)
-    const mass = pages.map(({ blocks }, kvHead) =>
-      groupMass(tiles, merged, blocks.length, kvHead, heads / kvHeads),
-    )
-    return { output: merged.output, max: merged.max, sum: merged.sum, mass }
+    const massIn = (whole: PartialAttention) =>
+      pages.map(({ blocks }, kvHead) => groupMass(tiles, whole, blocks.length, kvHead, heads / kvHeads))
+    return { partial, massIn }
   }
 
   async #runTile(
@@ -168,7 +171,7 @@ export class PartialSessions {
 
 function groupMass(
   tiles: readonly Tile[],
-  merged: PartialAttention,
+  whole: PartialAttention,
   pages: number,
   kvHead: number,
   group: number,
@@ -176,7 +179,7 @@ function groupMass(
   const mass = new Float32Array(pages)
   for (const tile of tiles) {
     for (let head = kvHead * group; head < (kvHead + 1) * group; head++) {
-      const share = shareOfMerged(tile, merged, head) / group
+      const share = shareOfMerged(tile, whole, head) / group
       for (let i = 0; i < tile.pages && tile.firstPage + i < pages; i++) {
         const at = tile.firstPage + i
         mass[at] = (mass[at] ?? 0) + share * (tile.pageSums[head * tile.pages + i] ?? 0)

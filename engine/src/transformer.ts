@@ -6,12 +6,12 @@
  * E3 Of the last layer only the rows whose logits are wanted are computed beyond their K/V.
  * E4 Rows are bit-equal whatever the batch, chunking, padding and block ids; attention-graph.ts and
  *    dense-graphs.ts say by which rules.
- * `session.run` blocks this thread. Not the job of this file: threads and messages (ort-worker.ts).
+ * `session.run` blocks this thread. Not the job of this file: which pages are attended to, and other
+ * devices (step-attention.ts); threads and messages (ort-worker.ts).
  */
 import { availableParallelism } from 'node:os'
-import { CancelledError, InvalidInputError } from '@kvasir/runtime/errors'
+import { CancelledError, KvasirError } from '@kvasir/runtime/errors'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
-import { type AttentionCall, planAttention, type Query, rowOrder } from './attention-plan.js'
 import { AttentionSessions } from './attention-sessions.js'
 import { buildDenseGraphs } from './dense-graphs.js'
 import {
@@ -30,7 +30,9 @@ import { type ResolvedModel, resolveModel } from './model-files.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
 import { floats, sessionOptions } from './ort-session.js'
 import { type RotaryTables, rotaryTables } from './rotary.js'
-import { inCallersOrder, pickRows, wantedRows } from './wanted-rows.js'
+import { StepAttention } from './step-attention.js'
+import { checkStep, embedRows, positionsOf, rowTensor } from './step-inputs.js'
+import { inCallersOrder, laneOf, layoutOf, pickRows, type StepLayout, wantedLayout } from './step-layout.js'
 
 export interface StepHooks {
   /** The layer's K/V of all new tokens are in the blocks. */
@@ -53,10 +55,9 @@ export class Transformer {
   readonly #config: ModelConfig
   readonly #embed: (row: number, target: Float32Array) => void
   readonly #dense: readonly InferenceSession[]
-  readonly #attention: AttentionSessions
+  readonly #attention: StepAttention
   readonly #rotary: Feeds
-  readonly #slabTensors: readonly Tensor[]
-  readonly #stats = { steps: 0, matrixCalls: 0, attentionCalls: 0, rows: 0 }
+  readonly #stats = { steps: 0, matrixCalls: 0, rows: 0 }
 
   private constructor(parts: {
     model: ResolvedModel
@@ -64,7 +65,7 @@ export class Transformer {
     slabs: KvSlabs
     embed: (row: number, target: Float32Array) => void
     dense: readonly InferenceSession[]
-    attention: AttentionSessions
+    attention: StepAttention
     kernels: MemoryKernels
     rotary: RotaryTables
   }) {
@@ -76,15 +77,11 @@ export class Transformer {
     this.#embed = parts.embed
     this.#dense = parts.dense
     this.#attention = parts.attention
-    const { headDim, layers } = this.#config
+    const { headDim } = this.#config
     this.#rotary = {
       cos: new Tensor('float32', rotary.cos, [rotary.positions, headDim / 2]),
       sin: new Tensor('float32', rotary.sin, [rotary.positions, headDim / 2]),
     }
-    this.#slabTensors = Array.from(
-      { length: layers },
-      (_, layer) => new Tensor('float32', slabs.slab(layer), [slabs.runs, BLOCK_TOKENS, headDim]),
-    )
   }
 
   /**
@@ -115,8 +112,9 @@ export class Transformer {
         dense.push(await InferenceSession.create(graph.model, { ...sessionOptions(threads), externalData }))
       }
       const slabs = new KvSlabs(config, kvBlocksMax)
-      const attention = await AttentionSessions.create(config, threads)
+      const sessions = await AttentionSessions.create(config, threads)
       const kernels = await MemoryKernels.create(config, slabs, threads)
+      const attention = new StepAttention({ config, slabs, sessions, kernels })
       const facts = modelFacts(model, digest, slabs.blockBytes, weightBytes)
       return new Transformer({ model, facts, slabs, embed, dense, attention, kernels, rotary })
     } finally {
@@ -125,20 +123,19 @@ export class Transformer {
   }
 
   stats(): DriverStats {
-    return { ...this.#stats }
+    return { ...this.#stats, attentionCalls: this.#attention.calls }
   }
 
   /** Throws InvalidInputError, before anything is computed, for a step that breaks the rules of its types. */
   async step(sequences: readonly StepSequence[], hooks: StepHooks): Promise<StepResult> {
     const begin = performance.now()
-    this.#check(sequences)
-    const order = rowOrder(sequences)
-    const ordered = order.map((index) => sequences[index]).filter((sequence) => sequence !== undefined)
-    const { heads, kvHeads, layers, vocabularySize } = this.#config
-    const calls = planAttention(ordered.map(queryOf), this.#config, this.slabs)
-    const rows = ordered.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
-    const positions = this.#positions(ordered, rows)
-    const wanted = wantedRows(ordered)
+    checkStep(sequences, this.facts, this.slabs)
+    const { heads, kvHeads, headDim, hiddenSize, layers, vocabularySize } = this.#config
+    const lanes = sequences.map((sequence, index) => laneOf(sequence, index, kvHeads))
+    const all = layoutOf(lanes, this.#config, this.slabs)
+    const wanted = wantedLayout(all, this.#config, this.slabs)
+    const { rows } = all
+    const positions = positionsOf(all)
     const finish = (logits: Float32Array, cancelled: boolean): StepResult => {
       this.#stats.steps++
       this.#stats.rows += rows
@@ -146,46 +143,42 @@ export class Transformer {
         logits,
         cancelled,
         elapsedUs: Math.round((performance.now() - begin) * 1000),
-        failed: [],
-        attention: [],
+        failed: lanes.flatMap(({ index, error }) =>
+          error === undefined || cancelled ? [] : [{ sequence: index, error: KvasirError.from(error) }],
+        ),
+        attention: lanes.map(({ meter }) => meter?.use()),
       }
     }
 
-    let x: Float32Array = this.#embedRows(ordered, rows)
+    let x: Float32Array = embedRows(all, this.#embed, hiddenSize)
     let attention: Float32Array = new Float32Array(0)
     for (let layer = 0; layer < layers; layer++) {
-      const feeds: Feeds = { x: this.#rowTensor(x, rows), positions, ...this.#rotary }
-      if (layer > 0) feeds.attention = this.#rowTensor(attention, rows)
+      const feeds: Feeds = { x: rowTensor(x, rows), positions, ...this.#rotary }
+      if (layer > 0) feeds.attention = rowTensor(attention, rows)
       const { q, k, v, nextX } = await this.#runDense(layer, feeds)
       if (layer > 0) x = floats(nextX)
-      this.#write(layer, ordered, floats(k), floats(v))
+      this.#write(layer, all, floats(k), floats(v))
       hooks.onLayer(layer)
       if (await hooks.between()) return finish(new Float32Array(0), true)
       if (layer === layers - 1) {
-        if (wanted.length === 0) return finish(new Float32Array(0), false)
+        if (wanted.rows === 0) return finish(new Float32Array(0), false)
         // From here on only the last token of each sequence that wants logits counts.
-        const width = heads * this.#config.headDim
-        const lastCalls =
-          wanted.length === rows
-            ? calls
-            : planAttention(
-                wanted.map(({ query }) => query),
-                { heads, kvHeads },
-                this.slabs,
-              )
-        const lastQ = wanted.length === rows ? floats(q) : pickRows(floats(q), wanted, width)
-        if (wanted.length !== rows) x = pickRows(x, wanted, this.#config.hiddenSize)
-        attention = await this.#attend(layer, lastQ, wanted.length, lastCalls, hooks)
-      } else {
-        attention = await this.#attend(layer, floats(q), rows, calls, hooks)
+        x = pickRows(x, wanted, hiddenSize)
       }
+      const layout = layer === layers - 1 ? wanted : all
+      attention = await this.#attention.run(
+        layer,
+        pickRows(floats(q), layout, heads * headDim),
+        layout,
+        hooks.between,
+      )
       if (await hooks.between()) return finish(new Float32Array(0), true)
     }
     const { logits } = await this.#runDense(layers, {
-      x: this.#rowTensor(x, wanted.length),
-      attention: this.#rowTensor(attention, wanted.length),
+      x: rowTensor(x, wanted.rows),
+      attention: rowTensor(attention, wanted.rows),
     })
-    return finish(inCallersOrder(floats(logits), wanted, order, vocabularySize), false)
+    return finish(inCallersOrder(floats(logits), wanted, vocabularySize), false)
   }
 
   async #runDense(index: number, feeds: Feeds) {
@@ -195,97 +188,13 @@ export class Transformer {
     return session.run(feeds)
   }
 
-  /** Runs a layer's attention calls; returns `[rows, heads · dim]`. */
-  async #attend(
-    layer: number,
-    q: Float32Array,
-    rows: number,
-    calls: readonly AttentionCall[],
-    hooks: StepHooks,
-  ): Promise<Float32Array> {
-    const slab = this.#slabTensors[layer]
-    if (slab === undefined) throw new RangeError(`no layer ${layer}`)
-    const width = this.#config.heads * this.#config.headDim
-    let joined: Float32Array | undefined
-    for (const [i, call] of calls.entries()) {
-      this.#stats.attentionCalls++
-      const part = await this.#attention.run(
-        call,
-        q.subarray(call.rowStart * width, (call.rowStart + call.rows) * width),
-        slab,
-      )
-      if (call.rows === rows) return part
-      joined ??= new Float32Array(rows * width)
-      joined.set(part, call.rowStart * width)
-      // The caller asks whether to go on; here others are only served.
-      if (i < calls.length - 1) await hooks.between()
-    }
-    return joined ?? new Float32Array(0)
-  }
-
-  #write(layer: number, sequences: readonly StepSequence[], k: Float32Array, v: Float32Array): void {
-    let row = 0
-    for (const { blocks, start, tokens } of sequences) {
-      this.slabs.writeTokens(layer, blocks, start, k, v, row, tokens.length)
-      row += tokens.length
+  #write(layer: number, { entries }: StepLayout, k: Float32Array, v: Float32Array): void {
+    for (const { lane, row } of entries) {
+      const { blocks, start, tokens } = lane.sequence
+      const startHere = start - lane.plan.firstPage * BLOCK_TOKENS
+      this.slabs.writeTokens(layer, blocks, startHere, k, v, row, tokens.length)
     }
   }
-
-  #rowTensor(values: Float32Array, rows: number): Tensor {
-    return new Tensor('float32', values, [1, rows, values.length / rows])
-  }
-
-  #positions(sequences: readonly StepSequence[], rows: number): Tensor {
-    const positions = new BigInt64Array(rows)
-    let row = 0
-    for (const { start, tokens } of sequences) {
-      for (let i = 0; i < tokens.length; i++) positions[row++] = BigInt(start + i)
-    }
-    return new Tensor('int64', positions, [1, rows])
-  }
-
-  #embedRows(sequences: readonly StepSequence[], rows: number): Float32Array {
-    const { hiddenSize } = this.#config
-    const x = new Float32Array(rows * hiddenSize)
-    let row = 0
-    for (const { tokens } of sequences) {
-      for (const token of tokens) {
-        this.#embed(token, x.subarray(row * hiddenSize, (row + 1) * hiddenSize))
-        row++
-      }
-    }
-    return x
-  }
-
-  #check(sequences: readonly StepSequence[]): void {
-    let rows = 0
-    for (const { blocks, start, tokens } of sequences) {
-      const end = start + tokens.length
-      rows += tokens.length
-      if (tokens.length === 0) throw new InvalidInputError('A sequence of a step has no new tokens.')
-      if (end > this.facts.contextTokensMax) {
-        throw new InvalidInputError(
-          `A sequence of ${end} tokens is longer than the context of ${this.facts.contextTokensMax}.`,
-        )
-      }
-      if (blocks.length * BLOCK_TOKENS < end) {
-        throw new InvalidInputError(`A sequence of ${end} tokens has only ${blocks.length} blocks.`)
-      }
-      this.slabs.checkBlocks(blocks)
-      for (const token of tokens) {
-        if (token >= this.facts.vocabularySize) {
-          throw new InvalidInputError(`Token ${token} is outside the vocabulary of ${this.facts.name}.`)
-        }
-      }
-    }
-    if (rows === 0 || rows > STEP_ROWS_MAX) {
-      throw new InvalidInputError(`A step takes 1 to ${STEP_ROWS_MAX} new tokens, not ${rows}.`)
-    }
-  }
-}
-
-function queryOf({ blocks, start, tokens }: StepSequence): Query {
-  return { blocks, position: start, rows: tokens.length }
 }
 
 function suitableThreads({ hiddenSize, heads, kvHeads, headDim, intermediateSize }: ModelConfig): number {
