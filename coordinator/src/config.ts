@@ -58,6 +58,12 @@ export const coordinatorConfigSchema = z
       .default(10_000)
       .describe('Longest wait for a device, the first or a later one, milliseconds; then a 503.'),
     requestDeadlineMs: z.int().min(1).default(600_000).describe('Longest life of a request, milliseconds.'),
+    attentionDefault: z
+      .enum(['auto', 'dense'])
+      .default('auto')
+      .describe(
+        'Attention of requests that ask for none: auto may choose pages in contexts above 4,096 tokens.',
+      ),
     traceSampleRatio: z.number().min(0).max(1).default(1).describe('Share of ordinary traces that is kept.'),
     slowRequestMs: z
       .number()

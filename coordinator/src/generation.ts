@@ -76,6 +76,8 @@ export interface PlacementReport {
   readonly filtered: {
     readonly prefill: Readonly<Record<string, number>>
     readonly decode: Readonly<Record<string, number>>
+    /** For attending while another device decodes; empty where that was not looked for. */
+    readonly attend: Readonly<Record<string, number>>
   }
 }
 

@@ -54,6 +54,7 @@ async function start(context: ProcessContext): Promise<Running> {
     queuedMax: config.queuedMax,
     placementDeadlineMs: config.placementDeadlineMs,
     requestDeadlineMs: config.requestDeadlineMs,
+    attentionDefault: config.attentionDefault,
   })
   const encoder = createPromptEncoder({ models: config.model, jobsMax: config.promptsWaitingMax })
   const gateway = await createGateway({

@@ -42,6 +42,11 @@ export class DeviceClients {
     return client
   }
 
+  /** Where others call its services, host:port; undefined where that life of the device is not known any more. */
+  controlEndpoint(device: DeviceRef): string | undefined {
+    return this.#watch.advertisement(device)?.endpoints?.control
+  }
+
   /** Where others pull KV from, host:port; undefined where that life of the device is not known any more. */
   kvEndpoint(device: DeviceRef): string | undefined {
     return this.#watch.advertisement(device)?.endpoints?.kv

@@ -21,10 +21,12 @@ import { callServerStream, callUnary } from '@kvasir/runtime/rpc-client'
 import { withSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN, type SpanName } from '@kvasir/runtime/telemetry-names'
 import { type Context, context, type Span, SpanKind } from '@opentelemetry/api'
+import { PAGE_TOKENS } from '../core/attention-plan.js'
 import type { Decision } from '../core/decision.js'
 import type { DeviceRef, ProfileName } from '../core/facts.js'
 import type { CallName, CoordinatorAction, RequestEvent } from '../core/protocol.js'
 import type { GenerationRequest } from '../generation.js'
+import { type AttentionSums, attentionMessage, offloadMessage, readAttention } from './attention-calls.js'
 import { faultOf } from './call-faults.js'
 import type { DeviceClient, DeviceClients } from './device-clients.js'
 import {
@@ -55,6 +57,8 @@ export interface EpochFigures {
   sent: { bytes: number; chunks: number; busyUs: number; exposedUs: number } | null
   received: { bytes: number; chunks: number } | null
   decode: { steps: number; stepUs: number; batchMax: number } | null
+  /** Null where attention was dense and all on the decoding device. */
+  attention: AttentionSums | null
   /** KV bytes that attention read while decoding, and that were moved, by tier. */
   reads: readonly { readonly tier: string; readonly readBytes: number; readonly movedBytes: number }[]
 }
@@ -85,13 +89,15 @@ export class EpochCalls {
     sent: null,
     received: null,
     decode: null,
+    attention: null,
     reads: [],
   }
   readonly #setting: EpochSetting
   readonly #id: { readonly requestId: string; readonly epoch: number }
   readonly #abort = new AbortController()
   readonly #calls: Promise<void>[] = []
-  #lease: Lease | undefined
+  /** What was granted and not released, by what for. */
+  readonly #leases = new Map<LeasePurpose, Lease>()
   #isOver = false
   /** Stopping the calls is the regular end, and no failure of theirs. */
   #isFinished = false
@@ -105,9 +111,18 @@ export class EpochCalls {
     return this.#setting.decision
   }
 
+  /** Asks for memory for `tokens` where the sequence is decoded, and for its pages where another device attends. */
   reserve(tokens: number): void {
-    const { decision } = this.#setting
-    const call = this.#call('reserve', SPAN.reserve, decision.decode, async (client, span) => {
+    const { decode, attention } = this.#setting.decision
+    this.#calls.push(this.#reserve(decode, LeasePurpose.DECODE, tokens))
+    if (!attention.attend) return
+    const pageTokens = attention.attendPages * PAGE_TOKENS
+    this.#calls.push(this.#reserve(attention.attend, LeasePurpose.ATTEND, pageTokens))
+  }
+
+  async #reserve(device: DeviceRef, purpose: LeasePurpose, tokens: number): Promise<void> {
+    const needed = this.#setting.decision.attention.attend ? 2 : 1
+    await this.#call('reserve', SPAN.reserve, device, async (client, span) => {
       span.setAttribute(ATTRIBUTE.tokens, tokens)
       // Not cancelled with the epoch: a reservation that is granted must be known to be released.
       const { lease } = await callUnary(
@@ -120,16 +135,15 @@ export class EpochCalls {
           profile: PROFILES[this.#setting.profile],
           tokens,
           prefix: prefixHashes(this.#setting.request),
-          purpose: LeasePurpose.DECODE,
+          purpose,
         },
         { timeoutMs: RESERVE_TIMEOUT_MS },
       )
-      if (!lease) throw new InternalError(`Device ${decision.decode.deviceId} granted no lease.`)
-      this.#lease = lease
+      if (!lease) throw new InternalError(`Device ${device.deviceId} granted no lease.`)
+      this.#leases.set(purpose, lease)
       if (this.#isOver) this.#release()
-      else this.#setting.tell({ type: 'reserved', ...this.#id })
+      else if (this.#leases.size === needed) this.#setting.tell({ type: 'reserved', ...this.#id })
     })
-    this.#calls.push(call)
   }
 
   /** `tokens`: prompt and what was emitted before. */
@@ -177,6 +191,7 @@ export class EpochCalls {
           sampling: request.sampling,
           prefix: cachedPrefix(decision, clients),
           reuse: reuseMode(request),
+          attention: attentionMessage(decision.attention),
         },
         { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
       )
@@ -233,7 +248,7 @@ export class EpochCalls {
         'decode',
         {
           sequence: this.#sequence(),
-          lease: this.#lease,
+          lease: this.#leases.get(LeasePurpose.DECODE),
           tokens,
           firstIndex: action.firstIndex,
           maxTokens: request.maxTokens,
@@ -249,6 +264,8 @@ export class EpochCalls {
             : undefined,
           prefix: prefill ? undefined : cachedPrefix(decision, clients),
           reuse: reuseMode(request),
+          attention: attentionMessage(decision.attention),
+          offload: offloadMessage(decision.attention, this.#leases.get(LeasePurpose.ATTEND), clients),
         },
         { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
       )
@@ -282,8 +299,9 @@ export class EpochCalls {
         return
       }
       case 'finished': {
-        const { steps, stepUs, batchMax, reason, reads } = event.value
+        const { steps, stepUs, batchMax, reason, reads, attention } = event.value
         this.figures.decode = { steps, stepUs: Number(stepUs), batchMax }
+        this.figures.attention = readAttention(attention, steps)
         this.figures.reads = reads.map(({ tier, readBytes, movedBytes }) => {
           return { tier, readBytes: Number(readBytes), movedBytes: Number(movedBytes) }
         })
@@ -350,7 +368,8 @@ export class EpochCalls {
       if (this.#isOver) return
       const error = KvasirError.from(thrown)
       onFailure(error)
-      const involved = [decision.prefill.deviceId, decision.decode.deviceId]
+      const { prefill, decode, attention } = decision
+      const involved = [prefill, decode, attention.attend].flatMap((ref) => ref?.deviceId ?? [])
       tell({
         type: 'call-failed',
         ...this.#id,
@@ -362,18 +381,20 @@ export class EpochCalls {
 
   /** Best effort: a device that does not hear of it ends the lease when its time is over. */
   #release(): void {
-    const lease = this.#lease
-    if (!lease) return
-    this.#lease = undefined
     const { clients, decision, parent } = this.#setting
-    context.with(parent, () => {
-      try {
-        const { kv } = clients.of(decision.decode)
-        callUnary(kv, 'release', { lease }, { timeoutMs: RELEASE_TIMEOUT_MS }).catch(() => {})
-      } catch {
-        // The device has left, and its leases with it.
-      }
-    })
+    for (const [purpose, lease] of this.#leases) {
+      const device = purpose === LeasePurpose.ATTEND ? decision.attention.attend : decision.decode
+      context.with(parent, () => {
+        try {
+          if (!device) return
+          const { kv } = clients.of(device)
+          callUnary(kv, 'release', { lease }, { timeoutMs: RELEASE_TIMEOUT_MS }).catch(() => {})
+        } catch {
+          // The device has left, and its leases with it.
+        }
+      })
+    }
+    this.#leases.clear()
   }
 
   #sequence() {

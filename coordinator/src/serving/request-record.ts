@@ -4,8 +4,10 @@
 import { type Decision, explain, filterCounts } from '../core/decision.js'
 import type { ProfileName } from '../core/facts.js'
 import type { GenerationRequest, PlacementReport, RequestReport } from '../generation.js'
+import { type AttentionSums, addAttention, NO_ATTENTION } from './attention-calls.js'
 import type { EpochFigures } from './epoch-calls.js'
 import { cachedTokens, prefixReport } from './prefix-report.js'
+import { attentionReport, attentionStages, prefixStages } from './stage-reports.js'
 
 /** Placements shown; of a request that moved more often, the newest. */
 const PLACEMENTS_MAX = 16
@@ -33,6 +35,8 @@ export class RequestRecord {
   #reuse: EpochFigures['reuse'] = null
   #heldByDecodeTokens = 0
   #reads: EpochFigures['reads'] = []
+  #attention: AttentionSums = NO_ATTENTION
+  #prefillUs: number | null = null
 
   constructor(request: GenerationRequest, profile: ProfileName, traceId: string, nowMs: number) {
     const { requestId, model, promptTokens, reusePrefix, retrieval } = request
@@ -47,6 +51,7 @@ export class RequestRecord {
     this.#placements.push(decision)
     if (this.#placements.length > PLACEMENTS_MAX) this.#placements.shift()
     this.#reuse = null
+    this.#prefillUs = null
     this.#heldByDecodeTokens = 0
     this.#placedAtMs ??= nowMs
     this.#predicted ??= { ttftMs: roundMs(decision.ttftMs), tpotMs: roundMs(decision.tpotMs) }
@@ -63,6 +68,13 @@ export class RequestRecord {
     this.#reuse = figures.reuse
     this.#heldByDecodeTokens = figures.heldByDecodeTokens
     this.#reads = sumOfReads(this.#reads, figures.reads)
+    this.#attention = addAttention(this.#attention, figures.attention ?? NO_ATTENTION)
+    this.#prefillUs = figures.prefill?.computeUs ?? null
+  }
+
+  /** Whether attention of two devices was merged, in some placement. */
+  get #wasMerged(): boolean {
+    return this.#placements.some(({ attention }) => attention.place === 'partial')
   }
 
   /** `running`: figures of the epoch that is not over. */
@@ -70,7 +82,8 @@ export class RequestRecord {
     const kv = running ? withFigures(this.#kv, running) : this.#kv
     const reuse = running?.reuse ?? this.#reuse
     const decision = this.#placements.at(-1)
-    const { promptTokens, reusePrefix } = this.#request
+    const { promptTokens, reusePrefix, retrieval } = this.#request
+    const attention = addAttention(this.#attention, running?.attention ?? NO_ATTENTION)
     const since = (atMs: number | null): number | null =>
       atMs === null ? null : roundMs(atMs - this.#submittedAtMs)
     const decodeMs =
@@ -86,8 +99,9 @@ export class RequestRecord {
       promptTokens,
       completionTokens,
       cachedTokens: cachedTokens(promptTokens, reuse),
-      // In `exact` every device computes the same; in other profiles a move may change the text.
-      numericsChanged: this.#profile !== 'exact' && this.#placements.length > 1,
+      // In `exact` every device computes the same; in other profiles a move may change the text, and so may
+      // sums in another order where attention was merged.
+      numericsChanged: this.#placements.length > 1 && (this.#profile !== 'exact' || this.#wasMerged),
       nearTies,
       finishReason: this.finishReason,
       error: this.error,
@@ -113,9 +127,15 @@ export class RequestRecord {
             heldByDecodeTokens: running?.heldByDecodeTokens ?? this.#heldByDecodeTokens,
           })
         : null,
-      attention: null,
-      retrieval: this.#request.retrieval,
-      stages: [],
+      attention: decision ? attentionReport(decision, attention) : null,
+      retrieval,
+      stages: decision
+        ? [
+            ...prefixStages(decision, reuse, running?.prefill?.computeUs ?? this.#prefillUs),
+            ...(retrieval?.stages ?? []),
+            ...attentionStages(decision, attention),
+          ]
+        : [...(retrieval?.stages ?? [])],
       tierReads: sumOfReads(this.#reads, running?.reads ?? []),
     }
   }
@@ -163,6 +183,7 @@ function placementReport(decision: Decision): PlacementReport {
     filtered: {
       prefill: filterCounts(decision.filtered.prefill),
       decode: filterCounts(decision.filtered.decode),
+      attend: filterCounts(decision.filtered.attend),
     },
   }
 }

@@ -11,11 +11,13 @@ import { CancelledError, type KvasirError, UnavailableError } from '@kvasir/runt
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import { type Context, context, type Span, trace } from '@opentelemetry/api'
+import { pagesOf } from '../core/attention-plan.js'
 import type { CompletionRecord } from '../core/completion-record.js'
 import { type Decision, explain } from '../core/decision.js'
 import type { ProfileName } from '../core/facts.js'
 import type { CoordinatorAction, RequestEvent } from '../core/protocol.js'
 import type { Generation, GenerationEvent, GenerationRequest, RequestReport } from '../generation.js'
+import { attentionCompletion, tokensRead } from './attention-calls.js'
 import type { DeviceClients } from './device-clients.js'
 import { EpochCalls } from './epoch-calls.js'
 import type { MissedBlocks } from './prefix-calls.js'
@@ -144,6 +146,8 @@ export class RequestSession implements Generation {
       [ATTRIBUTE.placementReason]: explain(decision),
       [ATTRIBUTE.prefillDevice]: decision.prefill.deviceId,
       [ATTRIBUTE.decodeDevice]: decision.decode.deviceId,
+      [ATTRIBUTE.attentionMethod]: decision.attention.method,
+      ...(decision.attention.attend ? { [ATTRIBUTE.attendDevice]: decision.attention.attend.deviceId } : {}),
     })
     this.#placeSpan?.end()
     this.#placeSpan = undefined
@@ -251,9 +255,13 @@ export class RequestSession implements Generation {
 
   #completion(epoch: EpochCalls): CompletionRecord {
     const { figures, decision } = epoch
-    const { prefill, decode, sent, reuse } = figures
+    const { prefill, decode, sent, reuse, attention } = figures
     const source = decision.prefix.fetch?.device
     const { request, modelDigest, profile } = this.#setting
+    // Half-way through.
+    const generatedTokens = Math.ceil(this.#tokens.released / 2)
+    const contextTokens = request.promptTokens.length + generatedTokens
+    const stages = attention && attentionCompletion(decision, attention, pagesOf(contextTokens))
     return {
       modelDigest,
       profile,
@@ -272,12 +280,14 @@ export class RequestSession implements Generation {
             decode: {
               deviceId: decision.decode.deviceId,
               steps: decode.steps,
-              stepsMs: decode.stepUs / 1000,
+              // Waiting for another device says nothing of this one.
+              stepsMs: (decode.stepUs - (attention?.remoteUs ?? 0)) / 1000,
               batch: Math.max(1, decode.batchMax),
-              contextTokens: request.promptTokens.length + Math.ceil(this.#tokens.released / 2),
+              contextTokens: tokensRead(decision, attention, contextTokens, generatedTokens),
             },
           }
         : {}),
+      ...(stages ? { attention: stages } : {}),
       ...(sent
         ? {
             transfer: {

@@ -61,6 +61,8 @@ export interface ServingOptions {
   readonly placementDeadlineMs?: number
   /** Longest life of a request. Default 600 s. */
   readonly requestDeadlineMs?: number
+  /** What requests that ask for no attention get: `auto` may be sparse in long contexts. Default auto. */
+  readonly attentionDefault?: 'auto' | 'dense'
 }
 
 export interface Serving extends GenerationService {
@@ -103,6 +105,7 @@ class ServingShell implements Serving {
       queuedMax: options.queuedMax ?? 256,
       placementDeadlineMs: options.placementDeadlineMs ?? 10_000,
       requestDeadlineMs: options.requestDeadlineMs ?? 600_000,
+      attentionDefault: options.attentionDefault ?? 'auto',
     })
     this.#watch = new ClusterWatch(options.bus, options.log, (event) => this.#tell(event))
     this.#clients = new DeviceClients(this.#watch)
