@@ -183,6 +183,7 @@ export class KvDirectory {
     const slot = this.#slots.get(hash) ?? this.#newSlot(hash)
     const before = this.#holdersOf[slot]
     const after = this.#sets.with(before, holder, tier)
+    if (after.holders.length > (before?.holders.length ?? 0)) this.#count(holder, 1)
     if (after !== before) this.#setHolders(slot, after)
     this.#recency.use(slot)
   }
@@ -191,7 +192,9 @@ export class KvDirectory {
     const before = this.#holdersOf[slot]
     if (!before) return
     const after = this.#sets.without(before, holder)
-    if (after !== before) this.#setHolders(slot, after)
+    if (after === before) return
+    this.#count(holder, -1)
+    this.#setHolders(slot, after)
   }
 
   /** Takes a holder out of every block that `keeps` says no to. */
@@ -205,20 +208,15 @@ export class KvDirectory {
   #setHolders(slot: number, after: HolderSet | undefined): void {
     const before = this.#holdersOf[slot]
     if (after) this.#sets.retain(after)
-    this.#count(before, -1)
-    this.#count(after, 1)
     if (before) this.#sets.release(before)
     this.#holdersOf[slot] = after
     if (!after) this.#freeSlot(slot)
   }
 
-  #count(set: HolderSet | undefined, sign: 1 | -1): void {
-    if (!set) return
-    this.#copies += sign * set.holders.length
-    for (const id of set.holders) {
-      const holder = this.#holders[id]
-      if (holder) holder.blocks += sign
-    }
+  #count(holder: number, change: 1 | -1): void {
+    this.#copies += change
+    const entry = this.#holders[holder]
+    if (entry) entry.blocks += change
   }
 
   #newSlot(hash: string): number {
@@ -242,7 +240,9 @@ export class KvDirectory {
     while (this.#slots.size > this.blocksMax || this.#copies > COPIES_PER_BLOCK * this.blocksMax) {
       const slot = this.#recency.oldest
       if (slot === undefined) return
-      this.#dropped += this.#holdersOf[slot]?.holders.length ?? 0
+      const holders = this.#holdersOf[slot]?.holders ?? []
+      this.#dropped += holders.length
+      for (const holder of holders) this.#count(holder, -1)
       this.#setHolders(slot, undefined)
     }
   }
