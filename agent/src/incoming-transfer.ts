@@ -57,7 +57,7 @@ export interface IncomingOptions {
   /** Of this side; for the source it is only a name. */
   readonly lease: Lease
   readonly windowBytes: number
-  /** Writes a run; blocks count from the first of the sequence, or of those asked for. May take over `data`'s buffer. */
+  /** Writes a run from a part of a message; blocks count from the first of the sequence, or of those asked for. */
   readonly write: (run: Run, data: Uint8Array) => Promise<void>
   readonly clock: Clock
   /** Longest silence of the source, prefill's queue included. */
@@ -291,9 +291,8 @@ class ChunkWriter {
     let offset = 0
     return chunk.segments.map(({ layer, firstBlock, blockCount, bounds = false }) => {
       const bytes = blockCount * (this.plane(bounds)?.unitBytes ?? 0)
-      // Whoever writes it may take the buffer: each segment gets bytes that nobody else uses.
-      const data = new Uint8Array(bytes)
-      data.set(chunk.data.subarray(offset, offset + bytes))
+      // Not a Buffer, whose slice is no copy.
+      const data = new Uint8Array(chunk.data.buffer, chunk.data.byteOffset + offset, bytes)
       offset += bytes
       return this.options.write({ layer, first: firstBlock, count: blockCount, bounds }, data)
     })

@@ -38,7 +38,7 @@ export function runReader(
   }
 }
 
-/** Writes runs of a sequence to a device; the driver may take over the bytes. */
+/** Writes runs of a sequence to a device. */
 export function runWriter(
   driver: DeviceDriver,
   blocks: readonly number[],

@@ -193,7 +193,7 @@ export interface DeviceDriver {
   cancelStep(): void
   /** Copies whole blocks of one layer out, `blocks.length * blockLayerBytes` bytes, wire layout. */
   readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array>
-  /** Copies whole blocks of one layer in; the driver may take ownership of `data`'s buffer. */
+  /** Copies whole blocks of one layer in; the driver may take ownership of `data`'s buffer where `data` is the whole of it. */
   writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void>
   /** Copies whole blocks of all layers, with their bounds, within the pool: `from[i]` to `to[i]`. */
   copyBlocks(from: Uint32Array, to: Uint32Array): Promise<void>

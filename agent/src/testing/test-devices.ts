@@ -4,9 +4,12 @@
  */
 import type { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
+  type Attention,
+  type CachedPrefix,
   type DecodeResponse,
   InferenceServiceClient,
   type PrefillResponse,
+  type ReuseMode,
   type Sampling,
 } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { KvServiceClient, type Lease, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
@@ -15,10 +18,12 @@ import type { KvasirError } from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 import { callServerStream, callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
 import type { DeviceDefinition } from '../definition.js'
-import type { KvChange } from '../kv-index.js'
+import { HashChain } from '../hash-chain.js'
+import type { TierPeer } from '../host-tier-peer.js'
+import { hashBytes, type KvChange } from '../kv-index.js'
 import type { AgentLimits } from '../limits.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
-import { agentSettings } from '../settings.js'
+import { type AgentSettings, agentSettings } from '../settings.js'
 import { FAKE_MODEL, type FakeDriverOptions, fakeFactory } from './fake-driver.js'
 
 export const GREEDY: Sampling = {
@@ -41,6 +46,18 @@ export interface TestDeviceOptions {
   readonly onKvChange?: (change: KvChange) => void
   readonly onBroken?: (error: KvasirError) => void
   readonly capabilities?: readonly Capability[]
+  /** Blocks of a second tier; none where absent. */
+  readonly farBlocks?: number
+  readonly tierPolicy?: AgentSettings['tierPolicy']
+  readonly hostTier?: () => TierPeer | undefined
+}
+
+/** What a request may say of cached blocks and attention. */
+export interface ReuseOptions {
+  readonly prefix?: CachedPrefix
+  readonly reuse?: ReuseMode
+  readonly salt?: string
+  readonly attention?: Attention
 }
 
 export function fakeDefinition(kind: string, fake: FakeDriverOptions = {}): DeviceDefinition {
@@ -48,7 +65,10 @@ export function fakeDefinition(kind: string, fake: FakeDriverOptions = {}): Devi
     kind,
     capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE'],
     deviceModel: `fake ${kind}`,
-    tiers: [{ name: 'hbm', kind: 'TIER_KIND_HBM', bytes: 'tierBytes' }],
+    tiers: [
+      { name: 'hbm', kind: 'TIER_KIND_HBM', bytes: 'tierBytes' },
+      { name: 'ddr', kind: 'TIER_KIND_DDR', bytes: 'ddrBytes', bandwidthShare: 0.1 },
+    ],
     decodeSlotsDefault: 8,
     linkClass: 'loopback',
     driver: fakeFactory(fake),
@@ -70,25 +90,39 @@ export class TestClient {
     this.kv = createRpcClient(KvServiceClient, control)
   }
 
-  identity(requestId: string, epoch = 1) {
+  identity(requestId: string, epoch = 1, salt = '') {
     const { modelDigest } = this
-    return { requestId, epoch, modelDigest, profile: 'PROFILE_EXACT' as const, tenantSalt: Buffer.alloc(0) }
+    const tenantSalt = Buffer.from(salt)
+    return { requestId, epoch, modelDigest, profile: 'PROFILE_EXACT' as const, tenantSalt }
   }
 
-  async reserve(requestId: string, tokens: number, epoch = 1): Promise<Lease> {
-    const { lease } = await callUnary(this.kv, 'reserve', { ...this.identity(requestId, epoch), tokens })
+  /** `hashes`: of the prompt's full blocks, where they may be shared. */
+  async reserve(requestId: string, tokens: number, epoch = 1, hashes?: readonly string[]): Promise<Lease> {
+    const prefix = hashes === undefined ? undefined : { hashes: hashes.map(hashBytes) }
+    const request = { ...this.identity(requestId, epoch), tokens, prefix }
+    const { lease } = await callUnary(this.kv, 'reserve', request)
     if (lease === undefined) throw new Error('Reserve gave no lease')
     return lease
+  }
+
+  /** The names of a prompt's full blocks. */
+  hashes(prompt: readonly number[], salt = ''): readonly string[] {
+    return new HashChain(this.modelDigest, Buffer.from(salt), prompt).prompt
   }
 
   prefill(
     requestId: string,
     tokens: number[],
-    options: { transferId?: string; signal?: AbortSignal; epoch?: number; sampling?: Sampling } = {},
+    options: {
+      transferId?: string
+      signal?: AbortSignal
+      epoch?: number
+      sampling?: Sampling
+    } & ReuseOptions = {},
   ): AsyncIterableIterator<PrefillResponse> {
-    const { transferId = `transfer-${requestId}`, sampling = GREEDY } = options
-    const sequence = this.identity(requestId, options.epoch)
-    const request = { sequence, transferId, tokens, firstIndex: 0, sampling }
+    const { transferId = `transfer-${requestId}`, sampling = GREEDY, prefix, reuse, attention } = options
+    const sequence = this.identity(requestId, options.epoch, options.salt)
+    const request = { sequence, transferId, tokens, firstIndex: 0, sampling, prefix, reuse, attention }
     return callServerStream(this.inference, 'prefill', request, { signal: options.signal })
   }
 
@@ -103,14 +137,26 @@ export class TestClient {
       signal?: AbortSignal
       epoch?: number
       sampling?: Sampling
-    },
+    } & ReuseOptions,
   ): AsyncIterableIterator<DecodeResponse> {
     const { maxTokens, from, timing = PullTiming.LAYERED, sampling = GREEDY } = options
+    const { prefix, reuse, attention } = options
     const transferId = `transfer-${requestId}`
     const source =
       from === undefined ? undefined : { deviceId: from.id, endpoint: from.endpoint, transferId, timing }
-    const sequence = this.identity(requestId, options.epoch)
-    const request = { sequence, lease, tokens, firstIndex: 0, maxTokens, sampling, source }
+    const sequence = this.identity(requestId, options.epoch, options.salt)
+    const request = {
+      sequence,
+      lease,
+      tokens,
+      firstIndex: 0,
+      maxTokens,
+      sampling,
+      source,
+      prefix,
+      reuse,
+      attention,
+    }
     return callServerStream(this.inference, 'decode', request, { signal: options.signal })
   }
 
@@ -141,11 +187,13 @@ export class TestDevice extends TestClient {
       deviceId: options.deviceId,
       model: FAKE_MODEL,
       tierBytes: (options.blocks ?? 256) * blockBytes,
+      ddrBytes: (options.farBlocks ?? 0) * blockBytes,
+      tierPolicy: options.tierPolicy,
       decodeSlots: options.decodeSlots,
       linkBytesPerSecond: options.linkBytesPerSecond,
     })
     const log = createLogger({ service: options.deviceId, terminal: false })
-    const { limits, onKvChange, onBroken } = options
+    const { limits, onKvChange, onBroken, hostTier } = options
     return new TestDevice(
       await startServingDevice({
         definition,
@@ -155,6 +203,7 @@ export class TestDevice extends TestClient {
         ...(limits === undefined ? {} : { limits }),
         ...(onKvChange === undefined ? {} : { onKvChange }),
         ...(onBroken === undefined ? {} : { onBroken }),
+        ...(hostTier === undefined ? {} : { hostTier }),
       }),
     )
   }
