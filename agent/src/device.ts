@@ -51,6 +51,7 @@ const DOES: Partial<Record<Capability, string>> = {
   [Capability.PREFILL]: 'prefill',
   [Capability.DECODE]: 'decode',
   [Capability.ATTEND]: 'attend for others',
+  [Capability.RETRIEVE]: 'search corpora',
 }
 
 /** Throws UnsupportedError where the device lacks the capability, or has no model. */

@@ -18,7 +18,7 @@ export const agentSettings = z.strictObject({
   kvPort: port.default(0).describe('Port of the KV transfers; 0 takes a free one'),
   tierBytes: z
     .int()
-    .positive()
+    .positive('a tier of 0 bytes holds nothing; give it more')
     .default(256 << 20)
     .describe('Bytes of the nearest memory tier that may hold KV blocks'),
   ddrBytes: z
@@ -32,6 +32,17 @@ export const agentSettings = z.strictObject({
     .enum(['static', 'reactive', 'balanced'])
     .default('balanced')
     .describe('Which pages of decoding sequences sit in which tier, for a device with two'),
+  shardBytes: z
+    .int()
+    .positive()
+    .default(256 << 20)
+    .describe('Bytes that shards of corpora may take, for a device that searches them'),
+  corpusDir: z.string().min(1).optional().describe('Folder of the corpora, for an agent that keeps them'),
+  corpusBytes: z
+    .int()
+    .positive()
+    .default(1 << 30)
+    .describe('Bytes that all corpora may take, documents on disk and postings in memory together'),
   decodeSlots: z.int().positive().max(1_024).optional().describe('Sequences decoded at once'),
   threads: z.int().positive().optional().describe('Threads that compute'),
   linkBytesPerSecond: z

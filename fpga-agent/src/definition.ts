@@ -3,6 +3,7 @@ import { memoryService } from '@kvasir/agent/attend-service'
 import { cpuStandIn } from '@kvasir/agent/cpu-stand-in'
 import type { DeviceDefinition } from '@kvasir/agent/definition'
 import { ortFactory } from '@kvasir/agent/ort-factory'
+import { shardService } from '@kvasir/agent/shard-service'
 
 /** Published rates of the Alveo U280, bytes a second: 8 GB of HBM2, and 32 GB of DDR4 on the board. */
 const U280_HBM = 460e9
@@ -19,5 +20,5 @@ export const fpgaDefinition: DeviceDefinition = {
   decodeSlotsDefault: 8,
   linkClass: 'loopback',
   driver: ortFactory,
-  services: [memoryService],
+  services: [memoryService, shardService],
 }

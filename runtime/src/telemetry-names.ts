@@ -32,6 +32,10 @@ export const SPAN = {
   kvFetch: 'kv.fetch',
   /** Agent: the pages of an offloaded sequence on the device that attends, from its lease to its end. */
   attendRun: 'attend.run',
+  /** Agent: a shard of a corpus on its way from the owner into the device. */
+  shardLoad: 'shard.load',
+  /** Agent: BM25 and top-k over one shard, on the device or on the owner. */
+  shardSearch: 'shard.search',
   /** Coordinator: one search, from the query to the documents; parent of the four below. */
   retrieve: 'retrieve',
   /** Coordinator, a call: from a query to weighted terms. */

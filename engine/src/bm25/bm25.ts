@@ -16,7 +16,7 @@ const K1 = 1.2
 const B = 0.75
 
 /** What one search takes. */
-export const BM25_LIMITS = { terms: 32_768, k: 1_000 } as const
+export const BM25_LIMITS = { terms: 1_024, k: 1_000 } as const
 
 /** Stands for a document without any of the terms. */
 export const UNSCORED = -1
