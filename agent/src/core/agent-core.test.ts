@@ -1,96 +1,189 @@
-/** The whole core over thousands of random histories: exact budgets, no leak, one end for everything. */
+/** The whole core over thousands of random histories: exact books, true contents, no leak, one end for everything. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { CoreHarness, type Operation } from '../testing/core-harness.js'
-import { AgentCore, type CoreOptions } from './agent-core.js'
+import { AgentCore } from './agent-core.js'
+import type { CoreOptions } from './core-options.js'
 
 const OPTIONS: CoreOptions = {
   deviceId: 'fpga-0',
   incarnation: 7n,
   leaseTtlMs: 1_000,
-  capacityBlocks: 20,
+  tiers: [{ name: 'hbm', blocks: 20, bytesPerSecond: 460 }],
+  blockBytes: 64,
+  tierPolicy: 'static',
   decodeSlots: 3,
   waitingMax: 4,
   contextTokensMax: 200,
   limits: { rowsMax: 64, chunkTokens: 64, sharedChunkTokens: 16 },
 }
 
+const TWO_TIERS = [
+  { name: 'hbm', blocks: 9, bytesPerSecond: 460 },
+  { name: 'ddr', blocks: 15, bytesPerSecond: 77 },
+]
+
 const nat = fc.nat(30)
 const request = fc.nat(5)
 const epoch = fc.integer({ min: 1, max: 3 })
-const tokens = fc.integer({ min: 1, max: 180 })
+const text = fc.nat(3)
+const prompt = fc.integer({ min: 1, max: 120 })
+const reuse = fc.nat(5).map((draw) => draw > 0)
+const fetch = fc.oneof(fc.constant(0), fc.nat(130))
+const pattern = fc.nat(4)
+const rarely = (most: number) => fc.nat(most).map((draw) => draw === 0)
 const operation: fc.Arbitrary<Operation> = fc.oneof(
-  { weight: 3, arbitrary: fc.record({ type: fc.constant('reserve' as const), request, epoch, tokens }) },
-  { weight: 2, arbitrary: fc.record({ type: fc.constant('prefill' as const), request, epoch, tokens }) },
   {
     weight: 4,
     arbitrary: fc.record({
-      type: fc.constant('decode' as const),
-      lease: nat,
-      tokens,
-      tokensMax: fc.integer({ min: 1, max: 150 }),
-      pulled: fc.boolean(),
+      type: fc.constant('reserve' as const),
+      request,
+      epoch,
+      text,
+      prompt,
+      room: fc.nat(60),
+      reuse,
+      purpose: fc.constantFrom('decode' as const, 'decode' as const, 'attend' as const),
     }),
   },
-  { weight: 1, arbitrary: fc.record({ type: fc.constant('extend' as const), lease: nat, tokens }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      type: fc.constant('prefill' as const),
+      request,
+      epoch,
+      text,
+      prompt,
+      reuse,
+      fetch,
+    }),
+  },
   {
     weight: 5,
     arbitrary: fc.record({
-      type: fc.constantFrom('release' as const, 'pin', 'unpin', 'received', 'sent', 'cancel'),
+      type: fc.constant('decode' as const),
+      lease: nat,
+      more: fc.oneof(fc.constant(0), fc.nat(40)),
+      tokensMax: fc.integer({ min: 1, max: 150 }),
+      pulled: fc.boolean(),
+      fetch,
+      offload: fc.constantFrom('none' as const, 'none' as const, 'partial' as const, 'indices' as const),
+      otherText: rarely(9),
+    }),
+  },
+  { weight: 2, arbitrary: fc.record({ type: fc.constant('attend' as const), lease: nat, reuse }) },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('extend' as const), lease: nat, tokens: prompt }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      type: fc.constantFrom(
+        'release' as const,
+        'pin',
+        'unpin',
+        'received',
+        'received',
+        'sent',
+        'cancel',
+        'offloaded',
+        'return',
+      ),
       pick: nat,
     }),
   },
   {
-    weight: 9,
+    weight: 2,
+    arbitrary: fc.record({
+      type: fc.constantFrom('fetched' as const, 'held'),
+      pick: nat,
+      tokens: fc.nat(130),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('reads' as const), pick: nat, pattern }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ type: fc.constant('lend' as const), text, pages: fc.integer({ min: 1, max: 8 }) }),
+  },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('evict' as const), drop: fc.boolean() }) },
+  {
+    weight: 12,
     arbitrary: fc.record({
       type: fc.constant('finish-step' as const),
-      stops: fc.nat(19).map((draw) => draw === 0),
-      fails: fc.nat(39).map((draw) => draw === 0),
+      stops: rarely(19),
+      fails: rarely(39),
+      remoteFails: rarely(19),
+      pattern,
     }),
   },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('wait' as const), elapsedMs: fc.nat(600) }) },
 )
+const options: fc.Arbitrary<CoreOptions> = fc
+  .record({
+    tiers: fc.constantFrom(OPTIONS.tiers, TWO_TIERS),
+    tierPolicy: fc.constantFrom('static' as const, 'reactive' as const, 'balanced' as const),
+  })
+  .map((over) => ({ ...OPTIONS, ...over }))
+
+const RESERVE = { type: 'reserve', epoch: 1, prompt: 50, room: 10, reuse: true, purpose: 'decode' } as const
+const DECODE = {
+  type: 'decode',
+  more: 0,
+  pulled: false,
+  fetch: 0,
+  offload: 'none',
+  otherText: false,
+} as const
+const FINISH = { type: 'finish-step', stops: false, fails: false, remoteFails: false, pattern: 0 } as const
 
 describe('AgentCore', () => {
   it('keeps its books over random histories, and holds nothing once all has ended', () => {
     fc.assert(
-      fc.property(fc.array(operation, { maxLength: 120, size: 'max' }), fc.boolean(), (history, drains) => {
-        const harness = new CoreHarness(OPTIONS)
-        history.forEach((item, index) => {
-          if (drains && index === history.length >> 1) harness.run({ type: 'drain' })
-          harness.run(item)
-        })
-        harness.endAll()
-        expect(harness.core.load()).toMatchObject({
-          usedBlocks: 0,
-          leases: 0,
-          sequences: 0,
-          decodeSlotsUsed: 0,
-        })
-        expect(harness.unendedSequences).toBe(0)
-        expect(harness.drained).toBe(true)
-      }),
+      fc.property(
+        options,
+        fc.array(operation, { maxLength: 150, size: 'max' }),
+        fc.boolean(),
+        (options, history, drains) => {
+          const harness = new CoreHarness(options)
+          history.forEach((item, index) => {
+            if (drains && index === history.length >> 1) harness.run({ type: 'drain' })
+            harness.run(item)
+          })
+          harness.endAll()
+          const load = harness.core.load()
+          expect(load).toMatchObject({ usedBlocks: 0, leases: 0, sequences: 0, decodeSlotsUsed: 0 })
+          expect(harness.books.unendedSequences).toBe(0)
+          expect(harness.books.drained).toBe(true)
+          // What is left is cache, and all of it can be given up.
+          const cached = load.tiers.reduce((sum, { cachedBlocks }) => sum + cachedBlocks, 0)
+          expect(cached).toBe(harness.books.stored.size)
+          harness.run({ type: 'evict', drop: true })
+          expect(harness.books.stored.size).toBe(0)
+        },
+      ),
       { numRuns: 1_500 },
     )
   })
 
   it('lets every sequence of a busy device end by itself', () => {
     const harness = new CoreHarness(OPTIONS)
-    for (let request = 0; request < 3; request += 1)
-      harness.run({ type: 'reserve', request, epoch: 1, tokens: 60 })
-    for (let lease = 0; lease < 3; lease += 1) {
-      harness.run({ type: 'decode', lease, tokens: 50, tokensMax: 100, pulled: false })
+    for (let request = 0; request < 3; request += 1) {
+      harness.run({ ...RESERVE, request, text: request })
+      harness.run({ ...DECODE, lease: request, tokensMax: 100 })
     }
-    for (let step = 0; step < 400; step += 1) harness.run({ type: 'finish-step', stops: false, fails: false })
+    for (let step = 0; step < 400; step += 1) harness.run(FINISH)
     expect(harness.core.load()).toMatchObject({ usedBlocks: 0, leases: 0, sequences: 0 })
   })
 
   it('gives the same actions for the same events', () => {
     const play = () => {
       const core = new AgentCore(OPTIONS)
+      const lists = { stopped: [], failed: [], filled: [], reads: [] }
+      const finished = { type: 'step-finished', cancelled: false, ...lists, elapsedUs: 1_000 } as const
       const lease = { deviceId: 'fpga-0', incarnation: 7n, counter: 1n }
       return [
-        core.step({ type: 'reserve', requestId: 'a', epoch: 1, tokens: 40 }, 0),
+        core.step(
+          { type: 'reserve', requestId: 'a', epoch: 1, tokens: 40, hashes: [], purpose: 'decode' },
+          0,
+        ),
         core.step(
           {
             type: 'decode',
@@ -102,12 +195,15 @@ describe('AgentCore', () => {
             firstIndex: 0,
             tokensMax: 9,
             kv: 'computed',
+            hashes: [],
+            fetchTokens: 0,
+            offload: undefined,
           },
           1,
         ),
-        core.step({ type: 'step-finished', cancelled: false, stopped: [], elapsedUs: 1_000 }, 2),
+        core.step(finished, 2),
         core.step({ type: 'end', sequence: 1, cause: 'cancelled' }, 3),
-        core.step({ type: 'step-finished', cancelled: false, stopped: [], elapsedUs: 1_000 }, 4),
+        core.step(finished, 4),
       ]
     }
     expect(play()).toEqual(play())

@@ -1,152 +1,157 @@
 /**
- * Stands in for the shell around an AgentCore and checks, after every event, what must
- * hold whatever happens: it keeps its own books and compares.
+ * Stands in for the shell around an AgentCore and for its device, and checks, after every event, what
+ * must hold whatever happens: it keeps its own books and compares.
  */
-import { AgentCore, type CoreOptions } from '../core/agent-core.js'
-import type { CoreAction, CoreEvent, StepPart } from '../core/events.js'
+import { AgentCore } from '../core/agent-core.js'
+import type { CoreOptions } from '../core/core-options.js'
+import type { CoreAction, CoreEvent, LeasePurpose } from '../core/events.js'
+import { pageLabel, pageLabels } from './block-contents.js'
+import { CoreBooks, fail, type KnownLease, pick } from './core-books.js'
 
 export type Operation =
-  | { readonly type: 'reserve'; readonly request: number; readonly epoch: number; readonly tokens: number }
-  | { readonly type: 'prefill'; readonly request: number; readonly epoch: number; readonly tokens: number }
+  | {
+      readonly type: 'reserve'
+      readonly request: number
+      readonly epoch: number
+      readonly text: number
+      readonly prompt: number
+      readonly room: number
+      readonly reuse: boolean
+      readonly purpose: LeasePurpose
+    }
+  | {
+      readonly type: 'prefill'
+      readonly request: number
+      readonly epoch: number
+      readonly text: number
+      readonly prompt: number
+      readonly reuse: boolean
+      readonly fetch: number
+    }
   | {
       readonly type: 'decode'
       readonly lease: number
-      readonly tokens: number
+      /** Tokens of the prompt beyond those it was reserved for. */
+      readonly more: number
       readonly tokensMax: number
       readonly pulled: boolean
+      readonly fetch: number
+      readonly offload: 'none' | 'partial' | 'indices'
+      /** Comes with another text than its lease. */
+      readonly otherText: boolean
     }
+  | { readonly type: 'attend'; readonly lease: number; readonly reuse: boolean }
   | { readonly type: 'extend'; readonly lease: number; readonly tokens: number }
   | {
-      readonly type: 'release' | 'pin' | 'unpin' | 'received' | 'sent' | 'cancel'
+      readonly type: 'release' | 'pin' | 'unpin' | 'received' | 'sent' | 'cancel' | 'offloaded' | 'return'
       readonly pick: number
     }
-  | { readonly type: 'finish-step'; readonly stops: boolean; readonly fails: boolean }
+  | { readonly type: 'fetched' | 'held'; readonly pick: number; readonly tokens: number }
+  | { readonly type: 'reads'; readonly pick: number; readonly pattern: number }
+  | { readonly type: 'lend'; readonly text: number; readonly pages: number }
+  | { readonly type: 'evict'; readonly drop: boolean }
+  | {
+      readonly type: 'finish-step'
+      readonly stops: boolean
+      readonly fails: boolean
+      readonly remoteFails: boolean
+      readonly pattern: number
+    }
   | { readonly type: 'wait'; readonly elapsedMs: number }
   | { readonly type: 'drain' }
 
-interface KnownLease {
-  readonly counter: bigint
-  readonly requestId: string
-  readonly epoch: number
-  alive: boolean
-  pins: number
-  blocks: readonly number[]
-}
-
-interface KnownSequence {
-  readonly id: number
-  counter: bigint | undefined
-  ended: boolean
-  computed: number
-  promptTokens: number
-  pulled: boolean
-}
-
-function fail(message: string): never {
-  throw new Error(message)
-}
+type Event<Type extends CoreEvent['type']> = Extract<CoreEvent, { type: Type }>
+type Own<Type extends Operation['type']> = Extract<Operation, { type: Type }>
 
 export class CoreHarness {
   readonly core: AgentCore
-  drained = false
+  readonly books: CoreBooks
   private nowMs = 0
   private nextSequence = 1
-  private readonly leases = new Map<bigint, KnownLease>()
-  private readonly sequences = new Map<number, KnownSequence>()
-  private running: readonly StepPart[] | undefined
-  private cancelled = false
 
   constructor(private readonly options: CoreOptions) {
     this.core = new AgentCore(options)
+    this.books = new CoreBooks(this.core, options)
   }
 
   run(operation: Operation): void {
+    const { books } = this
     switch (operation.type) {
-      case 'reserve': {
-        const requestId = `request-${operation.request}`
-        const event = {
-          type: 'reserve',
-          requestId,
-          epoch: operation.epoch,
-          tokens: operation.tokens,
-        } as const
-        this.apply(event)
+      case 'reserve':
+        this.reserve(operation)
         return
-      }
-      case 'prefill': {
-        const id = this.nextSequence++
-        const requestId = `request-${operation.request}`
-        this.sequences.set(id, this.sequence(id, operation.tokens, false))
-        const { epoch, tokens: promptTokens } = operation
-        this.apply({ type: 'prefill', sequence: id, requestId, epoch, promptTokens })
+      case 'prefill':
+        this.prefill(operation)
         return
-      }
-      case 'decode': {
-        const lease = this.pick([...this.leases.values()], operation.lease)
-        if (lease === undefined) return
-        const id = this.nextSequence++
-        const wasAlive = lease.alive
-        const sequence = this.sequence(id, operation.tokens, operation.pulled)
-        sequence.counter = lease.counter
-        this.sequences.set(id, sequence)
-        const actions = this.apply({
-          type: 'decode',
-          sequence: id,
-          lease: this.reference(lease.counter),
-          requestId: lease.requestId,
-          epoch: lease.epoch,
-          promptTokens: operation.tokens,
-          firstIndex: 0,
-          tokensMax: operation.tokensMax,
-          kv: operation.pulled ? 'pulled' : 'computed',
-        })
-        if (!wasAlive && actions.some(({ type }) => type === 'attached')) fail('A dead lease was used')
+      case 'decode':
+        this.decode(operation)
         return
-      }
+      case 'attend':
+        this.attend(operation)
+        return
       case 'extend': {
-        const lease = this.pick([...this.leases.values()], operation.lease)
-        if (lease === undefined) return
-        this.apply({ type: 'extend', lease: this.reference(lease.counter), tokens: operation.tokens })
+        const lease = pick(books.known(), operation.lease)
+        if (lease !== undefined)
+          this.apply({ type: 'extend', lease: this.reference(lease), tokens: operation.tokens })
         return
       }
       case 'release': {
-        const lease = this.pick([...this.leases.values()], operation.pick)
-        if (lease !== undefined) this.apply({ type: 'release', lease: this.reference(lease.counter) })
+        const lease = pick(books.known(), operation.pick)
+        if (lease !== undefined) this.apply({ type: 'release', lease: this.reference(lease) })
         return
       }
-      case 'pin': {
-        const lease = this.pick(
-          [...this.leases.values()].filter(({ alive }) => alive),
-          operation.pick,
-        )
-        if (lease === undefined) return
-        lease.pins += 1
-        this.apply({ type: 'pin', counter: lease.counter })
-        return
-      }
+      case 'pin':
       case 'unpin': {
-        const lease = this.pick(
-          [...this.leases.values()].filter(({ pins }) => pins > 0),
-          operation.pick,
-        )
+        const pins = operation.type === 'pin'
+        const fitting = books.known().filter(({ alive, pins: count }) => (pins ? alive : count > 0))
+        const lease = pick(fitting, operation.pick)
         if (lease === undefined) return
-        lease.pins -= 1
-        this.apply({ type: 'unpin', counter: lease.counter })
+        lease.pins += pins ? 1 : -1
+        this.apply({ type: operation.type, counter: lease.counter })
         return
       }
+      case 'fetched':
+      case 'held':
+        this.arrive(operation.type, operation.pick, operation.tokens)
+        return
       case 'received':
-      case 'sent':
-      case 'cancel': {
-        const sequence = this.pick([...this.sequences.values()], operation.pick)
-        if (sequence === undefined) return
-        if (operation.type === 'received')
-          this.apply({ type: 'received', sequence: sequence.id, stopped: false })
-        else if (operation.type === 'sent') this.apply({ type: 'sent', sequence: sequence.id })
-        else this.apply({ type: 'end', sequence: sequence.id, cause: 'cancelled' })
+        this.arrive('received', operation.pick, Number.POSITIVE_INFINITY)
+        return
+      case 'sent': {
+        const sequence = pick([...books.sequences.values()], operation.pick)
+        if (sequence !== undefined) this.apply({ type: 'sent', sequence: sequence.id, blocks: 1 })
         return
       }
+      case 'offloaded':
+        this.offloaded(operation.pick)
+        return
+      case 'cancel': {
+        const sequence = pick([...books.sequences.values()], operation.pick)
+        if (sequence !== undefined) this.apply({ type: 'end', sequence: sequence.id, cause: 'cancelled' })
+        return
+      }
+      case 'reads': {
+        const sequence = pick(books.inPhase('attending'), operation.pick)
+        if (sequence === undefined) return
+        const reads = pattern(sequence.prompt / 16, operation.pattern)
+        this.apply({ type: 'reads', sequence: sequence.id, reads, mass: reads })
+        return
+      }
+      case 'lend':
+        this.lend(operation)
+        return
+      case 'return': {
+        const loan = pick([...books.loans.keys()], operation.pick)
+        if (loan === undefined) return
+        books.loans.delete(loan)
+        this.apply({ type: 'return', loan })
+        return
+      }
+      case 'evict':
+        this.evict(operation.drop)
+        return
       case 'finish-step':
-        this.finishStep(operation.stops, operation.fails)
+        this.finishStep(operation)
         return
       case 'wait':
         this.nowMs += operation.elapsedMs
@@ -162,156 +167,199 @@ export class CoreHarness {
   endAll(): void {
     this.apply({ type: 'drain' })
     this.apply({ type: 'end-all' })
-    for (const lease of this.leases.values()) {
+    for (const lease of this.books.known()) {
       while (lease.pins > 0) {
         lease.pins -= 1
         this.apply({ type: 'unpin', counter: lease.counter })
       }
     }
-    this.finishStep(false, false)
+    for (const loan of [...this.books.loans.keys()]) this.run({ type: 'return', pick: loan })
+    this.finishStep({ stops: false, fails: false, remoteFails: false, pattern: 0 })
   }
 
-  get unendedSequences(): number {
-    return [...this.sequences.values()].filter(({ ended }) => !ended).length
+  private reserve({ request, epoch, text, prompt, room, reuse, purpose }: Own<'reserve'>): void {
+    const requestId = `request-${request}`
+    const hashes = reuse ? pageLabels(text, prompt) : []
+    const event = { type: 'reserve', requestId, epoch, tokens: prompt + room, hashes, purpose } as const
+    const granted = this.apply(event).find((action) => action.type === 'granted')
+    if (granted === undefined) return
+    this.books.learn({ counter: granted.counter, requestId, epoch, text, prompt, reuse, purpose })
+    this.books.expectCached(granted.counter, granted.cachedTokens)
   }
 
-  private finishStep(stops: boolean, fails: boolean): void {
-    const parts = this.running
-    if (parts === undefined) return
-    this.running = undefined
-    const cancelled = this.cancelled
+  private prefill({ request, epoch, text, prompt, reuse, fetch }: Own<'prefill'>): void {
+    const id = this.nextSequence++
+    const sequence = this.books.take({ id, role: 'prefill', text, prompt, reuse, phase: 'waiting' })
+    sequence.fetch = fetch
+    const hashes = reuse ? pageLabels(text, prompt) : []
+    const requestId = `request-${request}`
+    this.apply({
+      type: 'prefill',
+      sequence: id,
+      requestId,
+      epoch,
+      promptTokens: prompt,
+      hashes,
+      fetchTokens: fetch,
+    })
+  }
+
+  private decode({ lease: index, more, tokensMax, pulled, fetch, offload, otherText }: Own<'decode'>): void {
+    const lease = pick(this.books.known(), index)
+    if (lease === undefined) return
+    const text = otherText ? lease.text + 2 : lease.text
+    const prompt = lease.prompt + more
+    const id = this.nextSequence++
+    const phase = pulled ? 'receiving' : 'prefilling'
+    const sequence = this.books.take({ id, role: 'decode', text, prompt, reuse: lease.reuse, phase })
+    sequence.counter = lease.counter
+    sequence.fetch = fetch
+    const pages = Math.floor(prompt / 16)
+    sequence.offload = offload === 'none' ? undefined : { pages, mode: offload }
+    const wasAlive = lease.alive
+    const event: Event<'decode'> = {
+      type: 'decode',
+      sequence: id,
+      lease: this.reference(lease),
+      requestId: lease.requestId,
+      epoch: lease.epoch,
+      promptTokens: prompt,
+      firstIndex: 0,
+      tokensMax,
+      kv: pulled ? 'pulled' : 'computed',
+      hashes: lease.reuse ? pageLabels(text, prompt) : [],
+      fetchTokens: fetch,
+      offload: sequence.offload,
+    }
+    const attached = this.apply(event).some(({ type }) => type === 'attached')
+    if (!attached) return
+    if (!wasAlive) fail('A dead lease was used')
+    if (lease.purpose !== 'decode') fail('A lease was used for what it was not issued for')
+    if (otherText && lease.reuse && lease.prompt >= 16) fail('A lease of another prefix was used')
+    lease.text = text
+  }
+
+  private attend({ lease: index, reuse }: Own<'attend'>): void {
+    const lease = pick(this.books.known(), index)
+    if (lease === undefined) return
+    const { text, requestId, epoch } = lease
+    const pages = Math.floor(lease.prompt / 16)
+    const id = this.nextSequence++
+    const sequence = this.books.take({
+      id,
+      role: 'attend',
+      text,
+      prompt: pages * 16,
+      reuse: reuse && lease.reuse,
+      phase: 'attending',
+    })
+    sequence.counter = lease.counter
+    this.apply({
+      type: 'attend',
+      sequence: id,
+      lease: this.reference(lease),
+      requestId,
+      epoch,
+      pages,
+      reuse: sequence.reuse,
+      hashes: lease.reuse ? pageLabels(text, lease.prompt) : [],
+    })
+  }
+
+  /** KV comes from another device, into blocks that nothing may have touched meanwhile. */
+  private arrive(type: 'fetched' | 'held' | 'received', index: number, wish: number): void {
+    const phases = { fetched: 'fetching', received: 'receiving', held: 'attending' } as const
+    const sequence = pick(this.books.inPhase(phases[type]), index)
+    if (sequence === undefined) return
+    const { id, prompt, computed } = sequence
+    const most = type === 'fetched' ? this.books.fetchable(sequence) : prompt
+    const tokens = Math.max(computed, Math.min(Math.floor(wish / 16) * 16, most))
+    this.books.arrived(sequence, tokens)
+    if (type === 'fetched') sequence.phase = 'prefilling'
+    if (type === 'received') sequence.phase = 'decoding'
+    this.apply(type === 'received' ? { type, sequence: id, stopped: false } : { type, sequence: id, tokens })
+  }
+
+  private offloaded(index: number): void {
+    const offloading = [...this.books.sequences.values()].filter(
+      ({ offload, offloaded, ended }) => offload !== undefined && !offloaded && !ended,
+    )
+    const sequence = pick(offloading, index)
+    if (sequence === undefined) return
+    sequence.offloaded = true
+    this.apply({ type: 'offloaded', sequence: sequence.id })
+  }
+
+  private lend({ text, pages }: Own<'lend'>): void {
+    const hashes = pageLabels(text, pages * 16)
+    const run = hashes.findIndex((hash) => !this.books.stored.has(hash))
+    const lent = this.apply({ type: 'lend', hashes }).find((action) => action.type === 'lent')
+    if (lent === undefined) fail('Nothing was answered to lend')
+    if (lent.blocks.length !== (run < 0 ? pages : run)) fail('Another run was lent than is stored')
+    this.books.contents.check(
+      lent.blocks,
+      0,
+      (page) => pageLabel(text, page),
+      lent.blocks.length * 16,
+      'A loan',
+    )
+    if (lent.loan > 0) this.books.loans.set(lent.loan, lent.blocks)
+  }
+
+  private evict(drop: boolean): void {
+    const actions = this.apply({ type: 'evict', drop })
+    const evicted = actions.find((action) => action.type === 'evicted')?.blocks ?? fail('No answer to evict')
+    const demoted = actions.flatMap((action) => (action.type === 'demote' ? action.blocks : [])).length
+    if (drop ? demoted > 0 : demoted < evicted) fail('Evicted blocks were not handed on as asked')
+  }
+
+  private finishStep({ stops, fails, remoteFails, pattern: seed }: Omit<Own<'finish-step'>, 'type'>): void {
+    const step = this.books.endStep(fails)
+    if (step === undefined) return
+    const { parts, cancelled } = step
     if (fails) {
       this.apply({ type: 'step-failed' })
       return
     }
-    for (const part of parts) {
-      const sequence = this.sequences.get(part.sequence)
-      if (sequence !== undefined && !cancelled) sequence.computed += part.count
-    }
+    const decodes = parts.filter(({ role }) => role === 'decode')
+    const remote = decodes.filter(({ sequence }) => this.books.sequences.get(sequence)?.offload !== undefined)
+    const failed = remoteFails ? remote.map(({ sequence }) => sequence) : []
     const stopped = stops ? parts.filter(({ wantLogits }) => wantLogits).map(({ sequence }) => sequence) : []
+    const filled = decodes
+      .filter(({ start }) => (start + 1) % 16 === 0)
+      .map(({ sequence, start }) => ({
+        sequence,
+        known: this.books.sequences.get(sequence),
+        page: start >> 4,
+      }))
+      .filter(({ known }) => known?.reuse === true)
+      .map(({ sequence, known, page }) => ({ sequence, hash: pageLabel(known?.text ?? 0, page) }))
+    // Those of even numbers tell what they read; the others read all.
+    const reads = decodes
+      .filter(({ sequence }) => sequence % 2 === 0)
+      .map(({ sequence, blocks }) => {
+        const reads = pattern(blocks.length, seed)
+        return { sequence, reads, mass: reads }
+      })
     // As long as a device on which rows are what costs.
     const elapsedUs = parts.reduce((sum, { count }) => sum + count, 0) * 1_000
-    this.apply({ type: 'step-finished', cancelled, stopped, elapsedUs })
+    this.apply({ type: 'step-finished', cancelled, stopped, failed, filled, reads, elapsedUs })
   }
 
   private apply(event: CoreEvent): readonly CoreAction[] {
     const actions = this.core.step(event, this.nowMs)
-    for (const action of actions) {
-      if (action.type === 'granted' && event.type === 'reserve')
-        this.learn(action.counter, event.requestId, event.epoch)
-      if (action.type === 'refused' && (event.type === 'prefill' || event.type === 'decode')) {
-        this.sequences.delete(event.sequence)
-      }
-      this.observe(action)
-    }
-    this.checkMemory()
+    this.books.post(event, actions)
     return actions
   }
 
-  private observe(action: CoreAction): void {
-    switch (action.type) {
-      case 'admitted': {
-        const sequence = this.sequences.get(action.sequence) ?? fail('An unknown sequence was admitted')
-        sequence.counter = action.counter
-        this.learn(action.counter, '', 0)
-        return
-      }
-      case 'lease-ended': {
-        const lease = this.leases.get(action.counter)
-        if (lease === undefined) return
-        if (!lease.alive) fail(`Lease ${action.counter} ended twice`)
-        lease.alive = false
-        return
-      }
-      case 'sequence-ended': {
-        const sequence = this.sequences.get(action.sequence) ?? fail('An unknown sequence ended')
-        if (sequence.ended) fail(`Sequence ${action.sequence} ended twice`)
-        sequence.ended = true
-        return
-      }
-      case 'cancel-step':
-        if (this.running === undefined) fail('A step was cancelled while none ran')
-        if (this.running.some(({ role }) => role === 'decode')) fail('A step with decodes was cancelled')
-        this.cancelled = true
-        return
-      case 'run-step':
-        this.observeStep(action.parts)
-        return
-      case 'drained':
-        if (this.drained) fail('Drained twice')
-        this.drained = true
-        return
-    }
-  }
-
-  private observeStep(parts: readonly StepPart[]): void {
-    if (this.running !== undefined) fail('Two steps run at once')
-    this.running = parts
-    this.cancelled = false
-    const { rowsMax, chunkTokens, sharedChunkTokens } = this.options.limits
-    const rows = parts.reduce((sum, { count }) => sum + count, 0)
-    const decodes = parts.filter(({ role }) => role === 'decode').length
-    if (parts.length === 0 || rows > rowsMax) fail(`A step has ${rows} rows`)
-    if (decodes > this.options.decodeSlots) fail('More sequences decode than there are slots')
-    if (rows - decodes > (decodes > 0 ? sharedChunkTokens : chunkTokens)) fail('A prefill chunk is too long')
-    const seen = new Set<number>()
-    for (const part of parts) {
-      const sequence = this.sequences.get(part.sequence) ?? fail('An unknown sequence is in a step')
-      if (sequence.ended) fail('A sequence that ended is in a step')
-      if (part.role === 'prefill' && part.start !== sequence.computed) fail('A prefill chunk leaves a hole')
-      if (part.blocks.length * 16 < part.start + part.count) fail('A step has too few blocks')
-      for (const block of part.blocks) {
-        if (seen.has(block)) fail(`Block ${block} is in a step twice`)
-        seen.add(block)
-      }
-    }
-  }
-
-  /** What is used is exactly what alive leases hold and what ended ones still pin. */
-  private checkMemory(): void {
-    const seen = new Set<number>()
-    const inStep = new Set(this.running?.map(({ sequence }) => this.sequences.get(sequence)?.counter) ?? [])
-    let used = 0
-    for (const lease of this.leases.values()) {
-      if (lease.alive) lease.blocks = this.core.blocks(lease.counter)
-      if (!lease.alive && lease.pins === 0 && !inStep.has(lease.counter)) {
-        this.leases.delete(lease.counter)
-        continue
-      }
-      for (const block of lease.blocks) {
-        if (seen.has(block)) fail(`Block ${block} has two owners`)
-        seen.add(block)
-      }
-      used += lease.blocks.length
-    }
-    const load = this.core.load()
-    if (load.usedBlocks !== used) fail(`${load.usedBlocks} blocks are used, ${used} are accounted for`)
-    if (used > this.options.capacityBlocks) fail('More blocks are used than there are')
-    if (load.decodeSlotsUsed > this.options.decodeSlots) fail('More slots are used than there are')
-    if (load.sequences !== this.unendedSequences) fail('Sequences were lost or invented')
-  }
-
-  private learn(counter: bigint, requestId: string, epoch: number): void {
-    if (this.leases.has(counter)) return
-    this.leases.set(counter, {
-      counter,
-      requestId,
-      epoch,
-      alive: true,
-      pins: 0,
-      blocks: this.core.blocks(counter),
-    })
-  }
-
-  private sequence(id: number, promptTokens: number, pulled: boolean): KnownSequence {
-    return { id, counter: undefined, ended: false, computed: 0, promptTokens, pulled }
-  }
-
-  private reference(counter: bigint) {
+  private reference({ counter }: Pick<KnownLease, 'counter'>) {
     return { deviceId: this.options.deviceId, incarnation: this.options.incarnation, counter }
   }
+}
 
-  private pick<T>(items: readonly T[], index: number): T | undefined {
-    return items.length === 0 ? undefined : items[index % items.length]
-  }
+/** Reads of every fifth page or so, and of the newest. */
+function pattern(pages: number, seed: number): Float32Array {
+  return Float32Array.from({ length: pages }, (_, page) =>
+    page === pages - 1 || (page * 7 + seed) % 5 === 0 ? 1 : 0,
+  )
 }
