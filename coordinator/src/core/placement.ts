@@ -106,6 +106,8 @@ interface ScoredPair extends WeighedPair {
   readonly heldByDecodeTokens: number
   readonly decodeSlotsUsed: number
   readonly isDecodeTrusted: boolean
+  /** Until decoding begins. */
+  readonly startMs: number
   readonly totalMs: number
 }
 
@@ -337,7 +339,7 @@ function scorePairs(
       const bytes = kvBytes(prefiller.model, input.prefillTokens - heldByDecodeTokens)
       const transferMs = costs.transferMs(prefiller.device.facts, decode.device.facts, bytes)
       const { prefillMs } = prefiller.plan
-      const totalMs = prefillMs + exposedMs(prefiller, transferMs) + (tokens - 1) * decode.roleMs
+      const startMs = prefillMs + exposedMs(prefiller, transferMs)
       pairs.push({
         prefill: prefiller.device.ref,
         decode: decode.device.ref,
@@ -348,7 +350,8 @@ function scorePairs(
         heldByDecodeTokens,
         decodeSlotsUsed: view.slotsUsed(deviceId),
         isDecodeTrusted: costs.isTrusted(decode.device.facts, decode.model, 'decode'),
-        totalMs,
+        startMs,
+        totalMs: startMs + (tokens - 1) * decode.roleMs,
       })
     }
   }
@@ -360,9 +363,9 @@ function isMuchFaster(pair: ScoredPair, than: ScoredPair): boolean {
   return isTrusted && pair.totalMs < MUCH_FASTER * than.totalMs
 }
 
-/** By more than what counts as equal. */
+/** To the last token, and by more than what counts as equal to the beginning, which is what reuse saves. */
 function isFaster(pair: ScoredPair, than: ScoredPair): boolean {
-  return pair.totalMs * (1 + TIE_SHARE) < than.totalMs
+  return pair.totalMs < than.totalMs && pair.startMs * (1 + TIE_SHARE) < than.startMs
 }
 
 /** Layer i travels while layer i + 1 computes: what is left is the last layer, or what the link cannot keep up with. */
