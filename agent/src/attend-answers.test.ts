@@ -5,7 +5,6 @@ import { InvalidInputError } from '@kvasir/runtime/errors'
 import { describe, expect, it } from 'vitest'
 import { AttendAnswers } from './attend-answers.js'
 import { bytesOf, floatsOf, uintsOf } from './attend-bytes.js'
-import type { PageUse } from './core/events.js'
 
 const model = { layers: 2, heads: 2, kvHeads: 2, headDim: 2 }
 type Input = KernelInput<'choose-pages'>
@@ -14,7 +13,6 @@ type Output = KernelOutput<'choose-pages'>
 /** A device that chooses what it is told to, and what it was asked. */
 function answers(chosen: readonly number[][], mode: 'partial' | 'indices' = 'partial') {
   const inputs: Input[] = []
-  const steps: PageUse[] = []
   let blocks = [7, 5, 9]
   const output = (input: Input): Output => ({
     chosen: chosen.map((pages) => Uint32Array.from(pages)),
@@ -36,9 +34,8 @@ function answers(chosen: readonly number[][], mode: 'partial' | 'indices' = 'par
     mode,
     pages: 3,
     blocks: () => [...blocks, 11],
-    onStep: (use) => steps.push(use),
   })
-  return { made, inputs, steps, move: (to: number[]) => (blocks = to) }
+  return { made, inputs, move: (to: number[]) => (blocks = to) }
 }
 
 const query = (id: number, layer: number, changes: Partial<AttendQuery> = {}): AttendQuery => ({
@@ -95,15 +92,16 @@ describe('an attention query', () => {
   })
 
   it('counts, and at the last layer says what the step read of each page', async () => {
-    const { made, steps } = answers([[0, 1], [1]])
+    const { made } = answers([[0, 1], [1]])
     await made.answer(query(1, 0))
-    expect(steps).toEqual([])
+    expect(made.takeStep()).toBeUndefined()
     await made.answer(query(2, 1))
-    expect(steps[0]).toEqual({ reads: Float32Array.of(0.5, 1, 0), mass: Float32Array.of(0.25, 0.75, 0) })
+    const step = { reads: Float32Array.of(0.5, 1, 0), mass: Float32Array.of(0.25, 0.75, 0) }
+    expect(made.takeStep()).toEqual(step)
+    expect(made.takeStep()).toBeUndefined()
     await made.answer(query(3, 0))
     await made.answer(query(4, 1))
-    expect(steps).toHaveLength(2)
-    expect(steps[1]?.reads).toEqual(Float32Array.of(0.5, 1, 0))
+    expect(made.takeStep()).toEqual(step)
     expect(made.figures).toMatchObject({ calls: 4, pages: 24, pagesRead: 12, retrievalUs: 8, applyUs: 12 })
   })
 })

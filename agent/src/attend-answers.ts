@@ -20,11 +20,6 @@ export interface AnswerParts {
   readonly pages: number
   /** Where the pages are now. */
   blocks(): readonly number[]
-  /**
-   * The last layer of a step was answered: what the step read of each page. Weights are of this device's part
-   * of the attention alone: what the others' are, only the decoding device knows.
-   */
-  onStep(use: PageUse): void
 }
 
 /** Sums over the queries answered; pages are counted for each KV head. */
@@ -51,6 +46,7 @@ export class AttendAnswers {
   private lastId = 0n
   /** Of the current step so far. */
   private use: PageUse
+  private stepDone = false
 
   constructor(private readonly parts: AnswerParts) {
     this.use = unused(parts.pages)
@@ -84,6 +80,18 @@ export class AttendAnswers {
     }
   }
 
+  /**
+   * What the step whose last layer was answered just now read of each page; undefined after other layers.
+   * Weights are of this device's part of the attention alone: what the others' are, only the decoding device knows.
+   */
+  takeStep(): PageUse | undefined {
+    if (!this.stepDone) return undefined
+    const { use } = this
+    this.use = unused(this.parts.pages)
+    this.stepDone = false
+    return use
+  }
+
   private check({ id, layer, q, rivals }: AttendQuery): void {
     const { layers, heads, kvHeads, headDim } = this.parts.model
     const queryBytes = heads * headDim * Float32Array.BYTES_PER_ELEMENT
@@ -98,7 +106,7 @@ export class AttendAnswers {
 
   private count(layer: number, result: KernelOutput<'choose-pages'>): void {
     const { figures, use } = this
-    const { pages, model, onStep } = this.parts
+    const { pages, model } = this.parts
     const { reads, mass } = use
     /** What one KV head of one layer counts in a mean over all. */
     const share = 1 / (model.layers * model.kvHeads)
@@ -115,9 +123,7 @@ export class AttendAnswers {
         mass[page] = (mass[page] ?? 0) + share * (weights?.[i] ?? 0)
       }
     }
-    if (layer !== model.layers - 1) return
-    this.use = unused(pages)
-    onStep(use)
+    this.stepDone = layer === model.layers - 1
   }
 }
 

@@ -86,7 +86,6 @@ class AttendJob implements SequenceOwner {
       mode: this.mode,
       pages: open.pages,
       blocks: () => runner.blocks(open.lease.counter),
-      onStep: (use) => runner.apply({ type: 'reads', sequence: this.id, ...use }),
     })
   }
 
@@ -107,6 +106,9 @@ class AttendJob implements SequenceOwner {
       for await (const query of this.queries) {
         this.over.signal.throwIfAborted()
         await send({ message: { $case: 'answer', value: await this.answer(query) } })
+        // After the answer, which the other device's step waits for.
+        const use = this.answers.takeStep()
+        if (use !== undefined) runner.apply({ type: 'reads', sequence: this.id, ...use })
       }
     } catch (thrown) {
       const error = this.errorOf(thrown)

@@ -1,0 +1,134 @@
+/**
+ * Devices with a small random model on ONNX Runtime, for tests of attention across devices: the fake
+ * driver's model has none.
+ */
+import type { LoadedModelFacts } from '@kvasir/engine/device-driver'
+import type { Attention, DecodeRequest, DecodeResponse } from '@kvasir/proto/kvasir/inference/v1/inference'
+import type { Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { AttendMode } from '@kvasir/proto/kvasir/memory/v1/memory'
+import { systemClock } from '@kvasir/runtime/clock'
+import { createLogger } from '@kvasir/runtime/log'
+import { callServerStream, callUnary } from '@kvasir/runtime/rpc-client'
+import { memoryService } from '../attend-service.js'
+import type { DeviceDefinition } from '../definition.js'
+import type { AgentLimits } from '../limits.js'
+import { ortFactory } from '../ort-factory.js'
+import { type ServingDevice, startServingDevice } from '../serving-device.js'
+import { agentSettings } from '../settings.js'
+import { GREEDY, TestClient } from './test-devices.js'
+
+/** Blocks of each device: some sequences of the model's context. */
+const BLOCKS = 256
+
+const definition: DeviceDefinition = {
+  kind: 'test',
+  capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE', 'CAPABILITY_ATTEND'],
+  deviceModel: 'small random model',
+  tiers: [{ name: 'hbm', kind: 'TIER_KIND_HBM', bytes: 'tierBytes' }],
+  decodeSlotsDefault: 4,
+  linkClass: 'loopback',
+  driver: ortFactory,
+  services: [memoryService],
+}
+
+/** Who attends, with what. */
+export interface TestOffload {
+  readonly deviceId: string
+  readonly endpoint: string
+  readonly lease: Lease
+  readonly mode: AttendMode
+}
+
+export interface AttendingOptions {
+  readonly maxTokens: number
+  readonly attention?: Attention
+  readonly offload?: TestOffload
+  readonly signal?: AbortSignal
+  readonly request?: Partial<DecodeRequest>
+}
+
+export class AttendingDevice extends TestClient {
+  private constructor(readonly serving: ServingDevice) {
+    const { deviceId, loaded } = serving.device
+    super(deviceId, serving.control.address, serving.kv.address, loaded?.model.digest ?? '')
+  }
+
+  /** `model`: folder or name. */
+  static async start(
+    deviceId: string,
+    model: string,
+    limits: Partial<AgentLimits> = {},
+  ): Promise<AttendingDevice> {
+    const blockBytes = (await definition.driver?.blockBytes(model)) ?? 0
+    const settings = agentSettings.parse({ deviceId, model, tierBytes: BLOCKS * blockBytes, threads: 1 })
+    const log = createLogger({ service: deviceId, terminal: false })
+    return new AttendingDevice(
+      await startServingDevice({ definition, settings, clock: systemClock, log, limits }),
+    )
+  }
+
+  get model(): LoadedModelFacts {
+    const { loaded } = this.serving.device
+    if (loaded === undefined) throw new Error('The device has no model')
+    return loaded.model
+  }
+
+  /** Room for the full pages of a prompt, to answer for with `mode`. */
+  async offload(
+    requestId: string,
+    prompt: readonly number[],
+    mode: AttendMode,
+    hashes?: readonly Buffer[],
+  ): Promise<TestOffload> {
+    const { lease } = await callUnary(this.kv, 'reserve', {
+      ...this.identity(requestId),
+      tokens: Math.floor(prompt.length / 16) * 16,
+      purpose: 'LEASE_PURPOSE_ATTEND',
+      ...(hashes === undefined ? {} : { prefix: { hashes: [...hashes] } }),
+    })
+    if (lease === undefined) throw new Error('Reserve gave no lease')
+    return { deviceId: this.id, endpoint: this.serving.control.address, lease, mode }
+  }
+
+  /** Prefills and decodes here, with log probabilities. */
+  async generate(
+    requestId: string,
+    tokens: readonly number[],
+    { maxTokens, attention, offload, signal, request }: AttendingOptions,
+  ): Promise<AsyncIterableIterator<DecodeResponse>> {
+    const lease = await this.reserve(requestId, tokens.length + maxTokens)
+    return callServerStream(
+      this.inference,
+      'decode',
+      {
+        sequence: this.identity(requestId),
+        lease,
+        tokens: [...tokens],
+        firstIndex: 0,
+        maxTokens,
+        sampling: { ...GREEDY, logprobs: true, topLogprobs: 20 },
+        source: undefined,
+        ...(attention === undefined ? {} : { attention }),
+        ...(offload === undefined ? {} : { offload }),
+        ...request,
+      },
+      { signal },
+    )
+  }
+
+  /** Waits until nothing is leased; fails after a second (I4). */
+  async empty(): Promise<void> {
+    const endMs = performance.now() + 1_000
+    for (;;) {
+      const load = this.serving.device.runner.load()
+      if (load.usedBlocks === 0 && load.leases === 0 && load.sequences === 0) return
+      if (performance.now() > endMs) throw new Error(`Not freed within a second: ${JSON.stringify(load)}`)
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.close()
+    await this.serving.close()
+  }
+}
