@@ -4,6 +4,7 @@
  */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import type { AttentionWish } from './attention-wish.js'
 import { SimulatedCluster, type SimulatedFault, type SimulatedRun } from './testing/simulated-cluster.js'
 
 const KINDS: readonly SimulatedFault['kind'][] = [
@@ -16,6 +17,19 @@ const KINDS: readonly SimulatedFault['kind'][] = [
   'bus-down',
   'bus-up',
 ]
+
+const anyAttention: fc.Arbitrary<AttentionWish> = fc.oneof(
+  fc.record({
+    method: fc.constantFrom('page-bounds'),
+    budget: fc.constantFrom({ tokens: 64 }, { share: 0.5 }),
+    place: fc.constantFrom('auto', 'local', 'partial', 'indices'),
+  }),
+  fc.record({
+    method: fc.constantFrom('auto', 'dense'),
+    budget: fc.constant(null),
+    place: fc.constantFrom('auto', 'partial'),
+  }),
+)
 
 const anyRun: fc.Arbitrary<SimulatedRun> = fc.record({
   seed: fc.integer(),
@@ -33,6 +47,7 @@ const anyRun: fc.Arbitrary<SimulatedRun> = fc.record({
       promptTokens: fc.integer({ min: 1, max: 600 }),
       maxTokens: fc.integer({ min: 1, max: 40 }),
       leavesAfterMs: fc.option(fc.integer({ min: 0, max: 1_500 }), { freq: 4 }),
+      attention: fc.option(anyAttention, { nil: undefined }),
     }),
     { minLength: 1, maxLength: 14 },
   ),
@@ -47,12 +62,15 @@ test('no fault schedule loses or doubles a token, hangs a request or leaks a res
   )
 })
 
+const PARTIAL: AttentionWish = { method: 'page-bounds', budget: { tokens: 16 }, place: 'partial' }
+
 test('a schedule without faults serves every request', () => {
   const requests = Array.from({ length: 6 }, (_, index) => ({
     atMs: index * 20,
     promptTokens: 50,
     maxTokens: 10,
     leavesAfterMs: null,
+    attention: index % 2 === 0 ? PARTIAL : undefined,
   }))
   const cluster = new SimulatedCluster({ seed: 7, faults: [], requests })
   cluster.play()

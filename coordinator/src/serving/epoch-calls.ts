@@ -169,7 +169,9 @@ export class EpochCalls {
     const isDecoded = this.figures.decode !== null
     if (isDecoded) await Promise.race([this.#settled(), delay(SETTLE_MAX_MS, this.#abort.signal)])
     this.#abort.abort(new CancelledError('The request is finished.'))
-    if (!isDecoded) this.#release()
+    // The decode call ends its lease; the pages' is better ended twice than kept for its TTL.
+    if (isDecoded) this.#leases.delete(LeasePurpose.DECODE)
+    this.#release()
   }
 
   async #settled(): Promise<void> {

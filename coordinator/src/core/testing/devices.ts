@@ -20,6 +20,8 @@ export interface TestDevice {
   readonly modelled?: boolean
   readonly linkBytesPerSecond?: number
   readonly tier?: string
+  readonly latencyMs?: number
+  readonly contextTokensMax?: number
 }
 
 /** A device equal to every other one in speed, unless told otherwise. */
@@ -36,7 +38,7 @@ export function testDevice(device: TestDevice): DeviceFacts {
         name: 'small',
         digest: device.digest ?? TEST_MODEL_DIGEST,
         profile: 'exact',
-        contextTokensMax: 2_048,
+        contextTokensMax: device.contextTokensMax ?? 2_048,
         kvBytesPerToken: KV_BYTES_PER_TOKEN,
         layers: 4,
         parameters: 3_000_000,
@@ -53,9 +55,11 @@ export function testDevice(device: TestDevice): DeviceFacts {
       },
     ],
     compute: [{ precision: 'f32', opsPerSecond: device.opsPerSecond ?? 100e9 }],
-    kernels: [],
+    kernels: device.capabilities?.includes('attend')
+      ? [{ name: 'choose-pages', version: 1, limits: {} }]
+      : [],
     modelled: device.modelled ?? false,
-    link: { bytesPerSecond: device.linkBytesPerSecond ?? 1e9, latencyMs: 0.05 },
+    link: { bytesPerSecond: device.linkBytesPerSecond ?? 1e9, latencyMs: device.latencyMs ?? 0.05 },
   }
 }
 

@@ -5,6 +5,8 @@
  *
  * It also checks, as it goes, what must hold of the core's actions; a breach throws.
  */
+import type { AttentionPlan } from '../attention-plan.js'
+import type { AttentionWish } from '../attention-wish.js'
 import { REPORT_SILENCE_MAX_MS } from '../cluster-view.js'
 import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
 import type { DeviceFacts, DeviceRef } from '../facts.js'
@@ -13,6 +15,8 @@ import { TEST_MODEL_DIGEST, TEST_VARIANT, testDevice, testLoad } from './devices
 
 export const SIMULATED_REQUEST_DEADLINE_MS = 20_000
 const CHECKED_SILENCE_MAX_MS = 1_700
+/** A device attends for so many sequences, since it refuses by memory, which is not simulated. */
+const ATTENDS_MAX = 2
 
 export interface SimulatedFault {
   readonly atMs: number
@@ -26,6 +30,7 @@ export interface SimulatedRequest {
   readonly maxTokens: number
   /** Left by its client after so long; null: stays. */
   readonly leavesAfterMs: number | null
+  readonly attention?: AttentionWish | undefined
 }
 
 export interface SimulatedRun {
@@ -43,6 +48,8 @@ interface SimulatedDevice {
   reports: number
   /** Reservations by `request.epoch`. */
   readonly leases: Set<string>
+  /** Reservations for pages of sequences that other devices decode, alike. */
+  readonly attends: Set<string>
   readonly blocks: Set<string>
   kvEvents: number
   heardAtMs: number
@@ -56,6 +63,10 @@ interface Seen {
   emitted: number
   end: string | null
   openEpoch: number | null
+  /** Of the last reservation. */
+  plan: AttentionPlan | null
+  /** Method and budget of the calls that once began. */
+  settled: string | null
 }
 
 export class SimulatedCluster {
@@ -80,13 +91,13 @@ export class SimulatedCluster {
       testDevice({ deviceId: 'gpu-0', capabilities: ['prefill', 'decode'], decodeSlots: 2, kvTokens: 2_048 }),
       testDevice({
         deviceId: 'fpga-0',
-        capabilities: ['decode', 'prefill'],
+        capabilities: ['decode', 'prefill', 'attend'],
         decodeSlots: 2,
         kvTokens: 1_024,
       }),
       testDevice({
         deviceId: 'fpga-1',
-        capabilities: ['decode', 'prefill'],
+        capabilities: ['decode', 'prefill', 'attend'],
         decodeSlots: 1,
         kvTokens: 1_024,
       }),
@@ -97,6 +108,7 @@ export class SimulatedCluster {
       draining: false,
       reports: 0,
       leases: new Set<string>(),
+      attends: new Set<string>(),
       blocks: new Set<string>(),
       kvEvents: 0,
       heardAtMs: Number.NEGATIVE_INFINITY,
@@ -155,6 +167,8 @@ export class SimulatedCluster {
       emitted: 0,
       end: null,
       openEpoch: null,
+      plan: null,
+      settled: null,
     })
     const modelDigest = TEST_MODEL_DIGEST
     this.#step({
@@ -165,6 +179,7 @@ export class SimulatedCluster {
       promptTokens,
       maxTokens,
       blockHashes: promptBlocks(promptTokens),
+      attention: request.attention,
     })
     if (leavesAfterMs !== null) this.#later(leavesAfterMs, () => this.#step({ type: 'cancel', requestId }))
   }
@@ -181,6 +196,7 @@ export class SimulatedCluster {
     if (kind === 'kill') {
       device.state = 'dead'
       device.leases.clear()
+      device.attends.clear()
     } else if (kind === 'hang' && device.state === 'up') {
       device.state = 'hung'
     } else if (kind === 'stick' && device.state === 'up') {
@@ -196,6 +212,7 @@ export class SimulatedCluster {
       device.life += 1
       device.reports = 0
       device.leases.clear()
+      device.attends.clear()
       device.blocks.clear()
       device.kvEvents = 0
       device.facts = { ...device.facts, incarnation: `${device.facts.deviceId}/life-${device.life}` }
@@ -312,30 +329,58 @@ export class SimulatedCluster {
     const seen = this.#alive(requestId)
     if (seen.openEpoch !== null) throw new Error(`${requestId} reserved twice.`)
     seen.openEpoch = epoch
-    for (const ref of [decision.prefill, decision.decode]) this.#mustBeHeard(ref)
-    const device = this.#device(decision.decode.deviceId)
-    this.#call(
-      device,
-      decision.decode,
-      () => {
-        if (seen.openEpoch !== epoch) return
-        if (device.draining || device.leases.size >= device.facts.decodeSlots) {
-          this.#failed(requestId, epoch, 'reserve', 'refused', device.facts.deviceId)
-        } else {
-          device.leases.add(`${requestId}.${epoch}`)
-          this.#step({ type: 'reserved', requestId, epoch })
-        }
-      },
-      (delayMs) =>
-        this.#later(delayMs, () =>
-          this.#failed(requestId, epoch, 'reserve', 'unreachable', device.facts.deviceId),
-        ),
-    )
+    const { prefill, decode, attention } = decision
+    seen.plan = attention
+    const { attend } = attention
+    if (attend?.deviceId === decode.deviceId)
+      throw new Error(`${requestId} is offloaded to where it decodes.`)
+    for (const ref of [prefill, decode, attend]) if (ref) this.#mustBeHeard(ref)
+    let missing = attend ? 2 : 1
+    const reserveOn = (ref: DeviceRef, leases: 'leases' | 'attends', max: number): void => {
+      const device = this.#device(ref.deviceId)
+      this.#call(
+        device,
+        ref,
+        () => {
+          if (seen.openEpoch !== epoch) return
+          if (device.draining || device[leases].size >= max) {
+            this.#failed(requestId, epoch, 'reserve', 'refused', ref.deviceId)
+            return
+          }
+          device[leases].add(`${requestId}.${epoch}`)
+          missing -= 1
+          if (missing === 0) this.#step({ type: 'reserved', requestId, epoch })
+        },
+        (delayMs) => {
+          this.#later(delayMs, () => this.#failed(requestId, epoch, 'reserve', 'unreachable', ref.deviceId))
+        },
+      )
+    }
+    reserveOn(decode, 'leases', this.#device(decode.deviceId).facts.decodeSlots)
+    if (attend) reserveOn(attend, 'attends', ATTENDS_MAX)
+  }
+
+  /** Both leases are there before anything runs, and what was settled once stays. */
+  #checkBegin(requestId: string, epoch: number, decode: DeviceRef): void {
+    const { plan, ...seen } = this.#alive(requestId)
+    const key = `${requestId}.${epoch}`
+    const isHeld = (ref: DeviceRef, leases: 'leases' | 'attends'): boolean => {
+      const device = this.#device(ref.deviceId)
+      return (
+        device.facts.incarnation !== ref.incarnation || device.state === 'dead' || device[leases].has(key)
+      )
+    }
+    if (!isHeld(decode, 'leases')) throw new Error(`${key} runs without a lease.`)
+    if (plan?.attend && !isHeld(plan.attend, 'attends')) throw new Error(`${key} runs without its pages.`)
+    const settled = JSON.stringify([plan?.method, plan?.budget])
+    if (seen.settled !== null && seen.settled !== settled) throw new Error(`${key} attends in another way.`)
+    this.#alive(requestId).settled = settled
   }
 
   #run(action: Extract<CoordinatorAction, { type: 'run' }>): void {
     const { requestId, epoch, firstIndex } = action
     const seen = this.#alive(requestId)
+    this.#checkBegin(requestId, epoch, action.decode)
     const decodeDevice = this.#device(action.decode.deviceId)
     const decode = (): void => {
       this.#keepBlocks(decodeDevice, promptBlocks(seen.promptTokens))
@@ -387,14 +432,24 @@ export class SimulatedCluster {
       return
     }
     const dice = this.#between(0, 1_000)
+    const attend = seen.plan?.attend
     this.#call(
       device,
       ref,
       () => {
         const ofEpoch = { requestId, epoch }
+        const attendant = attend && this.#device(attend.deviceId)
+        if (attendant && (attendant.state !== 'up' || attendant.facts.incarnation !== attend.incarnation)) {
+          // Of a device that is silent the decoding one learns by its own deadline.
+          const delayMs = attendant.state === 'dead' ? 1 : 500
+          const { deviceId } = attend
+          this.#later(delayMs, () => this.#failed(requestId, epoch, 'decode', 'unreachable', deviceId))
+          return
+        }
         if (dice < 10) this.#step({ type: 'decode-finished', ...ofEpoch, reason: 'preempted' })
         else if (dice < 20) this.#failed(requestId, epoch, 'decode', 'lease-expired', ref.deviceId)
         else if (dice < 30) this.#failed(requestId, epoch, 'decode', 'broken', ref.deviceId)
+        else if (dice < 40 && attend) this.#failed(requestId, epoch, 'decode', 'broken', attend.deviceId)
         else {
           const count = Math.min(1 + (dice % 3), seen.maxTokens - index)
           this.#step({ type: 'tokens', ...ofEpoch, firstIndex: index, count })
@@ -439,7 +494,8 @@ export class SimulatedCluster {
 
   #checkRest(): void {
     for (const device of this.#devices) {
-      if (device.leases.size > 0) throw new Error(`${device.facts.deviceId} keeps ${[...device.leases]}.`)
+      const kept = [...device.leases, ...device.attends]
+      if (kept.length > 0) throw new Error(`${device.facts.deviceId} keeps ${kept}.`)
       const { deviceId } = device.facts
       const own = Object.values(this.#core.view.device(deviceId)?.own ?? {})
       if (own.some((amount) => amount !== 0)) throw new Error(`${deviceId} seems in use.`)
@@ -455,7 +511,10 @@ export class SimulatedCluster {
 
   #closeEpoch(requestId: string): void {
     const seen = this.#alive(requestId)
-    for (const device of this.#devices) device.leases.delete(`${requestId}.${seen.openEpoch}`)
+    for (const device of this.#devices) {
+      device.leases.delete(`${requestId}.${seen.openEpoch}`)
+      device.attends.delete(`${requestId}.${seen.openEpoch}`)
+    }
     seen.openEpoch = null
   }
 

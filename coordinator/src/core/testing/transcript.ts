@@ -6,7 +6,9 @@
  * events time passes in ticks; devices that were advertised report every 500 ms until
  * they are `silent`, and answer health checks and say which blocks they hold while they
  * are not `dead`. `story:2-5` names the blocks 2 to 5 of prompts with `text=story`.
+ * `attention=page-bounds:64 place=partial` is what a client may ask for.
  */
+import type { AttentionWish } from '../attention-wish.js'
 import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
 import { type Decision, explain, filterCounts } from '../decision.js'
 import type { CapabilityName, DeviceFacts } from '../facts.js'
@@ -80,6 +82,8 @@ class Player {
           modelled: setting('modelled', 'no') === 'yes',
           linkBytesPerSecond: number('link', 1) * 1e9,
           tier: setting('tier', 'hbm'),
+          latencyMs: number('latency', 0.05),
+          contextTokensMax: number('context', 2_048),
         })
         const device = {
           facts,
@@ -129,6 +133,7 @@ class Player {
           promptTokens: number('prompt', 100),
           maxTokens: number('max', 8),
           blockHashes: blocksOf(setting('text', ''), 0, Math.floor(number('prompt', 100) / 16) - 1),
+          attention: attentionOf(setting('attention', 'auto'), setting('place', 'auto')),
         })
         return
       case 'stores':
@@ -259,6 +264,16 @@ function blocksOf(text: string, first: number, last: number): string[] {
   return Array.from({ length: last - first + 1 }, (_, index) => `${text}.${first + index}`)
 }
 
+function attentionOf(words: string, place: string): AttentionWish | undefined {
+  const [method = '', tokens] = words.split(':')
+  if (method === 'auto' && place === 'auto') return undefined
+  return {
+    method: method as AttentionWish['method'],
+    budget: tokens === undefined ? null : { tokens: Number(tokens) },
+    place: place as AttentionWish['place'],
+  }
+}
+
 function write(action: CoordinatorAction): string {
   switch (action.type) {
     case 'snapshot':
@@ -268,8 +283,10 @@ function write(action: CoordinatorAction): string {
     case 'forget-device':
       return `forget ${action.device.incarnation}`
     case 'reserve': {
-      const { prefill, decode } = action.decision
-      return `reserve ${action.requestId}.${action.epoch} on ${decode.deviceId} for ${action.tokens} tokens, to be prefilled on ${prefill.deviceId}`
+      const { prefill, decode, attention } = action.decision
+      const { attend, attendPages, place } = attention
+      const pages = attend ? ` and on ${attend.deviceId} for ${attendPages} pages (${place})` : ''
+      return `reserve ${action.requestId}.${action.epoch} on ${decode.deviceId} for ${action.tokens} tokens${pages}, to be prefilled on ${prefill.deviceId}`
     }
     case 'run': {
       const where = action.prefill
@@ -304,7 +321,11 @@ function describe(decision: Decision): string[] {
     const times = fetchMs > 0 ? ` (${fetchMs.toFixed(2)} ms, or ${computeMs.toFixed(2)} ms to compute)` : ''
     lines.push(`not fetched: ${tokens} tokens on ${deviceId}, ${why}${times}`)
   }
-  for (const role of ['prefill', 'decode'] as const) {
+  for (const { stage, devices, computeMs, transferMs, transferBytes } of decision.attention.stages) {
+    const moving = `${transferMs.toFixed(3)} ms for moving ${Math.round(transferBytes)} bytes`
+    lines.push(`${stage} on ${devices.join(' and ')}: ${computeMs.toFixed(3)} ms, ${moving}`)
+  }
+  for (const role of ['prefill', 'decode', 'attend'] as const) {
     const counts = Object.entries(filterCounts(decision.filtered[role]))
     if (counts.length > 0)
       lines.push(`not for ${role}: ${counts.map(([why, n]) => `${n} ${why}`).join(', ')}`)
