@@ -192,7 +192,8 @@ class AttendJob implements SequenceOwner {
       }
       this.queries.end()
     } catch (thrown) {
-      this.queries.fail(thrown)
+      // At once, whatever is still being answered.
+      this.device.runner.fail(this.id, KvasirError.from(thrown))
     }
   }
 

@@ -10,7 +10,7 @@ import { systemClock } from '@kvasir/runtime/clock'
 import { createLogger } from '@kvasir/runtime/log'
 import { callServerStream, callUnary } from '@kvasir/runtime/rpc-client'
 import { memoryService } from '../attend-service.js'
-import type { DeviceDefinition } from '../definition.js'
+import type { DeviceDefinition, DriverFactory } from '../definition.js'
 import type { AgentLimits } from '../limits.js'
 import { ortFactory } from '../ort-factory.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
@@ -27,8 +27,29 @@ const definition: DeviceDefinition = {
   tiers: [{ name: 'hbm', kind: 'TIER_KIND_HBM', bytes: 'tierBytes' }],
   decodeSlotsDefault: 4,
   linkClass: 'loopback',
-  driver: ortFactory,
   services: [memoryService],
+}
+
+function gatedFactory(beforeKernel: () => Promise<void>): DriverFactory {
+  return {
+    ...ortFactory,
+    create(options) {
+      const driver = ortFactory.create(options)
+      return {
+        ...driver,
+        async runKernel(name, input) {
+          await beforeKernel()
+          return driver.runKernel(name, input)
+        },
+      }
+    },
+  }
+}
+
+export interface AttendingDeviceOptions {
+  readonly limits?: Partial<AgentLimits>
+  /** Awaited before each kernel; a device that hangs in one never resolves it. */
+  readonly beforeKernel?: () => Promise<void>
 }
 
 /** Who attends, with what. */
@@ -57,14 +78,25 @@ export class AttendingDevice extends TestClient {
   static async start(
     deviceId: string,
     model: string,
-    limits: Partial<AgentLimits> = {},
+    { limits = {}, beforeKernel }: AttendingDeviceOptions = {},
   ): Promise<AttendingDevice> {
-    const blockBytes = (await definition.driver?.blockBytes(model)) ?? 0
-    const settings = agentSettings.parse({ deviceId, model, tierBytes: BLOCKS * blockBytes, threads: 1 })
+    const settings = agentSettings.parse({
+      deviceId,
+      model,
+      tierBytes: BLOCKS * (await ortFactory.blockBytes(model)),
+      threads: 1,
+    })
     const log = createLogger({ service: deviceId, terminal: false })
-    return new AttendingDevice(
-      await startServingDevice({ definition, settings, clock: systemClock, log, limits }),
-    )
+    const driver = beforeKernel === undefined ? ortFactory : gatedFactory(beforeKernel)
+    const device = { ...definition, driver }
+    const serving = await startServingDevice({
+      definition: device,
+      settings,
+      clock: systemClock,
+      log,
+      limits,
+    })
+    return new AttendingDevice(serving)
   }
 
   get model(): LoadedModelFacts {
