@@ -22,8 +22,6 @@ export function runWorkerKernel(
     case 'bm25-unload':
       return shards.unload(kernel.input.key)
     case 'bm25-search':
-      checkKernelLimit('bm25-search', 'terms', kernel.input.terms.length)
-      checkKernelLimit('bm25-search', 'k', kernel.input.k)
       return shards.search(kernel.input)
     case 'page-bounds':
       return loaded(memory).runPageBounds(kernel.input)

@@ -1,5 +1,6 @@
 /** Kernels of the driver on ONNX Runtime, and the largest inputs that each takes. */
 import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
+import { BM25_LIMITS } from './bm25/bm25.js'
 import type { DriverDescription } from './device-driver.js'
 import type { KernelName } from './kernels.js'
 
@@ -14,7 +15,7 @@ const LIMITS: Readonly<Record<KernelName, Readonly<Record<string, number>>>> = {
   'choose-pages': { pages: PAGES_MAX, rivals: PAGES_MAX },
   'bm25-load': { shardBytes: 512 << 20 },
   'bm25-unload': {},
-  'bm25-search': { terms: 1_024, k: 1_000 },
+  'bm25-search': BM25_LIMITS,
 }
 
 export const KERNEL_DESCRIPTIONS: DriverDescription['kernels'] = Object.entries(LIMITS).map(

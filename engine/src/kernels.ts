@@ -64,7 +64,7 @@ export interface Kernels {
       readonly applyUs: number
     }
   }
-  /** Holds a shard of postings (bm25/postings.ts says in which form) under a key; replaces what was there. */
+  /** Holds a shard of postings (bm25/shard-format.ts says in which form) under a key; replaces what was there. The driver may take ownership of `shard`'s buffer. */
   'bm25-load': {
     readonly input: { readonly key: string; readonly shard: Uint8Array }
     /** Bytes it takes. */

@@ -5,7 +5,8 @@
  * O1 Every call settles: when the thread ends, for whatever reason, pending and later calls reject.
  * O2 The thread is asked to end and ends between two calls into ONNX Runtime; only one that does not
  *    within CLOSE_MS is ended by force, which may abort the process.
- * O3 `data` given to `writeBlocks` or `writeBounds` is transferred when it is the whole of its buffer, else copied.
+ * O3 `data` given to `writeBlocks` or `writeBounds`, and a shard given to bm25-load, is transferred when
+ *    it is the whole of its buffer, else copied.
  */
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { deferred, withDeadline } from '@kvasir/runtime/deferred'
@@ -21,6 +22,7 @@ import { KERNEL_DESCRIPTIONS } from './kernel-limits.js'
 import type { KernelInput, KernelName, KernelOutput } from './kernels.js'
 import { STEP_ROWS_MAX } from './limits.js'
 import {
+  buffersOf,
   compact,
   type FromWorker,
   type KernelCall,
@@ -173,9 +175,12 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     readBounds: (layer, blocks) => ask<Uint8Array>({ kind: 'read-bounds', layer, blocks: compact(blocks) }),
     writeBounds: (layer, blocks, data) => put('write-bounds', layer, blocks, data),
     runKernel<Name extends KernelName>(name: Name, input: KernelInput<Name>) {
+      const own = compact(input)
       // A name and the input that goes with it are one of the calls; the compiler does not see it for a variable name.
-      const kernel = { name, input: compact(input) } as unknown as KernelCall
-      return ask<KernelOutput<Name>>({ kind: 'kernel', kernel })
+      const kernel = { name, input: own } as unknown as KernelCall
+      // A shard may be as large as the machine has room for once.
+      const transfer = name === 'bm25-load' ? buffersOf(own) : []
+      return ask<KernelOutput<Name>>({ kind: 'kernel', kernel }, transfer)
     },
     stats: () => ask<DriverStats>({ kind: 'stats' }),
     async close() {

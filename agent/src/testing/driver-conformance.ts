@@ -5,12 +5,16 @@ import {
   BLOCK_TOKENS,
   type DeviceDriver,
   type LoadedModelFacts,
+  type RemoteAttention,
+  type SparseAttention,
   type StepSequence,
 } from '@kvasir/engine/device-driver'
-import { KvasirError } from '@kvasir/runtime/errors'
+import { attendingDevice } from '@kvasir/engine/testing/attending-device'
+import { KvasirError, UnreachableError } from '@kvasir/runtime/errors'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
-const KV_BLOCKS = 64
+/** More than the suite uses at a time: blocks are given out in turn. */
+const KV_BLOCKS = 128
 
 export interface DriverUnderTest {
   create(): DeviceDriver
@@ -142,6 +146,163 @@ export function testDriverConformance(name: string, { create, model }: DriverUnd
       const one = await calls(1)
       expect(await calls(5)).toBe(one)
       expect(one).toBeGreaterThanOrEqual(facts.layers)
+    })
+
+    it('copies blocks of all layers with their bounds, also in a circle', async () => {
+      const tokens = prompt(48, 9)
+      const whole = await runWhole(tokens)
+      const from = blocksFor(48)
+      await driver.step([part(from, tokens, 0, 47)])
+      const bounds = await driver.readBounds(1, from)
+      const turned = Uint32Array.of(from[1] ?? 0, from[2] ?? 0, from[0] ?? 0)
+      await driver.copyBlocks(from, turned)
+      expect(await driver.readBounds(1, turned)).toEqual(bounds)
+      expect((await driver.step([part(turned, tokens, 47, 48)])).logits).toEqual(whole)
+      await expect(driver.copyBlocks(from, turned.slice(1))).rejects.toMatchObject({ code: 'invalid_input' })
+    })
+
+    it('reads and copies what was there when it was asked, whatever is asked for next', async () => {
+      const blocks = blocksFor(48)
+      const copies = blocksFor(48)
+      const old = prompt(48, 10)
+      await driver.step([part(blocks, old, 0, 48)])
+      const before = await driver.readBlocks(0, blocks)
+      const boundsBefore = await driver.readBounds(0, blocks)
+      // The blocks are given to another sequence as soon as reading and copying them was asked for.
+      const read = driver.readBlocks(0, blocks)
+      const bounds = driver.readBounds(0, blocks)
+      const copied = driver.copyBlocks(blocks, copies)
+      const during: Promise<Uint8Array>[] = []
+      const step = driver.step([part(blocks, prompt(48, 11), 0, 48)], (layer) => {
+        if (layer !== 0) return
+        // So too while a step runs.
+        during.push(driver.readBlocks(0, copies))
+        void driver.writeBlocks(0, copies, new Uint8Array(before.length))
+      })
+      await Promise.all([step, copied])
+      expect(await read).toEqual(before)
+      expect(await bounds).toEqual(boundsBefore)
+      expect(await during[0]).toEqual(before)
+      expect(await driver.readBlocks(0, copies)).toEqual(new Uint8Array(before.length))
+      expect(await driver.readBlocks(0, blocks)).not.toEqual(before)
+    })
+
+    it('keeps the bounds it was given until the block is written', async () => {
+      const blocks = blocksFor(16)
+      const tokens = prompt(16, 12)
+      await driver.step([part(blocks, tokens, 0, 16)])
+      const own = await driver.readBounds(0, blocks)
+      expect(own.byteLength).toBe(facts.kvHeads * 2 * facts.headDim * 4)
+      const given = new Uint8Array(new Float32Array(own.byteLength / 4).fill(2.5).buffer)
+      await driver.writeBounds(0, blocks, given.slice())
+      expect(await driver.readBounds(0, blocks)).toEqual(given)
+      await driver.step([part(blocks, tokens, 0, 16)])
+      expect(await driver.readBounds(0, blocks)).toEqual(own)
+      await expect(driver.writeBounds(0, blocks, given.slice(1))).rejects.toMatchObject({
+        code: 'invalid_input',
+      })
+    })
+
+    describe('with a budget of pages', () => {
+      const PROMPT = 90
+      const pages = Math.floor(PROMPT / BLOCK_TOKENS) + 1
+      const tokens = () => prompt(PROMPT + 1, 13)
+      let blocks: Uint32Array
+      beforeAll(async () => {
+        blocks = blocksFor(PROMPT + 1)
+        await driver.step([part(blocks, tokens(), 0, PROMPT)])
+      })
+      const last = (changes: Partial<StepSequence> = {}): StepSequence => ({
+        ...part(blocks, tokens(), PROMPT, PROMPT + 1),
+        ...changes,
+      })
+      const budget = (method: SparseAttention['method'], count: number) => ({
+        attention: { method, pages: count, seed: 5 },
+        trackPages: true,
+      })
+
+      it.each(['page-bounds', 'random', 'recent'] as const)(
+        'of all, %s is dense attention to the bit',
+        async (method) => {
+          const dense = await driver.step([last()])
+          const all = await driver.step([last(budget(method, pages))])
+          expect(all.logits).toEqual(dense.logits)
+          expect(all.attention[0]?.reads.slice(0, pages)).toEqual(new Float32Array(pages).fill(1))
+        },
+      )
+
+      it('reads as many pages as that, the newest always, and says so', async () => {
+        for (const method of ['page-bounds', 'random', 'recent'] as const) {
+          const { attention, failed } = await driver.step([last(budget(method, 3))])
+          const [use] = attention
+          expect(failed).toEqual([])
+          expect(use?.reads).toHaveLength(blocks.length)
+          expect(use?.reads[pages - 1]).toBe(1)
+          expect(use?.reads.reduce((sum, share) => sum + share, 0)).toBeCloseTo(3, 4)
+          expect(use?.mass.reduce((sum, share) => sum + share, 0)).toBeCloseTo(1, 4)
+          expect(use?.pagesRead).toBe(3 * facts.layers * facts.kvHeads)
+        }
+      })
+
+      it('chooses the same pages and gives the same answer with another device', async () => {
+        const other = create()
+        try {
+          await other.loadModel({ model, kvBlocksMax: KV_BLOCKS })
+          for (const count of [1, 2, 4, pages]) {
+            const here = await driver.step([last(budget('page-bounds', count))])
+            for (const mode of ['partial', 'indices'] as const) {
+              const remote = await attendingDevice(
+                driver,
+                blocks.slice(0, 4),
+                other,
+                new Uint32Array([9, 3, 7, 1]),
+                facts,
+                mode,
+              )
+              const own = mode === 'partial' ? blocks.slice(4) : blocks
+              const { logits, attention, failed } = await driver.step([
+                last({ ...budget('page-bounds', count), remote, blocks: own }),
+              ])
+              expect(failed).toEqual([])
+              const error = logits.reduce(
+                (most, value, i) => Math.max(most, Math.abs(value - (here.logits[i] ?? Number.NaN))),
+                0,
+              )
+              expect(error).toBeLessThan(1e-4)
+              expect(attention[0]?.pagesRead).toBe(here.attention[0]?.pagesRead)
+            }
+          }
+        } finally {
+          await other.close()
+        }
+      })
+
+      it('fails a sequence alone whose other device is lost, and ends a wait when cancelled', async () => {
+        const alone = await driver.step([part(blocksFor(5), prompt(5, 14), 0, 5)])
+        const lost: RemoteAttention = {
+          pages: 2,
+          mode: 'partial',
+          ask: () => Promise.reject(new UnreachableError('fpga-1 is lost.')),
+        }
+        const own = blocks.slice(2)
+        const { logits, failed } = await driver.step([
+          last({ remote: lost, blocks: own }),
+          part(blocksFor(5), prompt(5, 14), 0, 5),
+        ])
+        expect(failed).toMatchObject([{ sequence: 0, error: { code: 'unreachable' } }])
+        expect(logits.slice(facts.vocabularySize)).toEqual(alone.logits)
+        const silent: RemoteAttention = {
+          ...lost,
+          ask: () => {
+            driver.cancelStep()
+            return new Promise(() => {})
+          },
+        }
+        expect(await driver.step([last({ remote: silent, blocks: own })])).toMatchObject({
+          cancelled: true,
+          failed: [],
+        })
+      })
     })
 
     it('refuses a model that is missing', async () => {

@@ -1,9 +1,14 @@
 /**
  * A device for tests: no model, no thread, the same tokens for the same prompt.
  *
- * What a sequence's next token is depends on every token's entry in every layer of its
- * KV blocks, so a block that was lost, mixed up or overwritten changes the text.
- * `expectedTokens` computes the same text without any of it.
+ * What a sequence's next token is depends on every token's entry in every layer of its KV blocks, so a
+ * block that was lost, mixed up or overwritten changes the text. `expectedTokens` computes the same text
+ * without any of it.
+ *
+ * F1 Entries are summed up, so that attention can give them: queries are zero, every token weighs the
+ *    same, and a partial attention's output times its sum is the sum over the pages of the other device.
+ * F2 With sparse attention the sum is over the chosen pages only: another text, but the same wherever the
+ *    pages are. All scores are equal, so page bounds choose the first pages and the newest.
  */
 import {
   BLOCK_TOKENS,
@@ -12,11 +17,24 @@ import {
   type DriverStats,
   type LoadedModelFacts,
   type LoadModelOptions,
+  type PartialAttention,
   type StepResult,
   type StepSequence,
 } from '@kvasir/engine/device-driver'
-import { InternalError, InvalidInputError, type KvasirError, UnsupportedError } from '@kvasir/runtime/errors'
+import type { KernelInput, KernelName, KernelOutput } from '@kvasir/engine/kernels'
+import { PageMeter } from '@kvasir/engine/page-meter'
+import {
+  newestAndBest,
+  type PagePlan,
+  pagePlanOf,
+  randomScores,
+  recentScores,
+} from '@kvasir/engine/page-plan'
+import { ownPages, partialOf, remoteQueryOf } from '@kvasir/engine/remote-attention'
+import { type Deferred, deferred } from '@kvasir/runtime/deferred'
+import { CancelledError, InternalError, InvalidInputError, KvasirError } from '@kvasir/runtime/errors'
 import type { DriverFactory } from '../definition.js'
+import { FAKE_HEADS, FakePages, FLOATS_PER_BLOCK } from './fake-pages.js'
 
 export interface FakeDriverOptions {
   readonly layers?: number
@@ -30,18 +48,27 @@ export interface FakeDriverOptions {
 export const FAKE_VOCABULARY = 97
 /** Ends a text, but the fake model never chooses it: tests name their own stop tokens. */
 export const FAKE_STOP_TOKEN = 0
-const HEAD_DIM = 2
-const FLOATS_PER_BLOCK = 2 * BLOCK_TOKENS * HEAD_DIM
 
 /** The model's only name. */
 export const FAKE_MODEL = 'fake-model'
 const FAKE_DIGEST = 'fa'.repeat(32)
 
+/** One sequence during one step. */
+interface FakeLane {
+  readonly sequence: StepSequence
+  readonly plan: PagePlan
+  readonly meter: PageMeter | undefined
+  /** What its last token is made of. */
+  state: number
+  error: unknown
+}
+
+const NO_QUERY = new Float32Array(FAKE_HEADS.headDim)
+
 export class FakeDriver implements DeviceDriver {
-  /** By layer: [block][K|V][token][head dim]. */
-  private slabs: Float32Array[] = []
+  private readonly pages = new FakePages()
   private stepping = false
-  private cancelled = false
+  private cancelled: Deferred<never> = deferred()
   private closed = false
   private counters = { steps: 0, matrixCalls: 0, attentionCalls: 0, rows: 0 }
 
@@ -52,21 +79,21 @@ export class FakeDriver implements DeviceDriver {
   }
 
   describe(): DriverDescription {
-    return { name: 'fake', kernels: [{ name: 'fake.step', version: 1, limits: {} }], rowsMax: 512 }
+    const step = { name: 'fake.step', version: 1, limits: {} }
+    return { name: 'fake', kernels: [step, ...FakePages.kernels], rowsMax: 512 }
   }
 
   async loadModel({ model, kvBlocksMax }: LoadModelOptions): Promise<LoadedModelFacts> {
     if (model !== FAKE_MODEL) throw new InvalidInputError(`The fake device has no model ${model}.`)
     const { layers = 3, contextTokensMax = 2_048 } = this.options
-    this.slabs = Array.from({ length: layers }, () => new Float32Array(kvBlocksMax * FLOATS_PER_BLOCK))
+    this.pages.allocate(layers, kvBlocksMax)
     return {
       name: FAKE_MODEL,
       digest: FAKE_DIGEST,
       contextTokensMax,
       vocabularySize: FAKE_VOCABULARY,
       layers,
-      kvHeads: 1,
-      headDim: HEAD_DIM,
+      ...FAKE_HEADS,
       blockLayerBytes: FLOATS_PER_BLOCK * Float32Array.BYTES_PER_ELEMENT,
       parameters: 1_000,
       weightBytes: 4_000,
@@ -77,82 +104,76 @@ export class FakeDriver implements DeviceDriver {
   async step(sequences: readonly StepSequence[], onLayer?: (layer: number) => void): Promise<StepResult> {
     if (this.stepping) throw new InternalError('The fake device was given two steps at once.')
     this.stepping = true
-    this.cancelled = false
+    this.cancelled = deferred()
     const startMs = performance.now()
     const rows = sequences.reduce((sum, { tokens }) => sum + tokens.length, 0)
+    const lanes = sequences.map(laneOf)
+    const result = (logits: Float32Array): StepResult => ({
+      logits,
+      elapsedUs: elapsedUs(startMs),
+      cancelled: this.cancelled.settled,
+      failed: lanes.flatMap(({ error }, sequence) =>
+        error === undefined || this.cancelled.settled ? [] : [{ sequence, error: KvasirError.from(error) }],
+      ),
+      attention: lanes.map(({ meter }) => meter?.use()),
+    })
     try {
-      for (let layer = 0; layer < this.slabs.length; layer += 1) {
+      for (let layer = 0; layer < this.pages.layers; layer += 1) {
         await (this.options.beforeLayer?.(layer, rows) ?? nextTurn())
         if (this.closed) throw new InternalError('The fake device was closed.')
-        if (this.cancelled)
-          return {
-            logits: new Float32Array(0),
-            elapsedUs: elapsedUs(startMs),
-            cancelled: true,
-            failed: [],
-            attention: [],
-          }
-        for (const sequence of sequences) this.store(layer, sequence)
+        if (this.cancelled.settled) return result(new Float32Array(0))
+        for (const lane of lanes) this.store(layer, lane)
         this.counters.matrixCalls += 1
         this.counters.attentionCalls += sequences.length
         onLayer?.(layer)
+        await Promise.all(lanes.map((lane) => this.attend(layer, lane)))
+        if (this.cancelled.settled) return result(new Float32Array(0))
       }
       this.counters.steps += 1
       this.counters.matrixCalls += 1
       this.counters.rows += rows
-      const wanted = sequences.filter(({ wantLogits }) => wantLogits)
+      const wanted = lanes.filter(({ sequence }) => sequence.wantLogits)
       const logits = new Float32Array(wanted.length * FAKE_VOCABULARY)
-      wanted.forEach((sequence, row) => {
-        const state = this.stateOf(sequence)
+      wanted.forEach(({ state }, row) => {
         for (let id = 0; id < FAKE_VOCABULARY; id += 1) {
           logits[row * FAKE_VOCABULARY + id] = id === nextToken(state) ? 9 : (state % (id + 2)) / 100
         }
       })
-      return { logits, elapsedUs: elapsedUs(startMs), cancelled: false, failed: [], attention: [] }
+      return result(logits)
     } finally {
       this.stepping = false
     }
   }
 
   cancelStep(): void {
-    this.cancelled = true
+    this.cancelled.reject(new CancelledError('The step was cancelled.'))
   }
 
   async readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array> {
-    const slab = this.slab(layer)
-    const data = new Float32Array(blocks.length * FLOATS_PER_BLOCK)
-    blocks.forEach((block, index) => {
-      data.set(
-        slab.subarray(block * FLOATS_PER_BLOCK, (block + 1) * FLOATS_PER_BLOCK),
-        index * FLOATS_PER_BLOCK,
-      )
-    })
-    return new Uint8Array(data.buffer)
+    return this.pages.read(layer, blocks)
   }
 
   async writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void> {
-    const slab = this.slab(layer)
-    const floats = new Float32Array(data.slice().buffer)
-    blocks.forEach((block, index) => {
-      const from = index * FLOATS_PER_BLOCK
-      slab.set(floats.subarray(from, from + FLOATS_PER_BLOCK), block * FLOATS_PER_BLOCK)
-    })
+    this.pages.write(layer, blocks, data)
   }
 
-  copyBlocks(): Promise<never> {
-    return Promise.reject(new UnsupportedError('not yet'))
+  async copyBlocks(from: Uint32Array, to: Uint32Array): Promise<void> {
+    this.pages.copy(from, to)
   }
 
-  readBounds(): Promise<never> {
-    return Promise.reject(new UnsupportedError('not yet'))
+  async readBounds(layer: number, blocks: Uint32Array): Promise<Uint8Array> {
+    return new Uint8Array(this.pages.readBounds(layer, blocks).buffer)
   }
 
-  writeBounds(): Promise<never> {
-    return Promise.reject(new UnsupportedError('not yet'))
+  async writeBounds(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void> {
+    this.pages.writeBounds(layer, blocks, data)
   }
 
-  runKernel(): Promise<never> {
-    return Promise.reject(new UnsupportedError('not yet'))
+  async runKernel<Name extends KernelName>(
+    name: Name,
+    input: KernelInput<Name>,
+  ): Promise<KernelOutput<Name>> {
+    return this.pages.run(name, input)
   }
 
   async stats(): Promise<DriverStats> {
@@ -163,33 +184,80 @@ export class FakeDriver implements DeviceDriver {
     this.closed = true
   }
 
-  private slab(layer: number): Float32Array {
-    const slab = this.slabs[layer]
-    if (slab === undefined) throw new InternalError(`The fake device has no layer ${layer}.`)
-    return slab
-  }
-
   /** The entry of a token: K holds the token, V what the layer makes of token and position. */
-  private store(layer: number, { blocks, start, tokens }: StepSequence): void {
-    const slab = this.slab(layer)
+  private store(layer: number, { sequence: { blocks, start, tokens }, plan }: FakeLane): void {
+    const slab = this.pages.slab(layer)
     tokens.forEach((token, row) => {
-      const key = offsetOf(blocks, start + row)
+      const { block, key, value } = entryOf(blocks, start + row - plan.firstPage * BLOCK_TOKENS)
       slab[key] = token
-      slab[key + BLOCK_TOKENS * HEAD_DIM] = (token * 7 + (start + row) * 3 + layer) % 1_000
+      slab[value] = entryValue(token, start + row, layer)
+      this.pages.drop(layer, block)
     })
   }
 
-  private stateOf({ blocks, start, tokens }: StepSequence): number {
-    let state = 17
-    for (let position = 0; position < start + tokens.length; position += 1) {
-      const key = offsetOf(blocks, position)
-      for (let layer = 0; layer < this.slabs.length; layer += 1) {
-        const slab = this.slab(layer)
-        const token = slab[key] ?? -1
-        state = mix(state, token, (slab[key + BLOCK_TOKENS * HEAD_DIM] ?? -1) - layer)
+  /** Adds a layer to the state: the sum over the tokens attended to, here and there. */
+  private async attend(layer: number, lane: FakeLane): Promise<void> {
+    const { plan, sequence } = lane
+    if (lane.error !== undefined || !sequence.wantLogits) return
+    try {
+      let pages = this.choose(layer, lane)
+      let there = { sum: 0, tokens: 0 }
+      if (plan.source === 'indices' || plan.source === 'partial') {
+        const rivals = new Float32Array(plan.pages - plan.remotePages - 1)
+        const query = remoteQueryOf(layer, NO_QUERY.slice(), plan, rivals)
+        const startMs = performance.now()
+        const answer = await Promise.race([
+          sequence.remote?.ask(query) ?? Promise.reject(new InternalError('There is no device to ask.')),
+          this.cancelled.promise,
+        ])
+        lane.meter?.add('remote', performance.now() - startMs)
+        lane.meter?.addAnswer(answer, plan.source === 'partial')
+        pages = ownPages(answer, plan, rivals, FAKE_HEADS)[0] ?? pages
+        if (plan.source === 'partial') there = sumOf(partialOf(answer))
+      }
+      const here = this.sumHere(layer, lane, pages)
+      lane.state = mix(lane.state, layer, there.sum + here.sum)
+      const tokens = there.tokens + here.tokens
+      lane.meter?.addHead(
+        pages,
+        here.byPage.map((own) => own / tokens),
+      )
+    } catch (error) {
+      lane.error = error
+    }
+  }
+
+  /** Pages of the sequence's blocks to attend to, where no other device is needed to choose them. */
+  private choose(layer: number, { plan, sequence }: FakeLane): Uint32Array {
+    const here = plan.pages - plan.firstPage
+    const { method, seed } = sequence.attention ?? { method: 'recent', seed: 0 }
+    if (plan.source !== 'choose') return Uint32Array.from({ length: here }, (_, page) => page)
+    if (method === 'recent') return newestAndBest(recentScores(here - 1), plan.budget)
+    if (method === 'random') {
+      return newestAndBest(randomScores(here - 1, { seed }, layer, 0, sequence.start), plan.budget)
+    }
+    return newestAndBest(new Float32Array(here - 1), plan.budget)
+  }
+
+  private sumHere(layer: number, { sequence, plan }: FakeLane, pages: Uint32Array) {
+    const slab = this.pages.slab(layer)
+    const end = sequence.start + sequence.tokens.length - plan.firstPage * BLOCK_TOKENS
+    const byPage = Array.from(pages, (page) => Math.min(BLOCK_TOKENS, end - page * BLOCK_TOKENS))
+    let sum = 0
+    for (const [i, page] of pages.entries()) {
+      for (
+        let position = page * BLOCK_TOKENS;
+        position < page * BLOCK_TOKENS + (byPage[i] ?? 0);
+        position++
+      ) {
+        const { key, value } = entryOf(sequence.blocks, position)
+        const entry = slab[value] ?? -1
+        const isRight = entry === entryValue(slab[key] ?? -1, position + plan.firstPage * BLOCK_TOKENS, layer)
+        // An entry of another place counts as damage, since a sum does not see the order.
+        sum += isRight ? entry : 1_000_003
       }
     }
-    return state
+    return { sum, byPage, tokens: byPage.reduce((all, own) => all + own, 0) }
   }
 }
 
@@ -197,14 +265,12 @@ export class FakeDriver implements DeviceDriver {
 export function expectedTokens(prompt: readonly number[], count: number, layers = 3): number[] {
   const tokens = [...prompt]
   while (tokens.length < prompt.length + count) {
-    let state = 17
-    tokens.forEach((token, position) => {
-      for (let layer = 0; layer < layers; layer += 1) {
-        state = mix(state, token, ((token * 7 + position * 3 + layer) % 1_000) - layer)
-      }
-    })
-    const next = nextToken(state)
-    tokens.push(next)
+    let state = SEED_STATE
+    for (let layer = 0; layer < layers; layer += 1) {
+      const sum = tokens.reduce((all, token, position) => all + entryValue(token, position, layer), 0)
+      state = mix(state, layer, sum)
+    }
+    tokens.push(nextToken(state))
   }
   return tokens.slice(prompt.length)
 }
@@ -217,10 +283,30 @@ export function fakeFactory(options: FakeDriverOptions = {}): DriverFactory {
   }
 }
 
-function offsetOf(blocks: Uint32Array, position: number): number {
+const SEED_STATE = 17
+
+function laneOf(sequence: StepSequence): FakeLane {
+  const plan = pagePlanOf(sequence)
+  const isMeasured = sequence.trackPages === true && sequence.tokens.length === 1
+  const meter = isMeasured ? new PageMeter(plan, sequence.blocks.length) : undefined
+  return { sequence, plan, meter, state: SEED_STATE, error: undefined }
+}
+
+/** Where the entry of a token is: `position` counts from the first of `blocks`. */
+function entryOf(blocks: Uint32Array, position: number) {
   const block = blocks[Math.floor(position / BLOCK_TOKENS)]
   if (block === undefined) throw new InternalError(`A step has no block for position ${position}.`)
-  return block * FLOATS_PER_BLOCK + (position % BLOCK_TOKENS) * HEAD_DIM
+  const key = block * FLOATS_PER_BLOCK + (position % BLOCK_TOKENS) * FAKE_HEADS.headDim
+  return { block, key, value: key + BLOCK_TOKENS * FAKE_HEADS.headDim }
+}
+
+function entryValue(token: number, position: number, layer: number): number {
+  return (token * 7 + position * 3 + layer) % 1_000
+}
+
+/** Every token of a partial attention weighs the same, since queries are zero. */
+function sumOf({ output, sum: [tokens = 0] }: PartialAttention): { sum: number; tokens: number } {
+  return { sum: Math.round((output[0] ?? 0) * tokens), tokens }
 }
 
 function mix(state: number, token: number, value: number): number {
