@@ -40,6 +40,11 @@ export const coordinatorConfigSchema = z
       .min(1_024)
       .default(8 * 1024 * 1024)
       .describe('Largest request body, bytes.'),
+    uploadBytesMax: z
+      .int()
+      .min(1_024)
+      .default(4 * 1024 * 1024 * 1024)
+      .describe('Largest upload of documents to a corpus, bytes.'),
     streamBufferBytesMax: z
       .int()
       .min(1_024)

@@ -19,6 +19,7 @@ import { advertiseCoordinator } from './coordinator-record.js'
 import { createGateway } from './gateway/gateway.js'
 import { listenOnPort } from './gateway/port-choice.js'
 import { createPromptEncoder } from './gateway/prompt-encoder.js'
+import { createCorpora } from './retrieval/corpora.js'
 import { createServing } from './serving/serving.js'
 import { createStoreExporter } from './trace-store/span-exporter.js'
 import { forwardTarget, TraceForwarder } from './trace-store/trace-forwarder.js'
@@ -56,11 +57,13 @@ async function start(context: ProcessContext): Promise<Running> {
     requestDeadlineMs: config.requestDeadlineMs,
     attentionDefault: config.attentionDefault,
   })
+  const corpora = createCorpora({ nodes: () => serving.retrievalNodes(), clock, log })
   const encoder = createPromptEncoder({ models: config.model, jobsMax: config.promptsWaitingMax })
   const gateway = await createGateway({
     service: serving,
     textModels,
     encoder,
+    corpora,
     traces,
     apiKeys: config.apiKeys,
     limits: config,
@@ -96,6 +99,7 @@ async function start(context: ProcessContext): Promise<Running> {
     async close() {
       await record.close()
       await gateway.close()
+      corpora.close()
       await Promise.all([serving.close(), encoder.close()])
       await closeTraces()
       await bus.close()

@@ -43,6 +43,20 @@ export interface AnswerExtension {
     /** Pages attended to ÷ pages there were; 1 for dense attention. */
     readonly pages_read_share: number
   }
+  /** Absent where nothing was to be retrieved. */
+  readonly retrieval?: {
+    readonly corpus: string
+    /** Those put before the question, best first. */
+    readonly documents: readonly {
+      readonly id: string
+      readonly title: string
+      readonly score: number
+      /** Cut at a word, since the context had no room for the rest. */
+      readonly truncated: boolean
+    }[]
+    /** Documents found that the context had no room for. */
+    readonly omitted: number
+  }
 }
 
 export function attentionExtension(report: AttentionReport): NonNullable<AnswerExtension['attention']> {

@@ -111,7 +111,14 @@ describe('a client that does not read', () => {
   })
 
   test('has a bounded time for the rest after the end', async () => {
-    await start({ limits: { bodyBytesMax: 100_000, streamBufferBytesMax: 1e9, streamDrainMs: 100 } })
+    await start({
+      limits: {
+        bodyBytesMax: 100_000,
+        uploadBytesMax: 100_000,
+        streamBufferBytesMax: 1e9,
+        streamDrainMs: 100,
+      },
+    })
     const socket = await rawPost({ stream: true })
     socket.pause()
     const generation = await gateway.service.next()

@@ -1,5 +1,5 @@
 /**
- * One completion request, from its arrival to the end of its response: its root span, its
+ * One completion request or search, from its arrival to the end of its response: its root span, its
  * times, and why it was stopped, if it was.
  *
  * Invariants:
@@ -19,7 +19,7 @@ import type { GenerationPlan } from './generation-plan.js'
 import type { EndedRequest, Outcome } from './metrics.js'
 import { SERVER_ATTRIBUTE } from './server-attributes.js'
 
-export type Operation = 'chat' | 'text_completion'
+export type Operation = 'chat' | 'text_completion' | 'retrieval'
 export type StopCause = 'client-gone' | 'slow-client' | 'shutdown'
 
 export interface ExchangeOptions {
@@ -109,6 +109,11 @@ export class Exchange {
       [ATTRIBUTE.numericsChanged]: end.extension.numerics_changed,
       [ATTRIBUTE.nearTies]: report?.nearTies ?? 0,
     })
+  }
+
+  /** What is no completion has been answered. */
+  succeeded(): void {
+    this.finished = true
   }
 
   /** The request is answered with this error. A client's own mistake is no error of the span. */

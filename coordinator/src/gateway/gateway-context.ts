@@ -5,12 +5,15 @@ import type { TextModel } from '@kvasir/engine/text/text-model'
 import type { Clock } from '@kvasir/runtime/clock'
 import type { Logger } from '@kvasir/runtime/log'
 import type { GenerationService } from '../generation.js'
+import type { Corpora } from '../retrieval/corpora.js'
 import type { TraceStore } from '../trace-store/trace-store.js'
 import type { PromptEncoder } from './prompt-encoder.js'
 
 export interface GatewayLimits {
   /** Largest request body that is read. */
   readonly bodyBytesMax: number
+  /** Largest upload of documents, which is not held. */
+  readonly uploadBytesMax: number
   /** What a slow client may leave unread before it is cut off. */
   readonly streamBufferBytesMax: number
   /** How long a client may take for the rest of a stream that has ended. */
@@ -22,6 +25,7 @@ export interface GatewayContext {
   /** By the name that clients use. */
   readonly textModels: ReadonlyMap<string, TextModel>
   readonly encoder: PromptEncoder
+  readonly corpora: Corpora
   readonly traces: TraceStore
   /** Bearer keys; with none, everyone may use the API. */
   readonly apiKeys: readonly string[]

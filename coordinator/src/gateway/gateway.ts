@@ -16,6 +16,8 @@ import {
 } from 'fastify'
 import { ApiError } from './api-error.js'
 import { createApiKeys } from './api-keys.js'
+import { limitArrival } from './arrival-limit.js'
+import { registerCorporaRoutes } from './corpora-routes.js'
 import { Exchanges, newRequestId } from './exchanges.js'
 import type { GatewayContext } from './gateway-context.js'
 import { registerGenerationRoutes } from './generation-routes.js'
@@ -27,10 +29,17 @@ import { drainRefusedBody } from './refused-body.js'
 import { registerTraceRoutes } from './trace-routes.js'
 import { answerUnreadable } from './unreadable-request.js'
 
-/** A request must have arrived whole within this time. */
-const REQUEST_TIMEOUT_MS = 60_000
+/** The head of a request must have arrived within this time; its body: arrival-limit.ts. */
+const HEADERS_TIMEOUT_MS = 60_000
 /** Paths that need no key: probes come without one. */
 const OPEN_PATHS = /^\/health\//
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Its body has bounds of its own. */
+    isUpload?: boolean
+  }
+}
 
 export interface Gateway {
   readonly app: FastifyInstance
@@ -47,13 +56,12 @@ export interface Gateway {
 export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
   const app = fastify({
     bodyLimit: gateway.limits.bodyBytesMax,
-    requestTimeout: REQUEST_TIMEOUT_MS,
     genReqId: newRequestId,
     logger: false,
     routerOptions: { maxParamLength: 500 },
     clientErrorHandler: answerUnreadable,
     frameworkErrors: (error, request, reply) => answerError(error, request, reply),
-    http: { keepAlive: true, keepAliveInitialDelay: 5_000 },
+    http: { keepAlive: true, keepAliveInitialDelay: 5_000, headersTimeout: HEADERS_TIMEOUT_MS },
   })
   const metrics = createMetrics(gateway.service, gateway.traces)
   const exchanges = new Exchanges(gateway, metrics)
@@ -70,6 +78,7 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
 
   app.addHook('onRequest', async (request, reply) => {
     nameRequest(request, reply)
+    if (request.routeOptions.config.isUpload !== true) limitArrival(request.raw, reply.raw)
     const isOpen =
       OPEN_PATHS.test(request.url) || (intakePath !== '' && request.url.startsWith(`${intakePath}/`))
     if (!isOpen) keys.tenantSalt(request.headers.authorization)
@@ -92,6 +101,7 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
   registerReadRoutes(app, gateway, exchanges, metrics)
   registerKvRoutes(app, gateway.service)
   registerTraceRoutes(app, gateway, intakePath)
+  registerCorporaRoutes(app, gateway, exchanges, keys)
   await app.ready()
 
   function answerError(

@@ -6,6 +6,7 @@ import type { AttentionWish } from '../generation.js'
 import { badRequest } from './api-error.js'
 import { attentionWish } from './attention-field.js'
 import type { sharedShape } from './request-fields.js'
+import { type RetrievalWish, retrievalWish } from './retrieval-field.js'
 
 export interface ChatMessage {
   readonly role: 'system' | 'user' | 'assistant'
@@ -41,6 +42,8 @@ export interface GenerationPlan {
   readonly cachePrompt: boolean
   /** How decoding attends; absent: the coordinator decides. */
   readonly attention: AttentionWish | undefined
+  /** Documents to put before the question. */
+  readonly retrieval: RetrievalWish | undefined
 }
 
 type SharedFields = { [Name in keyof typeof sharedShape]?: z.infer<(typeof sharedShape)[Name]> | undefined }
@@ -64,5 +67,6 @@ export function sharedPlan(fields: SharedFields & { model: string }) {
     returnTokenIds: fields.return_token_ids ?? false,
     cachePrompt: fields.cache_prompt ?? true,
     attention: attentionWish(fields.attention),
+    retrieval: retrievalWish(fields.retrieval),
   }
 }

@@ -7,7 +7,7 @@
  */
 
 import type { TextModel } from '@kvasir/engine/text/text-model'
-import { InternalError, UnavailableError } from '@kvasir/runtime/errors'
+import { CancelledError, InternalError, UnavailableError } from '@kvasir/runtime/errors'
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import { context } from '@opentelemetry/api'
@@ -15,6 +15,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Generation } from '../generation.js'
 import {
   type AnswerEnd,
+  type AnswerExtension,
   type AnswerFormat,
   type AnswerIdentity,
   type AnswerOptions,
@@ -36,6 +37,7 @@ import type { GatewayContext } from './gateway-context.js'
 import type { GenerationPlan } from './generation-plan.js'
 import { modelOf, type PreparedPrompt, preparePrompt, samplingOf } from './prepare.js'
 import { pullTimingOf } from './pull-timing.js'
+import { type Retrieved, retrieve } from './retrieve.js'
 import { SseStream } from './sse-stream.js'
 import { type Piece, TextAssembler } from './text-assembler.js'
 
@@ -63,6 +65,7 @@ interface Answer {
   readonly assembler: TextAssembler
   readonly format: AnswerFormat
   readonly promptTokens: number
+  readonly retrieval: AnswerExtension['retrieval']
 }
 
 export function registerGenerationRoutes(
@@ -94,7 +97,8 @@ export function registerGenerationRoutes(
     const pullTiming = pullTimingOf(request.headers)
     exchange.planned(plan)
     const tenantSalt = keys.tenantSalt(request.headers.authorization)
-    const prompt = await prepare(plan, model, tenantSalt)
+    const retrieved = await retrieveFor(exchange, plan, model, tenantSalt)
+    const prompt = await prepare(retrieved?.plan ?? plan, model, tenantSalt)
     exchange.prepared(prompt.promptTokens.length)
     throwIfStopped(exchange)
     const generation = gateway.service.submit({
@@ -107,7 +111,7 @@ export function registerGenerationRoutes(
       blockHashes: prompt.blockHashes,
       reusePrefix: plan.cachePrompt,
       attention: plan.attention,
-      retrieval: null,
+      retrieval: retrieved?.report ?? null,
       ...pullTiming,
     })
     exchange.onStop((cause) => generation.cancel(cause === 'slow-client' ? cause : 'client-gone'))
@@ -117,8 +121,36 @@ export function registerGenerationRoutes(
       assembler: new TextAssembler(model.decoder(), plan.stops, plan.logprobs || plan.returnTokenIds),
       format: endpoint.format(identityOf(exchange, model), plan, model),
       promptTokens: prompt.promptTokens.length,
+      retrieval: retrieved?.extension,
     }
     return plan.stream ? stream(answer, reply) : respond(answer)
+  }
+
+  async function retrieveFor(
+    exchange: Exchange,
+    plan: GenerationPlan,
+    model: TextModel,
+    tenantSalt: Uint8Array,
+  ): Promise<Retrieved | undefined> {
+    if (plan.retrieval === undefined) return undefined
+    const { corpora, encoder, service } = gateway
+    const stopped = new AbortController()
+    exchange.onStop(() => stopped.abort(new CancelledError('The request was stopped.')))
+    const { coordinatorId } = service.cluster()
+    try {
+      const { signal } = stopped
+      return await retrieve(plan, plan.retrieval, {
+        corpora,
+        encoder,
+        model,
+        tenantSalt,
+        coordinatorId,
+        signal,
+      })
+    } catch (thrown) {
+      throwIfStopped(exchange)
+      throw thrown
+    }
   }
 
   async function prepare(
@@ -212,7 +244,8 @@ export function registerGenerationRoutes(
   }
 
   /** What the last chunk says, from the serving side's own report. */
-  function complete({ exchange, assembler, format, promptTokens }: Answer, reason: FinishReason): AnswerEnd {
+  function complete(answer: Answer, reason: FinishReason): AnswerEnd {
+    const { exchange, assembler, format, promptTokens, retrieval } = answer
     const report = gateway.service.request(exchange.requestId)
     const completionTokens = assembler.completionTokens
     const end: AnswerEnd = {
@@ -228,6 +261,7 @@ export function registerGenerationRoutes(
         trace_id: exchange.traceId,
         numerics_changed: report?.numericsChanged ?? false,
         ...(report?.attention ? { attention: attentionExtension(report.attention) } : {}),
+        ...(retrieval ? { retrieval } : {}),
       },
     }
     exchange.completed(format.id, end, report)

@@ -6,6 +6,7 @@
 import { z } from 'zod'
 import { badRequest } from './api-error.js'
 import { attentionField } from './attention-field.js'
+import { retrievalField } from './retrieval-field.js'
 
 const SEED_MAX = Number.MAX_SAFE_INTEGER
 export const TOP_LOGPROBS_MAX = 20
@@ -39,6 +40,7 @@ export const sharedShape = {
   return_token_ids: z.boolean().optional(),
   cache_prompt: z.boolean().optional(),
   attention: attentionField.optional(),
+  retrieval: retrievalField.optional(),
   user: z.string().optional(),
   metadata: z.record(z.string(), z.string()).optional(),
   safety_identifier: z.string().optional(),

@@ -177,7 +177,12 @@ describe('traces', () => {
   })
 
   test("the bound of prompts is none of an agent's batch of spans", async () => {
-    const limits = { bodyBytesMax: 1_024, streamBufferBytesMax: 65_536, streamDrainMs: 2_000 }
+    const limits = {
+      bodyBytesMax: 1_024,
+      uploadBytesMax: 1_024,
+      streamBufferBytesMax: 65_536,
+      streamDrainMs: 2_000,
+    }
     const gateway = await testGateway({ limits })
     const values = Array.from({ length: 4_096 }, (_, i) => ({ intValue: String(i * 4_000) }))
     const spans = Array.from({ length: 32 }, (_, i) => ({

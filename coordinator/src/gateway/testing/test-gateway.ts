@@ -8,6 +8,7 @@ import { TraceStore, type TraceStoreOptions } from '../../trace-store/trace-stor
 import { createGateway, type Gateway } from '../gateway.js'
 import type { GatewayContext } from '../gateway-context.js'
 import { inlineEncoder, letterModel, modelWithoutTemplate } from './letter-model.js'
+import { noCorpora } from './no-corpora.js'
 import { type ScriptedService, scriptedService } from './scripted-service.js'
 
 export interface TestGateway extends Gateway {
@@ -28,7 +29,13 @@ export async function testGateway(
     textModels,
     encoder: inlineEncoder(textModels),
     apiKeys: [],
-    limits: { bodyBytesMax: 1_000_000, streamBufferBytesMax: 65_536, streamDrainMs: 2_000 },
+    corpora: noCorpora,
+    limits: {
+      bodyBytesMax: 1_000_000,
+      uploadBytesMax: 1_000_000,
+      streamBufferBytesMax: 65_536,
+      streamDrainMs: 2_000,
+    },
     clock: systemClock,
     log: createLogger({ service: 'test', terminal: false }),
     ...overrides,
