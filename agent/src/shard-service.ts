@@ -25,6 +25,7 @@ import {
   DeadlineError,
   InvalidInputError,
   NotFoundError,
+  OverloadedError,
   UnavailableError,
 } from '@kvasir/runtime/errors'
 import { unary } from '@kvasir/runtime/rpc-server'
@@ -181,6 +182,7 @@ class ShardService {
             ) {
               throw new CorruptDataError(`${sourceDeviceId} sent another shard than the one asked for.`)
             }
+            this.checkSize(header.bytes)
             const gone = this.shelf.reserve(shard, header.bytes)
             reserved = true
             unloading = Promise.all(gone.map((other) => this.unloadInDriver(other)))
@@ -211,6 +213,18 @@ class ShardService {
 
   private unloadInDriver(key: string): Promise<undefined> {
     return withDeadline(this.driver.runKernel('bm25-unload', { key }), KERNEL_MS, 'waiting for the device')
+  }
+
+  /** What the kernel takes at once, whatever room there is. */
+  private checkSize(bytes: number): void {
+    const kernel = this.driver.describe().kernels.find(({ name }) => name === 'bm25-load')
+    const most = kernel?.limits.shardBytes ?? Number.POSITIVE_INFINITY
+    if (bytes <= most) return
+    const { deviceId } = this.device
+    throw new OverloadedError(
+      `The shard takes ${bytes} bytes, and device ${deviceId} takes shards of at most ${most}; cut the corpus into more.`,
+      { param: 'shardBytes', ids: { deviceId } },
+    )
   }
 
   private get driver(): DeviceDriver {
