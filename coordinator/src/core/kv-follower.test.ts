@@ -48,7 +48,7 @@ interface Turn {
   stored: string[]
   removed: string[]
   /** How many turns later it arrives, each time; empty: never. */
-  arrivals: number[]
+  arrivals: readonly number[]
   snapshot: 'answered' | 'late' | 'failed' | 'unanswered'
   event: 'none' | 'restart' | 'bus' | 'missed'
 }
@@ -58,7 +58,7 @@ const anyTurn: fc.Arbitrary<Turn> = fc.record({
   stored: fc.subarray(HASHES),
   removed: fc.subarray(HASHES),
   arrivals: fc.oneof(
-    { weight: 4, arbitrary: fc.constant([0]) },
+    { weight: 4, arbitrary: fc.constant<number[]>([0]) },
     { weight: 2, arbitrary: fc.array(fc.nat(4), { maxLength: 3 }) },
   ),
   snapshot: fc.constantFrom('answered', 'answered', 'late', 'failed', 'unanswered'),

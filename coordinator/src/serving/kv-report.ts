@@ -21,7 +21,8 @@ export function kvReport(
       blocks: directory.blocks,
       blocksMax: directory.blocksMax,
       droppedBlocks: directory.droppedCopies,
-      healing: follower.healing(),
+      // One that is lost is not asked, and of no use meanwhile.
+      healing: follower.healing().filter((deviceId) => view.state(deviceId, nowMs) !== 'lost'),
     },
     devices: devices
       .map((device) => ({

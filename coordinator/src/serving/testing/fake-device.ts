@@ -14,15 +14,23 @@ import {
   TierKind,
 } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
+  type AttentionFigures,
   type DecodeRequest,
   type DecodeResponse,
   FinishReason,
   type InferenceServiceServer,
   InferenceServiceService,
   type PrefillRequest,
+  PrefixReuse,
+  ReuseMode,
   type Token,
 } from '@kvasir/proto/kvasir/inference/v1/inference'
-import { type KvServiceServer, KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
+import {
+  type KvServiceServer,
+  KvServiceService,
+  LeasePurpose,
+  type ReserveRequest,
+} from '@kvasir/proto/kvasir/kv/v1/kv'
 import { type Bus, connectBus } from '@kvasir/runtime/bus'
 import { type Deferred, deferred, delay, withSignal } from '@kvasir/runtime/deferred'
 import {
@@ -33,7 +41,9 @@ import {
   UnreachableError,
 } from '@kvasir/runtime/errors'
 import { bidi, type RpcServer, serverStream, startRpcServer, unary } from '@kvasir/runtime/rpc-server'
-import { BUCKET_TTL_MS, DEVICES_BUCKET, loadSubject } from '@kvasir/runtime/subjects'
+import { BUCKET_TTL_MS, DEVICES_BUCKET, kvSubject, loadSubject } from '@kvasir/runtime/subjects'
+import { promptHashes } from '../../gateway/prompt-hashes.js'
+import { FAKE_VARIANT, FakeBlocks, type FakePeers } from './fake-blocks.js'
 
 export const FAKE_MODEL = { name: 'numbers', digest: 'digest-of-numbers', contextTokensMax: 4_096 }
 const REPORT_MS = 200
@@ -55,6 +65,7 @@ export interface FakeDeviceOptions {
   readonly deviceId: string
   readonly natsUrl: string
   readonly transfers: FakeTransfers
+  readonly peers?: FakePeers
   readonly capabilities?: readonly Capability[]
   readonly decodeSlots?: number
   readonly incarnation: bigint
@@ -73,6 +84,10 @@ export class FakeDevice {
   /** Decoding gives its slot back after the token of this index. */
   preemptIndex = Number.POSITIVE_INFINITY
   readonly leases = new Set<bigint>()
+  /** Of sequences that other devices decode; they take no slot. */
+  readonly attendLeases = new Set<bigint>()
+  readonly blocks: FakeBlocks
+  readonly reserves: ReserveRequest[] = []
   readonly prefills: PrefillRequest[] = []
   readonly decodes: DecodeRequest[] = []
   reservations = 0
@@ -82,6 +97,7 @@ export class FakeDevice {
   readonly #options: FakeDeviceOptions
   readonly #incarnation: bigint
   readonly #transfers: FakeTransfers
+  readonly #peers: FakePeers
   #bus: Bus | undefined
   #server: RpcServer | undefined
   #reporter: NodeJS.Timeout | undefined
@@ -93,6 +109,11 @@ export class FakeDevice {
     this.stepMs = options.stepMs ?? 1
     this.#incarnation = options.incarnation
     this.#transfers = options.transfers
+    this.#peers = options.peers ?? new Map()
+    this.blocks = new FakeBlocks(options, this.#tier(), (event) =>
+      this.#bus?.publish(kvSubject(this.deviceId), event),
+    )
+    this.#peers.set(this.deviceId, this.blocks)
   }
 
   async start(): Promise<this> {
@@ -125,6 +146,7 @@ export class FakeDevice {
     await this.#server?.close()
     await this.#bus?.close()
     this.leases.clear()
+    this.attendLeases.clear()
   }
 
   #kvService(): KvServiceServer {
@@ -132,8 +154,14 @@ export class FakeDevice {
       throw new InternalError('A fake device has no such method.')
     }
     return {
-      reserve: unary(async () => {
+      reserve: unary(async (request) => {
+        this.reserves.push(request)
         this.onReserve()
+        if (request.purpose === LeasePurpose.ATTEND) {
+          this.#counter += 1n
+          this.attendLeases.add(this.#counter)
+          return { lease: this.#lease(this.#counter), tokens: request.tokens }
+        }
         if (this.leases.size >= (this.#options.decodeSlots ?? 4)) {
           throw new OverloadedError(`Every decode slot of ${this.deviceId} is taken.`)
         }
@@ -142,10 +170,13 @@ export class FakeDevice {
         this.reservations += 1
         return { lease: this.#lease(this.#counter), tokens: 1_024 }
       }),
-      release: unary(async ({ lease }) => ({ wasAlive: lease ? this.leases.delete(lease.counter) : false })),
+      release: unary(async ({ lease }) => {
+        const counter = lease?.counter ?? 0n
+        return { wasAlive: this.leases.delete(counter) || this.attendLeases.delete(counter) }
+      }),
       extend: unary(absent),
       pull: bidi(absent),
-      snapshot: serverStream(absent),
+      snapshot: serverStream(async (_request, _call, send) => send(this.blocks.snapshot())),
       offer: unary(absent),
     }
   }
@@ -161,8 +192,11 @@ export class FakeDevice {
           await send({ event: { $case: 'admitted', value: { lease: undefined, tokensAhead: 0n } } })
           const stopped = request.firstIndex >= this.stopIndex
           const token = stopped ? undefined : tokenAt(prompt, request.firstIndex)
+          const hashes = hashesOf(request)
+          const reuse = this.blocks.reuse(hashes, request.tokens.length, request.prefix, this.#peers)
+          if (hashes.length > 0) this.blocks.store(hashes)
           await send({
-            event: { $case: 'finished', value: { token, stopped, queueUs: 10n, computeUs: 1_000n } },
+            event: { $case: 'finished', value: { token, stopped, queueUs: 10n, computeUs: 1_000n, reuse } },
           })
           transfer.resolve()
           const bytes = BigInt(request.tokens.length * KV_BYTES_PER_TOKEN)
@@ -185,6 +219,7 @@ export class FakeDevice {
               kvUs: 0n,
               queueUs: 0n,
               prefillUs: 500n,
+              reuse: this.#reuseOf(request),
             }
             await send({ event: { $case: 'started', value: started } })
             await this.#generate(request, call.signal, send)
@@ -196,6 +231,19 @@ export class FakeDevice {
     }
   }
 
+  #reuseOf(request: DecodeRequest): PrefixReuse {
+    const hashes = hashesOf(request)
+    const reuse = request.source
+      ? PrefixReuse.fromPartial({ localTokens: this.blocks.leadingTokens(hashes) })
+      : this.blocks.reuse(hashes, request.tokens.length, request.prefix, this.#peers)
+    if (hashes.length > 0) this.blocks.store(hashes)
+    return reuse
+  }
+
+  #tier(): string {
+    return this.#options.capabilities?.includes(Capability.KV_TIER) ? 'dram' : 'hbm'
+  }
+
   async #generate(
     request: DecodeRequest,
     signal: AbortSignal,
@@ -203,7 +251,14 @@ export class FakeDevice {
   ): Promise<void> {
     const prompt = promptOf(request)
     const finish = (reason: FinishReason, steps: number): Promise<void> => {
-      const value = { reason, steps, stepUs: BigInt(steps * 900), batchMax: 1, reads: [] }
+      const value = {
+        reason,
+        steps,
+        stepUs: BigInt(steps * 900),
+        batchMax: 1,
+        reads: [{ tier: 'hbm', readBytes: BigInt(steps * 64), movedBytes: 0n }],
+        attention: request.attention && attentionFigures(steps, request.offload !== undefined),
+      }
       return send({ event: { $case: 'finished', value } })
     }
     const from = request.source ? request.firstIndex + 1 : request.firstIndex
@@ -254,7 +309,15 @@ export class FakeDevice {
       incarnation: this.#incarnation,
       sequence: this.#sequence,
       decodeSlotsUsed: this.leases.size,
-      tiers: [{ name: 'hbm', leasedBytes: 0n, capacityBytes: 1n << 30n }],
+      tiers: [
+        {
+          name: this.#tier(),
+          leasedBytes: 0n,
+          capacityBytes: 1n << 30n,
+          cachedBytes: 4_096n,
+          counters: { lookups: 8n, hits: 6n, inBytes: 1n, outBytes: 2n, readBytes: 3n, droppedBlocks: 4n },
+        },
+      ],
       leases: this.leases.size,
     })
     this.#bus?.publish(loadSubject(this.deviceId), LoadReport.toJSON(report) as object)
@@ -270,18 +333,27 @@ export class FakeDevice {
       deviceModel: 'a device of a test',
       machine: { id: 'machine-0', hostname: 'machine-0' },
       capabilities: [...(this.#options.capabilities ?? [Capability.DECODE, Capability.PREFILL])],
-      tiers: [{ name: 'hbm', kind: TierKind.HBM, capacityBytes: 1n << 30n, bandwidthBytesPerSecond: 10e9 }],
+      tiers: [
+        {
+          name: this.#tier(),
+          kind: this.#tier() === 'dram' ? TierKind.HOST_DRAM : TierKind.HBM,
+          capacityBytes: 1n << 30n,
+          bandwidthBytesPerSecond: 10e9,
+        },
+      ],
       compute: [{ precision: Precision.F32, peakOpsPerSecond: 100e9 }],
       models: [
         {
           ...FAKE_MODEL,
           profile: Profile.EXACT,
+          variant: FAKE_VARIANT,
           kvBytesPerToken: BigInt(KV_BYTES_PER_TOKEN),
           layers: { first: 0, count: 2 },
           parameters: 1_000_000n,
           weightBytes: 4_000_000n,
         },
       ],
+      kernels: [{ name: 'choose-pages', version: 1, limits: {} }],
       decodeSlots: this.#options.decodeSlots ?? 4,
       link: { class: 'loopback', bytesPerSecond: 1e9, latencyUs: 20 },
       endpoints: { control: address, kv: address },
@@ -293,6 +365,28 @@ export class FakeDevice {
 /** Ends every transfer that waits for this device, as a broken connection would. */
 export function breakTransfers(transfers: FakeTransfers, error: KvasirError): void {
   for (const transfer of transfers.values()) transfer.reject(error)
+}
+
+/** Of the full blocks that the sequence may reuse and leave behind. */
+function hashesOf({ sequence, tokens, reuse }: PrefillRequest | DecodeRequest): readonly string[] {
+  if (!sequence || reuse === ReuseMode.NONE) return []
+  return promptHashes(sequence.modelDigest, sequence.tenantSalt, tokens)
+}
+
+/** Of two layers, of whose eight pages a quarter was read. */
+function attentionFigures(steps: number, isRemote: boolean): AttentionFigures {
+  const calls = BigInt(2 * steps)
+  return {
+    calls,
+    pages: 8n * calls,
+    pagesRead: 2n * calls,
+    prepareUs: 0n,
+    relevancyUs: 10n * calls,
+    retrievalUs: 5n * calls,
+    applyUs: 20n * calls,
+    remoteUs: isRemote ? 50n * calls : 0n,
+    wireBytes: isRemote ? 100n * calls : 0n,
+  }
 }
 
 function promptOf({ tokens, firstIndex }: { tokens: readonly number[]; firstIndex: number }): number[] {

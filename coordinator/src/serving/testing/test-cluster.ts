@@ -8,12 +8,15 @@ import { systemClock } from '@kvasir/runtime/clock'
 import { delay } from '@kvasir/runtime/deferred'
 import { createLogger } from '@kvasir/runtime/log'
 import type { TestNatsServer } from '@kvasir/runtime/testing/nats-server'
+import { promptHashes } from '../../gateway/prompt-hashes.js'
 import type { Generation, GenerationRequest } from '../../generation.js'
 import { createServing, type Serving, type ServingOptions } from '../serving.js'
+import type { FakePeers } from './fake-blocks.js'
 import { FAKE_MODEL, FakeDevice, type FakeDeviceOptions, type FakeTransfers } from './fake-device.js'
 
 export const GPU: readonly Capability[] = [Capability.PREFILL, Capability.DECODE]
 export const FPGA: readonly Capability[] = [Capability.DECODE, Capability.PREFILL]
+export const HOST: readonly Capability[] = [Capability.KV_TIER]
 
 export type DeviceWish = Pick<FakeDeviceOptions, 'deviceId' | 'capabilities' | 'decodeSlots' | 'stepMs'>
 
@@ -40,6 +43,7 @@ export async function startTestCluster(
     ...options,
   })
   const transfers: FakeTransfers = new Map()
+  const peers: FakePeers = new Map()
   const devices: FakeDevice[] = []
   return {
     serving,
@@ -47,7 +51,13 @@ export async function startTestCluster(
     async device(wish) {
       incarnations += 1n
       const incarnation = incarnations
-      const device = await new FakeDevice({ natsUrl: nats.url, transfers, incarnation, ...wish }).start()
+      const device = await new FakeDevice({
+        natsUrl: nats.url,
+        transfers,
+        peers,
+        incarnation,
+        ...wish,
+      }).start()
       devices.push(device)
       await until(`${wish.deviceId} is ready`, () =>
         serving
@@ -75,10 +85,11 @@ let requestCount = 0
 
 export function testRequest(wish: Partial<GenerationRequest> = {}): GenerationRequest {
   requestCount += 1
+  const { promptTokens = [1, 2, 3, 4, 5], tenantSalt = new Uint8Array() } = wish
   return {
     requestId: `request-${requestCount}`,
     model: FAKE_MODEL.name,
-    promptTokens: [1, 2, 3, 4, 5],
+    promptTokens,
     maxTokens: 8,
     sampling: {
       temperature: 0,
@@ -89,8 +100,8 @@ export function testRequest(wish: Partial<GenerationRequest> = {}): GenerationRe
       topLogprobs: 0,
       logprobs: false,
     },
-    tenantSalt: new Uint8Array(),
-    blockHashes: [],
+    tenantSalt,
+    blockHashes: promptHashes(FAKE_MODEL.digest, tenantSalt, promptTokens),
     reusePrefix: true,
     attention: undefined,
     retrieval: null,
