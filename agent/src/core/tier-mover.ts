@@ -46,26 +46,39 @@ export class TierMover {
     let left = moves
     // Each round makes the moves that have room, and with it room for others.
     while (left.length > 0) {
-      const waiting = this.round(state, pages, left, asFree)
+      this.makeRoom(state, pages, left, asFree)
+      const waiting = this.round(state, pages, left)
       if (waiting.length === left.length) return
       left = waiting
     }
   }
 
-  /** Makes what moves it can with the blocks that are free now, as one copy; returns the others. */
-  private round(
+  /** Evicts what counts as free and is needed. Before the round, since what it moved must not be evicted before it is copied. */
+  private makeRoom(
     state: DeviceState,
     pages: readonly Movable[],
     moves: readonly TierMove[],
     asFree: readonly boolean[],
-  ): TierMove[] {
+  ): void {
+    const { table } = state.memory
+    for (const [tier, counts] of asFree.entries()) {
+      const coming = moves.filter(({ to }) => to === tier).length
+      if (!counts || coming === 0) continue
+      const going = moves.filter(({ page }) => pages[page]?.tier === tier).length
+      // Pages that change places need one free block to begin with.
+      const needed = Math.max(1, coming - going)
+      while (table.freeIn(tier) < needed && table.evictIn(tier));
+    }
+  }
+
+  /** Makes what moves it can with the blocks that are free now, as one copy; returns the others. */
+  private round(state: DeviceState, pages: readonly Movable[], moves: readonly TierMove[]): TierMove[] {
     const { table } = state.memory
     const places = new Map<number, number>()
     const waiting: TierMove[] = []
     for (const move of moves) {
       const page = pages[move.page]
       if (page === undefined) continue
-      if (table.freeIn(move.to) === 0 && asFree[move.to] === true) table.evictIn(move.to)
       const place = table.relocate(page.block, move.to)
       if (place === undefined) {
         waiting.push(move)

@@ -20,8 +20,8 @@ export interface KnownLease {
   /** Of pages `first`, `first` + 1, … */
   blocks: readonly number[]
   first: number
-  /** Given up while pinned. */
-  leaving: readonly number[]
+  /** Given up while pinned: they were its pages of these numbers. */
+  leaving: readonly (readonly [page: number, block: number])[]
 }
 
 export interface KnownSequence {
@@ -160,7 +160,10 @@ export class CoreBooks {
       case 'attached': {
         const sequence = this.sequence(action.sequence)
         const lease = this.lease(sequence.counter ?? 0n)
-        lease.blocks = [...this.core.blocks(lease.counter)]
+        const blocks = [...this.core.blocks(lease.counter)]
+        // What is computed again goes to a block of its own.
+        if (lease.pins > 0) lease.leaving = pagesOf(lease).filter(([, block]) => !blocks.includes(block))
+        lease.blocks = blocks
         this.begin(sequence, action.blocks, action.cachedTokens)
         return
       }
@@ -276,8 +279,7 @@ export class CoreBooks {
         this.leases.delete(lease.counter)
         continue
       }
-      for (const [index, block] of [...lease.leaving, ...lease.blocks].entries()) {
-        const page = lease.first + index - lease.leaving.length
+      for (const [page, block] of [...lease.leaving, ...pagesOf(lease)]) {
         const label = pageLabel(lease.text, page)
         const other = owners.get(block)
         owners.set(block, { label, reuse: lease.reuse })
@@ -305,8 +307,8 @@ export class CoreBooks {
     if (lease.blocks.length > 0 && blocks[0] !== lease.blocks[0]) {
       const { offload, offloaded } = sequence ?? fail('A lease lost its first block')
       if (offload?.mode !== 'partial' || !offloaded || lease.first > 0) fail('A lease lost its first block')
+      if (lease.pins > 0) lease.leaving = [...lease.leaving, ...pagesOf(lease).slice(0, offload.pages)]
       lease.first = offload.pages
-      if (lease.pins > 0) lease.leaving = lease.blocks.slice(0, offload.pages)
     }
     lease.blocks = blocks
   }
@@ -321,7 +323,8 @@ export class CoreBooks {
         const { phase, computed, prompt } = sequence
         return phase === 'receiving' || phase === 'fetching' || (phase === 'attending' && computed < prompt)
       })
-      return (pins > 0 || receives) && [...blocks, ...leaving].includes(block)
+      const held = blocks.includes(block) || leaving.some(([, own]) => own === block)
+      return (pins > 0 || receives) && held
     })
     if (lent || runs || touched) fail(`Block ${block} leaves its place while it is in use`)
   }
@@ -345,6 +348,10 @@ export class CoreBooks {
   private sequence(id: number): KnownSequence {
     return this.sequences.get(id) ?? fail(`Sequence ${id} is unknown`)
   }
+}
+
+function pagesOf({ blocks, first }: KnownLease): (readonly [number, number])[] {
+  return blocks.map((block, index) => [first + index, block])
 }
 
 /** What its pages hold; those of which only bounds were sent hold nothing that others could use. */

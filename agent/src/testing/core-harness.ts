@@ -205,7 +205,7 @@ export class CoreHarness {
   }
 
   private decode({ lease: index, more, tokensMax, pulled, fetch, offload, otherText }: Own<'decode'>): void {
-    const lease = pick(this.books.known(), index)
+    const lease = this.leaseFor('decode', index)
     if (lease === undefined) return
     const text = otherText ? lease.text + 2 : lease.text
     const prompt = lease.prompt + more
@@ -240,7 +240,7 @@ export class CoreHarness {
   }
 
   private attend({ lease: index, reuse }: Own<'attend'>): void {
-    const lease = pick(this.books.known(), index)
+    const lease = this.leaseFor('attend', index)
     if (lease === undefined) return
     const { text, requestId, epoch } = lease
     const pages = Math.floor(lease.prompt / 16)
@@ -344,6 +344,12 @@ export class CoreHarness {
     // As long as a device on which rows are what costs.
     const elapsedUs = parts.reduce((sum, { count }) => sum + count, 0) * 1_000
     this.apply({ type: 'step-finished', cancelled, stopped, failed, filled, reads, elapsedUs })
+  }
+
+  /** A lease of this purpose; at times any, which must be refused. */
+  private leaseFor(purpose: LeasePurpose, index: number): KnownLease | undefined {
+    const known = this.books.known()
+    return pick(index % 8 === 0 ? known : known.filter((lease) => lease.purpose === purpose), index)
   }
 
   private apply(event: CoreEvent): readonly CoreAction[] {
