@@ -2,6 +2,7 @@
 import { SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import { Command, CommanderError } from 'commander'
 import { benchCommand } from './commands/bench.js'
+import { corpusCommand } from './commands/corpus.js'
 import { devicesCommand } from './commands/devices.js'
 import { doctorCommand } from './commands/doctor.js'
 import { downCommand } from './commands/down.js'
@@ -56,6 +57,7 @@ export function createProgram(): Command {
     runCommandOf,
     explainCommand,
     traceCommand,
+    corpusCommand,
     benchCommand,
     doctorCommand,
   ]) {

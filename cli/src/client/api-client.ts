@@ -12,8 +12,11 @@ import {
 export const answerMsMax = 10_000
 
 export interface ApiCall {
-  readonly method?: 'GET' | 'POST'
+  readonly method?: 'GET' | 'POST' | 'DELETE'
+  /** Sent as JSON. */
   readonly body?: object
+  /** Sent as it comes; its type is in `headers`. */
+  readonly stream?: AsyncIterable<Uint8Array>
   readonly headers?: Readonly<Record<string, string>>
   readonly signal?: AbortSignal
 }
@@ -32,7 +35,7 @@ export async function callApi(url: string, path: string, call: ApiCall = {}): Pr
         ...authorization(process.env),
         ...call.headers,
       },
-      ...(call.body === undefined ? {} : { body: JSON.stringify(call.body) }),
+      ...bodyOf(call),
       ...(call.signal === undefined ? {} : { signal: call.signal }),
     })
   } catch (error) {
@@ -44,6 +47,11 @@ export async function callApi(url: string, path: string, call: ApiCall = {}): Pr
   }
   if (response.ok) return response
   throw await errorOfResponse(response, path)
+}
+
+function bodyOf({ body, stream }: ApiCall): RequestInit {
+  if (stream !== undefined) return { body: ReadableStream.from(stream), duplex: 'half' }
+  return body === undefined ? {} : { body: JSON.stringify(body) }
 }
 
 /** The JSON of a call that answers at once. The caller knows its shape: both ends are of one version. */

@@ -69,6 +69,7 @@ export async function runLocally(
       usage: { promptTokens: promptTokens.length, completionTokens: tokens.length, cachedTokens: 0 },
       placement: null,
       kv: null,
+      retrieval: null,
       ttftMs: ttftMsOf({ tokenMs }) ?? null,
       tpotMs: tpotMsOf({ tokenMs }) ?? null,
     }

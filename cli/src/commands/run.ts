@@ -5,7 +5,7 @@
  * A model with a chat template gets the prompt as one user message; another continues it.
  * Sampling is greedy unless a temperature is given, so that two runs can be compared.
  */
-import type { RequestReport } from '@kvasir/coordinator/generation'
+import type { RequestReport, RetrievalReport } from '@kvasir/coordinator/generation'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { Command } from 'commander'
 import { callJson } from '../client/api-client.js'
@@ -49,6 +49,8 @@ export interface RunDocument
   readonly traceId: string | null
   readonly placement: { readonly prefillDevice: string; readonly decodeDevice: string } | null
   readonly kv: { readonly bytes: number; readonly chunks: number; readonly overlap: number | null } | null
+  /** The documents put before the question; null without --corpus. */
+  readonly retrieval: Pick<RetrievalReport, 'corpus' | 'documents'> | null
   readonly ttftMs: number | null
   readonly tpotMs: number | null
 }
@@ -92,6 +94,9 @@ export function runCommandOf(program: Command, run: Run): void {
             : await runOnCluster(prompt, options, interrupted, write)
           if (options.json) printJson(document)
           else print('')
+          for (const { id, title, score } of document.retrieval?.documents ?? []) {
+            say(`used document ${id} "${title}" of ${options.corpus} (score ${score.toFixed(3)})`)
+          }
           return EXIT.ok
         } catch (error) {
           if (interrupted.aborted) return EXIT.interrupted
@@ -155,6 +160,10 @@ async function runOnCluster(
         ? null
         : { prefillDevice: placement.prefillDevice, decodeDevice: placement.decodeDevice },
     kv: { bytes: report.kv.bytes, chunks: report.kv.chunks, overlap: report.kv.overlap },
+    retrieval: report.retrieval && {
+      corpus: report.retrieval.corpus,
+      documents: report.retrieval.documents,
+    },
     ttftMs: ttftMsOf(result) ?? null,
     tpotMs: tpotMsOf(result) ?? null,
   }
