@@ -21,8 +21,8 @@ export const TICK_MS = 100
 
 export class CoordinatorCore {
   readonly view = new ClusterView()
-  readonly directory: KvDirectory
-  readonly follower: KvFollower
+  readonly directory = new KvDirectory()
+  readonly follower = new KvFollower(this.directory)
   readonly #costs = new CostModel()
   readonly #stageCosts = new StageCosts()
   readonly #requests: RequestMachine
@@ -30,8 +30,6 @@ export class CoordinatorCore {
   #nowMs = Number.NEGATIVE_INFINITY
 
   constructor(limits: RequestLimits) {
-    this.directory = new KvDirectory(limits.directoryBlocksMax)
-    this.follower = new KvFollower(this.directory)
     const cluster = {
       view: this.view,
       costs: this.#costs,

@@ -50,6 +50,36 @@ describe('the cost model', () => {
     expect(costs.transferMs(device, device, 1e6)).toBe(0)
   })
 
+  test('learns the rate of a link from fetches too, apart from the latency that is advertised', () => {
+    const costs = new CostModel()
+    const fetch = { fromDeviceId: 'gpu-0', toDeviceId: 'gpu-1', bytes: 1e6, fetchMs: 10.2 }
+    costs.observe({ modelDigest: TEST_MODEL_DIGEST, profile: 'exact', fetch }, known)
+    expect(costs.fetchMs(device, untried, 1e6)).toBeCloseTo(10.2)
+    expect(costs.transferMs(device, untried, 1e6)).toBeCloseTo(10.1)
+  })
+
+  test('charges what is left of a prompt for reading what is reused, and less than the whole', () => {
+    const costs = new CostModel()
+    const rest = costs.prefillMs(device, model, 500, 1_500)
+    expect(rest).toBeGreaterThan(costs.prefillMs(device, model, 500))
+    expect(rest).toBeLessThan(costs.prefillMs(device, model, 2_000))
+    // Those ahead cost what they would alone.
+    expect(costs.prefillMs(device, model, 100, 0, 300)).toBe(costs.prefillMs(device, model, 400))
+  })
+
+  test('takes no measure of whole prompts from one that was mostly reused', () => {
+    const costs = new CostModel()
+    const before = costs.prefillMs(device, model, 1_000)
+    const prefill = { deviceId: 'gpu-0', tokens: 16, contextTokens: 1_000, computeMs: 500 }
+    costs.observe({ modelDigest: TEST_MODEL_DIGEST, profile: 'exact', prefill }, known)
+    expect(costs.prefillMs(device, model, 1_000)).toBe(before)
+    costs.observe(
+      { modelDigest: TEST_MODEL_DIGEST, profile: 'exact', prefill: { ...prefill, contextTokens: 0 } },
+      known,
+    )
+    expect(costs.prefillMs(device, model, 1_000)).toBeGreaterThan(before)
+  })
+
   test('forgets a device that left', () => {
     const costs = new CostModel()
     const fresh = costs.stepMs(device, model, 1, 64)

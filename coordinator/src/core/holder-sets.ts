@@ -23,10 +23,6 @@ export class HolderSets {
   /** The last addition: a run of blocks comes from one set and goes to another. */
   #last: { from: HolderSet | undefined; holder: number; tier: number; to: HolderSet } | undefined
 
-  get size(): number {
-    return this.#sets.size
-  }
-
   /** The set with a holder more, or with another tier of it. Retain what is kept. */
   with(set: HolderSet | undefined, holder: number, tier: number): HolderSet {
     const last = this.#last

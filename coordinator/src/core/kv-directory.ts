@@ -11,7 +11,7 @@
 import { type HolderSet, HolderSets, TIERS_MAX } from './holder-sets.js'
 import { RecencyList } from './recency-list.js'
 
-export const DIRECTORY_BLOCKS_MAX = 1_000_000
+const DIRECTORY_BLOCKS_MAX = 1_000_000
 /** A prefix that every device holds is one block with many copies. */
 const COPIES_PER_BLOCK = 4
 

@@ -37,8 +37,6 @@ export interface RequestLimits extends PlacementLimits {
   readonly placementDeadlineMs: number
   /** Longest life of a request. */
   readonly requestDeadlineMs: number
-  /** Distinct KV blocks that the directory keeps; DIRECTORY_BLOCKS_MAX where not given. */
-  readonly directoryBlocksMax?: number
   /** What requests that ask for nothing get: `auto` may be sparse in long contexts. Default auto. */
   readonly attentionDefault?: 'auto' | 'dense'
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { factsOf, readAdvertisement, readLoad } from './device-facts.js'
+import { factsOf, readAdvertisement, readKvEvent, readLoad, readSnapshot } from './device-facts.js'
 
 const advertisement = {
   deviceId: 'fpga-0',
@@ -18,11 +18,13 @@ const advertisement = {
       contextTokensMax: 512,
       kvBytesPerToken: '2048',
       layers: { first: 0, count: 6 },
+      variant: { numerics: 'PROFILE_EXACT', dtype: 'PRECISION_F32', layers: { first: 0, count: 6 } },
       parameters: '3000000',
       weightBytes: '12000000',
     },
     { name: 'unset', digest: 'def' },
   ],
+  kernels: [{ name: 'page-scores', version: 1, limits: { pages: '4096' } }],
   decodeSlots: 8,
   link: { class: 'loopback', bytesPerSecond: 1e9, latencyUs: 50 },
   endpoints: { control: '127.0.0.1:4000', kv: '127.0.0.1:4001' },
@@ -37,6 +39,30 @@ describe('what a device says', () => {
     expect(facts.models[0]).toMatchObject({ kvBytesPerToken: 2_048, layers: 6, weightBytes: 12_000_000 })
     expect(facts.tiers).toEqual([{ name: 'hbm', capacityBytes: 1_024, bytesPerSecond: 4.6e11 }])
     expect(facts.link.latencyMs).toBeCloseTo(0.05)
+    expect(facts.kernels).toEqual([{ name: 'page-scores', version: 1, limits: { pages: 4_096 } }])
+  })
+
+  test('of its blocks names them as requests do, and the variant as its model does', () => {
+    const hash = Buffer.from('00112233445566778899aabbccddeeff', 'hex')
+    const variant = { numerics: 'PROFILE_EXACT', dtype: 'PRECISION_F32', layers: { first: 0, count: 6 } }
+    const event = { deviceId: 'fpga-0', incarnation: '7', sequence: '3', variant, tier: 'hbm' }
+    const change = readKvEvent({ ...event, stored: [hash.toString('base64')] })
+    expect(change).toMatchObject({
+      deviceId: 'fpga-0',
+      incarnation: '7',
+      sequence: 3,
+      stored: ['00112233445566778899aabbccddeeff'],
+      removed: [],
+      tier: 'hbm',
+    })
+    expect(change.variant).toBe(factsOf(readAdvertisement(advertisement)).models[0]?.variant)
+    const part = { incarnation: 7n, sequence: 4n, hashes: [hash], variant: undefined }
+    expect(readSnapshot([part, part], '7')).toMatchObject({
+      sequence: 4,
+      groups: [{ hashes: change.stored }, { hashes: change.stored }],
+    })
+    expect(() => readSnapshot([part], '8')).toThrow(/another life/)
+    expect(() => readSnapshot([], '7')).toThrow(/empty/)
   })
 
   test('is refused where it names no device, no life or no endpoint, or is no message at all', () => {

@@ -91,8 +91,9 @@ function failedFetchReason({ device }: PlannedFetch, { problem }: ReuseFigures):
 
 function unusedReason({ deviceId, why, fetchMs, computeMs }: UnusedSource): string {
   switch (why) {
-    case 'slower':
-    case 'second-best': {
+    case 'second-best':
+      return `They are cached on ${deviceId}, but fetching all from there was predicted to take ${ms(fetchMs)} ms: the way taken was faster.`
+    case 'slower': {
       const times = `${ms(fetchMs)} ms, where computing them was predicted to take ${ms(computeMs)} ms`
       return `They are cached on ${deviceId}, but fetching them was predicted to take ${times}.`
     }
