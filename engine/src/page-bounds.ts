@@ -42,9 +42,9 @@ export class PageBounds {
     return at(this.#slabs, layer)
   }
 
-  /** The slab as rows of `head dim`: where a block's minimum is; its maximum is the row after it. */
-  minimumRow(block: number, head: number): number {
-    return (block * this.#kvHeads + head) * 2
+  /** The slab as rows of minimum and maximum, `2 · head dim`: which one is a block's. */
+  row(block: number, head: number): number {
+    return block * this.#kvHeads + head
   }
 
   /** The block was written to. */
@@ -97,7 +97,7 @@ export class PageBounds {
     const dim = this.#headDim
     for (let head = 0; head < this.#kvHeads; head++) {
       const keys = (block * 2 * this.#kvHeads + head) * BLOCK_TOKENS * dim
-      const low = this.minimumRow(block, head) * dim
+      const low = this.row(block, head) * 2 * dim
       const high = low + dim
       for (let d = 0; d < dim; d++) {
         let minimum = kvSlab[keys + d] ?? 0

@@ -2,12 +2,13 @@
  * Relevancy (Quest, LServe): of a page and a query Σ_c max(q_c·max_c, q_c·min_c), at least every q·k of
  * the page; of the query heads that share a KV head the largest.
  *
- * Since max_c ≥ min_c, the sum is min(q, 0)·min + max(q, 0)·max: two matrix products over the bounds slab.
+ * Since max_c ≥ min_c, the sum is min(q, 0)·min + max(q, 0)·max: one matrix product over the bounds slab,
+ * whose rows hold minimum and maximum side by side.
  *
  * P1 A page's score has the same bits whatever other pages are scored with it, so that a choice does not
- *    depend on which device scored which pages. It rests on the facts of A1 in attention-graph.ts: at
- *    least two query rows, columns in multiples of 16, and a sum over the head dimension that is one
- *    block of the matrix kernel (which is why the two products are not one of twice the length).
+ *    depend on which device scored which pages. Pages are the rows of the product, and a row does not
+ *    depend on the others where there are at least two; how the sum is cut depends on the head dimension
+ *    and the number of query heads alone.
  */
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { doubleRows } from './doubled-rows.js'
@@ -16,20 +17,18 @@ import type { ModelConfig } from './model-config.js'
 import { GraphBuilder } from './onnx-graph.js'
 import { floats, sessionOptions } from './ort-session.js'
 
-const COLUMNS = 16
+/** Pages are padded to a multiple of this. */
+const ROWS = 16
 
 function buildScoresGraph({ headDim, heads, kvHeads }: ModelConfig): Uint8Array {
-  const rows = Math.max(2, heads / kvHeads)
+  const queries = Math.max(2, heads / kvHeads)
   const graph = new GraphBuilder()
-  graph.input('bounds', 'float32', ['rows', headDim])
-  for (const side of ['low', 'high']) {
-    graph.input(`${side}Query`, 'float32', [kvHeads, rows, headDim])
-    graph.input(`${side}Rows`, 'int32', [kvHeads, 'pages'])
-    graph.node('Gather', ['bounds', `${side}Rows`], [`${side}Bounds`], { axis: 0 })
-    graph.node('FusedMatMul', [`${side}Query`, `${side}Bounds`], [side], { transB: 1 })
-  }
-  graph.node('Add', ['low', 'high'], ['sums'])
-  graph.node('ReduceMax', ['sums', graph.integers('overHeads', [1])], ['scores'], { keepdims: 0 })
+  graph.input('bounds', 'float32', ['rows', 2 * headDim])
+  graph.input('boundsRows', 'int32', [kvHeads, 'pages'])
+  graph.input('query', 'float32', [kvHeads, queries, 2 * headDim])
+  graph.node('Gather', ['bounds', 'boundsRows'], ['pageBounds'], { axis: 0 })
+  graph.node('FusedMatMul', ['pageBounds', 'query'], ['sums'], { transB: 1 })
+  graph.node('ReduceMax', ['sums', graph.integers('overHeads', [2])], ['scores'], { keepdims: 0 })
   graph.output('scores', [kvHeads, 'pages'])
   return graph.build('page-scores')
 }
@@ -55,26 +54,31 @@ export class PageScorer {
     const { heads, kvHeads, headDim } = this.#config
     if (blocks.length === 0) return new Float32Array(0)
     const { bounds, zeroBlock } = this.#slabs
-    const columns = Math.ceil(blocks.length / COLUMNS) * COLUMNS
-    const lowRows = new Int32Array(kvHeads * columns)
+    const pages = Math.ceil(blocks.length / ROWS) * ROWS
+    const rows = new Int32Array(kvHeads * pages)
     for (let head = 0; head < kvHeads; head++) {
-      for (let i = 0; i < columns; i++) {
-        lowRows[head * columns + i] = bounds.minimumRow(blocks[i] ?? zeroBlock, head)
-      }
+      for (let i = 0; i < pages; i++) rows[head * pages + i] = bounds.row(blocks[i] ?? zeroBlock, head)
     }
-    const rows = Math.max(2, heads / kvHeads)
-    const query = heads === kvHeads ? doubleRows(q, headDim) : q
-    const rowsTensor = (values: Int32Array) => new Tensor('int32', values, [kvHeads, columns])
-    const queryTensor = (values: Float32Array) => new Tensor('float32', values, [kvHeads, rows, headDim])
     const slab = bounds.slab(layer)
     const { scores } = await this.#session.run({
-      bounds: new Tensor('float32', slab, [slab.length / headDim, headDim]),
-      lowQuery: queryTensor(query.map((value) => Math.min(value, 0))),
-      highQuery: queryTensor(query.map((value) => Math.max(value, 0))),
-      lowRows: rowsTensor(lowRows),
-      highRows: rowsTensor(lowRows.map((row) => row + 1)),
+      bounds: new Tensor('float32', slab, [slab.length / (2 * headDim), 2 * headDim]),
+      boundsRows: new Tensor('int32', rows, [kvHeads, pages]),
+      query: new Tensor('float32', this.#query(q), [kvHeads, Math.max(2, heads / kvHeads), 2 * headDim]),
     })
-    return withoutPadding(floats(scores), columns, blocks.length)
+    return withoutPadding(floats(scores), pages, blocks.length)
+  }
+
+  /** Of each query head what is negative, then what is positive. */
+  #query(q: Float32Array): Float32Array {
+    const { heads, kvHeads, headDim } = this.#config
+    const query = new Float32Array(2 * q.length)
+    for (let head = 0; head < heads; head++) {
+      for (let d = 0; d < headDim; d++) {
+        const value = q[head * headDim + d] ?? 0
+        query[2 * head * headDim + (value < 0 ? d : headDim + d)] = value
+      }
+    }
+    return heads === kvHeads ? doubleRows(query, 2 * headDim) : query
   }
 }
 

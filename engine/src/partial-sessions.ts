@@ -48,10 +48,12 @@ function buildPartialGraph({ headDim, heads, kvHeads }: ModelConfig): Uint8Array
   graph.node('Reshape', ['keyBlocks', flat], ['keys'])
   graph.node('Gather', ['slab', 'valueRuns'], ['valueBlocks'], { axis: 0 })
   graph.node('Reshape', ['valueBlocks', flat], ['values'])
-  graph.node('FusedMatMul', ['q', 'keys'], ['scores'], {
+  // The few queries are the side that the kernel reorders, not the many keys.
+  graph.node('FusedMatMul', ['keys', 'q'], ['keyScores'], {
     transB: 1,
     alpha: { float: 1 / Math.sqrt(headDim) },
   })
+  graph.node('Transpose', ['keyScores'], ['scores'], { perm: [0, 2, 1] })
   graph.node('Add', ['scores', 'mask'], ['masked'])
   graph.node('ReduceMax', ['masked', overKeys], ['max'], { keepdims: 1 })
   graph.node('Sub', ['masked', 'max'], ['shifted'])

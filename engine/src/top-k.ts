@@ -10,12 +10,14 @@ export function largestColumns(row: Float32Array, k: number): Uint32Array<ArrayB
   if (count === row.length) return Uint32Array.from({ length: count }, (_, column) => column)
   const chosen = new Uint32Array(count)
   if (count === 0) return chosen
-  const values = row.map((value) => (Number.isNaN(value) ? Number.NEGATIVE_INFINITY : value))
+  // Plain loops: this runs once a KV head and layer of each decode step.
+  const values = row.slice()
+  for (let i = 0; i < values.length; i++) if (Number.isNaN(values[i])) values[i] = Number.NEGATIVE_INFINITY
   const least = kthLargest(values.slice(), count)
   let equal = count
-  for (const value of values) if (value > least) equal--
-  let taken = 0
-  for (const [column, value] of values.entries()) {
+  for (let i = 0; i < values.length; i++) if ((values[i] ?? 0) > least) equal--
+  for (let column = 0, taken = 0; taken < count; column++) {
+    const value = values[column] ?? 0
     if (value > least || (value === least && equal-- > 0)) chosen[taken++] = column
   }
   return chosen
