@@ -47,6 +47,17 @@ const SHAPES: Readonly<Record<string, DummyShape>> = {
     vocabularySize: 512,
     contextTokensMax: 65_536,
   },
+  /** One layer of it with a long context, to measure attention alone. */
+  'llama-0.5b-layer': {
+    hiddenSize: 1024,
+    layers: 1,
+    heads: 16,
+    kvHeads: 4,
+    headDim: 64,
+    intermediateSize: 256,
+    vocabularySize: 515,
+    contextTokensMax: 65_536,
+  },
   /** For tests: sizes that are no multiples of a vector register where the layout allows it. */
   'llama-tiny': {
     hiddenSize: 72,

@@ -8,6 +8,12 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
 }
 
+/** The smallest value that at least `percent` of them do not exceed; NaN of none. */
+export function percentile(values: readonly number[], percent: number): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[Math.max(0, Math.ceil((sorted.length * percent) / 100) - 1)] ?? Number.NaN
+}
+
 /** Length of the union of intervals: time in which at least one was open. */
 export function unionLength(intervals: readonly (readonly [from: number, to: number])[]): number {
   const sorted = intervals.filter(([from, to]) => to > from).sort((a, b) => a[0] - b[0])

@@ -46,6 +46,17 @@ export function benchCommand(program: Command, run: Run): void {
       (await import('../bench/cache.js')).benchCache(options, signal),
   })
   add(bench, run, {
+    name: 'relevancy',
+    description: "the round trip of one layer's attention to an FPGA agent",
+    options: (command) =>
+      command
+        .option('--tokens <count>', 'tokens of KV on the other device', positiveOption(60_000), 32_768)
+        .option('--budget-percent <percent>', 'share of the pages attended to', positiveOption(100), 10)
+        .option('--queries <count>', 'queries of each kind', positiveOption(1_000_000), 1_000),
+    measure: async (options: { tokens: number; budgetPercent: number; queries: number }, signal) =>
+      (await import('../bench/relevancy.js')).benchRelevancy(options, signal),
+  })
+  add(bench, run, {
     name: 'sparse',
     description:
       "what sparse attention costs in accuracy and saves in bytes, on the bundled model's recall set",
