@@ -194,6 +194,19 @@ export interface RequestBody {
   }[]
   readonly completionTokens: number
   readonly kv: { readonly bytes: number; readonly chunks: number; readonly overlap: number | null }
+  readonly attention: {
+    readonly place: string
+    readonly attendDevice: string | null
+    readonly pages: number
+    readonly pagesRead: number
+  } | null
+  readonly stages: readonly {
+    readonly pipeline: string
+    readonly stage: string
+    readonly devices: readonly string[]
+    readonly predictedMs: number | null
+    readonly measuredMs: number | null
+  }[]
 }
 
 /** Polls a condition to a deadline; the only way a test here waits for something it gets no event of. */

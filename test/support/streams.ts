@@ -22,6 +22,8 @@ export interface StreamOptions {
   readonly seed?: number
   readonly temperature?: number
   readonly signal?: AbortSignal
+  /** Extensions of the API, such as `attention`. */
+  readonly fields?: Readonly<Record<string, unknown>>
   /** Called with the number of text chunks so far; awaited, so that a test may act in mid-stream. */
   readonly onChunk?: (chunks: number, requestId: string) => void | Promise<void>
 }
@@ -39,7 +41,7 @@ export async function streamCompletion(cluster: TestCluster, options: StreamOpti
         stream: true,
         stream_options: { include_usage: true },
         // An extension: the text goes on past the model's end-of-text token.
-        ...{ ignore_eos: true },
+        ...{ ignore_eos: true, ...options.fields },
       },
       options.signal ? { signal: options.signal } : {},
     )

@@ -108,6 +108,14 @@ describe('the place', () => {
     }
   })
 
+  test('of dense attention may be asked for too', () => {
+    const dense = { method: 'dense', budget: null } as const
+    for (const place of ['partial', 'indices'] as const) {
+      const plan = chooseAttention(ask(8_192, { ...dense, place }), site(gpu), [fpga])
+      expect(plan).toMatchObject({ ...dense, place, attend: { deviceId: 'fpga-0' }, budgetPages: 513 })
+    }
+  })
+
   test('is local when another cannot be had any more, and nothing when it must be', () => {
     const wish = bounds('partial')
     expect(chooseAttention(ask(8_192, wish), site(gpu), [])).toBeUndefined()

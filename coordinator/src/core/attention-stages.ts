@@ -76,7 +76,8 @@ export function planAttention(
 ):
   | { readonly place: AttentionPlace; readonly attend: DeviceFacts | null; readonly plan: StagePlan }
   | undefined {
-  const isScored = shape.method === 'page-bounds'
+  // Who wants indices of dense attention gets those of all pages.
+  const isScored = shape.method === 'page-bounds' || places.every((place) => place === 'indices')
   const remotes = attendants.filter(({ deviceId }) => deviceId !== site.decode.deviceId)
   const isLocal = places.includes('local')
   const appliers = [

@@ -55,6 +55,10 @@ describe.each([CHAT, '/v1/completions'] as const)('%s takes', (path) => {
       { method: 'dense', budget: null, place: 'partial' },
     ],
     [
+      { method: 'dense', place: 'indices' },
+      { method: 'dense', budget: null, place: 'indices' },
+    ],
+    [
       { method: 'page-bounds', budget: 100, place: 'indices' },
       { method: 'page-bounds', budget: { tokens: 100 }, place: 'indices' },
     ],
@@ -154,13 +158,6 @@ describe('refused with a reason:', () => {
       'attention.place',
       'invalid_value',
       /alone/,
-    ],
-    [
-      'indices of dense',
-      { method: 'dense', place: 'indices' },
-      'attention.place',
-      'invalid_value',
-      /chooses no pages/,
     ],
   ])('%s', async (_what, attention, param, code, says) => {
     const before = gateway.service.submitted.length

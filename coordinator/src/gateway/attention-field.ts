@@ -50,13 +50,6 @@ export function attentionWish(field: z.infer<typeof attentionField> | undefined)
       'attention.place',
     )
   }
-  if (method === 'dense' && place === 'indices') {
-    throw badRequest(
-      'Dense attention chooses no pages, so "indices" has nothing to give. Use "partial", or "page-bounds".',
-      'invalid_value',
-      'attention.place',
-    )
-  }
   return { method, budget: field.budget === undefined ? null : parseBudget(field.budget), place }
 }
 
