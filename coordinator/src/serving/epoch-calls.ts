@@ -6,15 +6,13 @@
  *     reserved is released, also where the reservation is granted only later (I4).
  * E2. Every call has a span, a child of the request's, which ends with the call.
  */
-import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
   type DecodeResponse,
   FinishReason,
   type PrefillResponse,
-  type PrefixReuse,
   type Token,
 } from '@kvasir/proto/kvasir/inference/v1/inference'
-import { type Lease, LeasePurpose, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { type Lease, LeasePurpose } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { delay } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError, KvasirError } from '@kvasir/runtime/errors'
 import { callServerStream, callUnary } from '@kvasir/runtime/rpc-client'
@@ -23,54 +21,22 @@ import { ATTRIBUTE, SPAN, type SpanName } from '@kvasir/runtime/telemetry-names'
 import { type Context, context, type Span, SpanKind } from '@opentelemetry/api'
 import { PAGE_TOKENS } from '../core/attention-plan.js'
 import type { Decision } from '../core/decision.js'
-import type { DeviceRef, ProfileName } from '../core/facts.js'
+import type { DeviceRef } from '../core/facts.js'
 import type { CallName, CoordinatorAction, RequestEvent } from '../core/protocol.js'
-import type { GenerationRequest } from '../generation.js'
-import { type AttentionSums, attentionMessage, offloadMessage, readAttention } from './attention-calls.js'
 import { faultOf } from './call-faults.js'
-import type { DeviceClient, DeviceClients } from './device-clients.js'
-import {
-  cachedPrefix,
-  type MissedBlocks,
-  missedByDecode,
-  missedByPrefill,
-  prefixHashes,
-  type ReuseFigures,
-  readReuse,
-  reuseMode,
-} from './prefix-calls.js'
+import type { DeviceClient } from './device-clients.js'
+import { EpochRecorder } from './epoch-figures.js'
+import { decodeRequest, type EpochSubject, prefillRequest, reserveRequest } from './epoch-requests.js'
+import type { MissedBlocks } from './prefix-calls.js'
 
 const RESERVE_TIMEOUT_MS = 2_000
 const RELEASE_TIMEOUT_MS = 1_000
 /** After the last token, for the other call to say how the KV transfer went. */
 const SETTLE_MAX_MS = 250
 
-const PROFILES: Record<ProfileName, Profile> = { exact: Profile.EXACT, paper: Profile.PAPER }
-
-/** What the calls reported, for the request's report and the cost model. Times on the devices' clocks. */
-export interface EpochFigures {
-  /** `tokens` were computed after `contextTokens` that were reused. */
-  prefill: { deviceId: string; tokens: number; contextTokens: number; computeUs: number } | null
-  reuse: ReuseFigures | null
-  /** Tokens that the decoding device held, so that they were not sent to it. */
-  heldByDecodeTokens: number
-  sent: { bytes: number; chunks: number; busyUs: number; exposedUs: number } | null
-  received: { bytes: number; chunks: number } | null
-  decode: { steps: number; stepUs: number; batchMax: number } | null
-  /** Null where attention was dense and all on the decoding device. */
-  attention: AttentionSums | null
-  /** KV bytes that attention read while decoding, and that were moved, by tier. */
-  reads: readonly { readonly tier: string; readonly readBytes: number; readonly movedBytes: number }[]
-}
-
-export interface EpochSetting {
-  readonly request: GenerationRequest
-  readonly modelDigest: string
-  readonly profile: ProfileName
-  readonly decision: Decision
+export interface EpochSetting extends EpochSubject {
   /** The request's trace context. */
   readonly parent: Context
-  readonly clients: DeviceClients
   readonly tell: (event: RequestEvent) => void
   readonly onToken: (token: Token) => void
   /** A call failed with this; told before the core is. */
@@ -82,16 +48,7 @@ export interface EpochSetting {
 type RunAction = Extract<CoordinatorAction, { type: 'run' }>
 
 export class EpochCalls {
-  readonly figures: EpochFigures = {
-    prefill: null,
-    reuse: null,
-    heldByDecodeTokens: 0,
-    sent: null,
-    received: null,
-    decode: null,
-    attention: null,
-    reads: [],
-  }
+  readonly figures: EpochRecorder
   readonly #setting: EpochSetting
   readonly #id: { readonly requestId: string; readonly epoch: number }
   readonly #abort = new AbortController()
@@ -104,6 +61,7 @@ export class EpochCalls {
 
   constructor(setting: EpochSetting) {
     this.#setting = setting
+    this.figures = new EpochRecorder(setting.decision, setting.request.blockHashes)
     this.#id = { requestId: setting.request.requestId, epoch: setting.decision.epoch }
   }
 
@@ -128,15 +86,7 @@ export class EpochCalls {
       const { lease } = await callUnary(
         client.kv,
         'reserve',
-        {
-          requestId: this.#id.requestId,
-          epoch: this.#id.epoch,
-          modelDigest: this.#setting.modelDigest,
-          profile: PROFILES[this.#setting.profile],
-          tokens,
-          prefix: prefixHashes(this.#setting.request),
-          purpose,
-        },
+        reserveRequest(this.#setting, purpose, tokens),
         { timeoutMs: RESERVE_TIMEOUT_MS },
       )
       if (!lease) throw new InternalError(`Device ${device.deviceId} granted no lease.`)
@@ -179,22 +129,12 @@ export class EpochCalls {
   }
 
   async #prefill(device: DeviceRef, action: RunAction, tokens: number[]): Promise<void> {
-    const { request, decision, clients } = this.#setting
     await this.#call('prefill', SPAN.prefill, device, async (client, span) => {
       span.setAttribute(ATTRIBUTE.tokens, tokens.length)
       const stream = callServerStream(
         client.inference,
         'prefill',
-        {
-          sequence: this.#sequence(),
-          transferId: this.#transferId(),
-          tokens,
-          firstIndex: action.firstIndex,
-          sampling: request.sampling,
-          prefix: cachedPrefix(decision, clients),
-          reuse: reuseMode(request),
-          attention: attentionMessage(decision.attention),
-        },
+        prefillRequest(this.#setting, tokens, action.firstIndex),
         { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
       )
       let isComputed = false
@@ -207,68 +147,32 @@ export class EpochCalls {
   }
 
   #prefillEvent(event: PrefillResponse['event'], device: DeviceRef, promptTokens: number, span: Span): void {
-    const { tell, onToken } = this.#setting
+    const { tell, onToken, onMissed } = this.#setting
     switch (event?.$case) {
       case 'admitted':
         if (!this.#isOver) tell({ type: 'prefill-admitted', ...this.#id })
         return
       case 'finished': {
-        const { token, stopped, computeUs, reuse } = event.value
-        this.#prefilled(device, promptTokens, computeUs, reuse, span)
+        const { token, stopped } = event.value
+        for (const missed of this.figures.prefilled(device, promptTokens, event.value, span)) onMissed(missed)
         if (this.#isOver) return
         if (token) onToken(token)
         tell({ type: 'prefill-finished', ...this.#id, stopped: stopped || !token })
         return
       }
-      case 'kvSent': {
-        const { bytes, chunks, busyUs, exposedUs } = event.value
-        const sent = {
-          bytes: Number(bytes),
-          chunks: Number(chunks),
-          busyUs: Number(busyUs),
-          exposedUs: Number(exposedUs),
-        }
-        this.figures.sent = sent
-        span.setAttributes({
-          [ATTRIBUTE.kvBytes]: sent.bytes,
-          [ATTRIBUTE.kvChunks]: sent.chunks,
-          [ATTRIBUTE.kvBusyUs]: sent.busyUs,
-          [ATTRIBUTE.kvExposedUs]: sent.exposedUs,
-          ...(sent.busyUs > 0 ? { [ATTRIBUTE.kvOverlap]: 1 - sent.exposedUs / sent.busyUs } : {}),
-        })
+      case 'kvSent':
+        this.figures.kvSent(event.value, span)
         if (!this.#isOver) tell({ type: 'kv-sent', ...this.#id })
-      }
     }
   }
 
   async #decode(action: RunAction, tokens: number[]): Promise<void> {
-    const { request, clients, decision } = this.#setting
-    const { prefill, decode } = action
+    const { decode } = action
     await this.#call('decode', SPAN.decode, decode, async (client, span) => {
       const stream = callServerStream(
         client.inference,
         'decode',
-        {
-          sequence: this.#sequence(),
-          lease: this.#leases.get(LeasePurpose.DECODE),
-          tokens,
-          firstIndex: action.firstIndex,
-          maxTokens: request.maxTokens,
-          sampling: request.sampling,
-          source: prefill
-            ? {
-                deviceId: prefill.deviceId,
-                endpoint: clients.kvEndpoint(prefill) ?? '',
-                transferId: this.#transferId(),
-                timing:
-                  request.pullTiming === 'after-prefill' ? PullTiming.AFTER_PREFILL : PullTiming.LAYERED,
-              }
-            : undefined,
-          prefix: prefill ? undefined : cachedPrefix(decision, clients),
-          reuse: reuseMode(request),
-          attention: attentionMessage(decision.attention),
-          offload: offloadMessage(decision.attention, this.#leases.get(LeasePurpose.ATTEND), clients),
-        },
+        decodeRequest(this.#setting, tokens, action.firstIndex, action.prefill, this.#leases),
         { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
       )
       for await (const { event } of stream) this.#decodeEvent(event, action, tokens.length, span)
@@ -279,16 +183,14 @@ export class EpochCalls {
   }
 
   #decodeEvent(event: DecodeResponse['event'], action: RunAction, promptTokens: number, span: Span): void {
-    const { tell, onToken } = this.#setting
+    const { tell, onToken, onMissed } = this.#setting
     switch (event?.$case) {
       case 'started': {
-        const { kvBytes, kvChunks, prefillUs, reuse } = event.value
-        if (action.prefill) {
-          this.figures.received = { bytes: Number(kvBytes), chunks: Number(kvChunks) }
-          this.#held(reuse, span)
-        } else {
-          this.#prefilled(action.decode, promptTokens, prefillUs, reuse, span)
-        }
+        const { prefillUs: computeUs, reuse } = event.value
+        const missed = action.prefill
+          ? this.figures.arrived(event.value, span)
+          : this.figures.prefilled(action.decode, promptTokens, { computeUs, reuse }, span)
+        for (const blocks of missed) onMissed(blocks)
         if (!this.#isOver) tell({ type: 'decode-started', ...this.#id })
         return
       }
@@ -301,47 +203,11 @@ export class EpochCalls {
         return
       }
       case 'finished': {
-        const { steps, stepUs, batchMax, reason, reads, attention } = event.value
-        this.figures.decode = { steps, stepUs: Number(stepUs), batchMax }
-        this.figures.attention = readAttention(attention, steps)
-        this.figures.reads = reads.map(({ tier, readBytes, movedBytes }) => {
-          return { tier, readBytes: Number(readBytes), movedBytes: Number(movedBytes) }
-        })
-        span.setAttribute(ATTRIBUTE.decodeBatchMax, batchMax)
-        if (!this.#isOver) tell({ type: 'decode-finished', ...this.#id, reason: finishReason(reason) })
+        const reason = finishReason(event.value.reason)
+        this.figures.decoded(event.value, span)
+        if (!this.#isOver) tell({ type: 'decode-finished', ...this.#id, reason })
       }
     }
-  }
-
-  /** The prompt is computed, on whichever device. */
-  #prefilled(
-    device: DeviceRef,
-    promptTokens: number,
-    computeUs: bigint,
-    reuse: PrefixReuse | undefined,
-    span: Span,
-  ): void {
-    const { request, decision, onMissed } = this.#setting
-    const figures = readReuse(reuse)
-    const contextTokens = figures.localTokens + figures.fetchedTokens
-    const tokens = promptTokens - contextTokens
-    this.figures.prefill = { deviceId: device.deviceId, tokens, contextTokens, computeUs: Number(computeUs) }
-    this.figures.reuse = figures
-    span.setAttributes({
-      [ATTRIBUTE.cachedTokens]: figures.localTokens,
-      [ATTRIBUTE.fetchedTokens]: figures.fetchedTokens,
-      ...(decision.prefix.fetch ? { [ATTRIBUTE.fetchedFrom]: decision.prefix.fetch.device.deviceId } : {}),
-    })
-    for (const missed of missedByPrefill(decision, request.blockHashes, figures)) onMissed(missed)
-  }
-
-  /** The prompt's KV is with a device that did not prefill it. */
-  #held(reuse: PrefixReuse | undefined, span: Span): void {
-    const { request, decision, onMissed } = this.#setting
-    const { localTokens } = readReuse(reuse)
-    this.figures.heldByDecodeTokens = localTokens
-    span.setAttribute(ATTRIBUTE.cachedTokens, localTokens)
-    for (const missed of missedByDecode(decision, request.blockHashes, localTokens)) onMissed(missed)
   }
 
   /** Runs one call under its span and tells the core when it fails. Never rejects. */
@@ -397,20 +263,6 @@ export class EpochCalls {
       })
     }
     this.#leases.clear()
-  }
-
-  #sequence() {
-    const { request, modelDigest, profile } = this.#setting
-    return {
-      ...this.#id,
-      modelDigest,
-      profile: PROFILES[profile],
-      tenantSalt: Buffer.from(request.tenantSalt),
-    }
-  }
-
-  #transferId(): string {
-    return `${this.#id.requestId}.${this.#id.epoch}`
   }
 }
 

@@ -5,7 +5,7 @@ import { type Decision, explain, filterCounts } from '../core/decision.js'
 import type { ProfileName } from '../core/facts.js'
 import type { GenerationRequest, PlacementReport, RequestReport } from '../generation.js'
 import { type AttentionSums, addAttention, NO_ATTENTION } from './attention-calls.js'
-import type { EpochFigures } from './epoch-calls.js'
+import type { EpochFigures } from './epoch-figures.js'
 import { cachedTokens, prefixReport } from './prefix-report.js'
 import { attentionReport, attentionStages, prefixStages } from './stage-reports.js'
 

@@ -9,7 +9,7 @@ import type { Decision } from '../core/decision.js'
 import type { PlannedStage } from '../core/stage-plan.js'
 import type { AttentionReport, StageReport } from '../generation.js'
 import type { AttentionSums } from './attention-calls.js'
-import type { EpochFigures } from './epoch-calls.js'
+import type { EpochFigures } from './epoch-figures.js'
 
 /** The coordinator's own part of a pipeline. */
 const COORDINATOR = 'coordinator'

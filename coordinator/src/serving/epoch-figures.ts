@@ -1,0 +1,122 @@
+/**
+ * What the calls of one epoch reported, for the request's report, the cost model and the calls' spans.
+ * Times are on the devices' clocks.
+ */
+import type {
+  DecodeFinished,
+  DecodeStarted,
+  KvSent,
+  PrefixReuse,
+} from '@kvasir/proto/kvasir/inference/v1/inference'
+import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
+import type { Span } from '@opentelemetry/api'
+import type { Decision } from '../core/decision.js'
+import type { DeviceRef } from '../core/facts.js'
+import { type AttentionSums, readAttention } from './attention-calls.js'
+import {
+  type MissedBlocks,
+  missedByDecode,
+  missedByPrefill,
+  type ReuseFigures,
+  readReuse,
+} from './prefix-calls.js'
+
+export interface EpochFigures {
+  /** `tokens` were computed after `contextTokens` that were reused. */
+  readonly prefill: {
+    readonly deviceId: string
+    readonly tokens: number
+    readonly contextTokens: number
+    readonly computeUs: number
+  } | null
+  /** On the device that prefilled. */
+  readonly reuse: ReuseFigures | null
+  /** Tokens that the decoding device held, so that they were not sent to it. */
+  readonly heldByDecodeTokens: number
+  readonly sent: {
+    readonly bytes: number
+    readonly chunks: number
+    readonly busyUs: number
+    readonly exposedUs: number
+  } | null
+  readonly received: { readonly bytes: number; readonly chunks: number } | null
+  readonly decode: { readonly steps: number; readonly stepUs: number; readonly batchMax: number } | null
+  /** Null where attention was dense and all on the decoding device. */
+  readonly attention: AttentionSums | null
+  /** KV bytes that attention read while decoding, and that were moved, by tier. */
+  readonly reads: readonly {
+    readonly tier: string
+    readonly readBytes: number
+    readonly movedBytes: number
+  }[]
+}
+
+export class EpochRecorder implements EpochFigures {
+  prefill: EpochFigures['prefill'] = null
+  reuse: EpochFigures['reuse'] = null
+  heldByDecodeTokens = 0
+  sent: EpochFigures['sent'] = null
+  received: EpochFigures['received'] = null
+  decode: EpochFigures['decode'] = null
+  attention: EpochFigures['attention'] = null
+  reads: EpochFigures['reads'] = []
+  readonly #decision: Decision
+  readonly #blockHashes: readonly string[]
+
+  constructor(decision: Decision, blockHashes: readonly string[]) {
+    this.#decision = decision
+    this.#blockHashes = blockHashes
+  }
+
+  /** The prompt is computed. Returns the blocks that were not where they were thought to be. */
+  prefilled(
+    device: DeviceRef,
+    promptTokens: number,
+    { computeUs, reuse }: { readonly computeUs: bigint; readonly reuse?: PrefixReuse | undefined },
+    span: Span,
+  ): readonly MissedBlocks[] {
+    const figures = readReuse(reuse)
+    const contextTokens = figures.localTokens + figures.fetchedTokens
+    const tokens = promptTokens - contextTokens
+    this.prefill = { deviceId: device.deviceId, tokens, contextTokens, computeUs: Number(computeUs) }
+    this.reuse = figures
+    const source = this.#decision.prefix.fetch?.device.deviceId
+    span.setAttributes({
+      [ATTRIBUTE.cachedTokens]: figures.localTokens,
+      [ATTRIBUTE.fetchedTokens]: figures.fetchedTokens,
+      ...(source === undefined ? {} : { [ATTRIBUTE.fetchedFrom]: source }),
+    })
+    return missedByPrefill(this.#decision, this.#blockHashes, figures)
+  }
+
+  /** The KV of a prompt that another device computed is with the decoding one. Returns as `prefilled`. */
+  arrived({ kvBytes, kvChunks, reuse }: DecodeStarted, span: Span): readonly MissedBlocks[] {
+    const { localTokens } = readReuse(reuse)
+    this.received = { bytes: Number(kvBytes), chunks: Number(kvChunks) }
+    this.heldByDecodeTokens = localTokens
+    span.setAttribute(ATTRIBUTE.cachedTokens, localTokens)
+    return missedByDecode(this.#decision, this.#blockHashes, localTokens)
+  }
+
+  kvSent(value: KvSent, span: Span): void {
+    const [bytes, chunks] = [Number(value.bytes), Number(value.chunks)]
+    const [busyUs, exposedUs] = [Number(value.busyUs), Number(value.exposedUs)]
+    this.sent = { bytes, chunks, busyUs, exposedUs }
+    span.setAttributes({
+      [ATTRIBUTE.kvBytes]: bytes,
+      [ATTRIBUTE.kvChunks]: chunks,
+      [ATTRIBUTE.kvBusyUs]: busyUs,
+      [ATTRIBUTE.kvExposedUs]: exposedUs,
+      ...(busyUs > 0 ? { [ATTRIBUTE.kvOverlap]: 1 - exposedUs / busyUs } : {}),
+    })
+  }
+
+  decoded({ steps, stepUs, batchMax, reads, attention }: DecodeFinished, span: Span): void {
+    this.decode = { steps, stepUs: Number(stepUs), batchMax }
+    this.attention = readAttention(attention, steps)
+    this.reads = reads.map(({ tier, readBytes, movedBytes }) => {
+      return { tier, readBytes: Number(readBytes), movedBytes: Number(movedBytes) }
+    })
+    span.setAttribute(ATTRIBUTE.decodeBatchMax, batchMax)
+  }
+}

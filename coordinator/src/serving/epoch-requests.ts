@@ -1,0 +1,103 @@
+/**
+ * What the devices of one epoch are asked for: the requests of its calls, from the request, the decision and
+ * the leases that were granted.
+ */
+import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
+import type {
+  DecodeRequest,
+  KvSource,
+  PrefillRequest,
+  SequenceIdentity,
+} from '@kvasir/proto/kvasir/inference/v1/inference'
+import { type Lease, LeasePurpose, PullTiming, type ReserveRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { Decision } from '../core/decision.js'
+import type { DeviceRef, ProfileName } from '../core/facts.js'
+import type { GenerationRequest } from '../generation.js'
+import { attentionMessage, offloadMessage } from './attention-calls.js'
+import type { DeviceClients } from './device-clients.js'
+import { cachedPrefix, prefixHashes, reuseMode } from './prefix-calls.js'
+
+const PROFILES: Record<ProfileName, Profile> = { exact: Profile.EXACT, paper: Profile.PAPER }
+
+export interface EpochSubject {
+  readonly request: GenerationRequest
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  readonly decision: Decision
+  readonly clients: DeviceClients
+}
+
+export function reserveRequest(subject: EpochSubject, purpose: LeasePurpose, tokens: number): ReserveRequest {
+  const { request, modelDigest, profile, decision } = subject
+  return {
+    requestId: request.requestId,
+    epoch: decision.epoch,
+    modelDigest,
+    profile: PROFILES[profile],
+    tokens,
+    prefix: prefixHashes(request),
+    purpose,
+  }
+}
+
+/** `tokens`: prompt and what was emitted before; `firstIndex`: how many those are. */
+export function prefillRequest(subject: EpochSubject, tokens: number[], firstIndex: number): PrefillRequest {
+  const { request, decision, clients } = subject
+  return {
+    sequence: identity(subject),
+    transferId: transferId(subject),
+    tokens,
+    firstIndex,
+    sampling: request.sampling,
+    prefix: cachedPrefix(decision, clients),
+    reuse: reuseMode(request),
+    attention: attentionMessage(decision.attention),
+  }
+}
+
+/** `prefill`: another device that does; null where the decoding one prefills itself. */
+export function decodeRequest(
+  subject: EpochSubject,
+  tokens: number[],
+  firstIndex: number,
+  prefill: DeviceRef | null,
+  leases: ReadonlyMap<LeasePurpose, Lease>,
+): DecodeRequest {
+  const { request, decision, clients } = subject
+  return {
+    sequence: identity(subject),
+    lease: leases.get(LeasePurpose.DECODE),
+    tokens,
+    firstIndex,
+    maxTokens: request.maxTokens,
+    sampling: request.sampling,
+    source: prefill ? kvSource(subject, prefill) : undefined,
+    prefix: prefill ? undefined : cachedPrefix(decision, clients),
+    reuse: reuseMode(request),
+    attention: attentionMessage(decision.attention),
+    offload: offloadMessage(decision.attention, leases.get(LeasePurpose.ATTEND), clients),
+  }
+}
+
+function kvSource(subject: EpochSubject, prefill: DeviceRef): KvSource {
+  return {
+    deviceId: prefill.deviceId,
+    endpoint: subject.clients.kvEndpoint(prefill) ?? '',
+    transferId: transferId(subject),
+    timing: subject.request.pullTiming === 'after-prefill' ? PullTiming.AFTER_PREFILL : PullTiming.LAYERED,
+  }
+}
+
+function identity({ request, modelDigest, profile, decision }: EpochSubject): SequenceIdentity {
+  return {
+    requestId: request.requestId,
+    epoch: decision.epoch,
+    modelDigest,
+    profile: PROFILES[profile],
+    tenantSalt: Buffer.from(request.tenantSalt),
+  }
+}
+
+function transferId({ request, decision }: EpochSubject): string {
+  return `${request.requestId}.${decision.epoch}`
+}
