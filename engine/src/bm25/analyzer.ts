@@ -25,12 +25,9 @@ export interface WordCounts {
 /** Lone surrogates and other code points without a category are no words, and break none. */
 export function countWords(text: string): WordCounts {
   const counts = new Map<string, number>()
-  let length = 0
-  for (const [word] of text.normalize('NFKC').toLowerCase().matchAll(WORD)) {
-    counts.set(word, (counts.get(word) ?? 0) + 1)
-    length += 1
-  }
-  return { counts, length }
+  const words = text.normalize('NFKC').toLowerCase().match(WORD) ?? []
+  for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1)
+  return { counts, length: words.length }
 }
 
 /** What a document is found by: its title and its text. */

@@ -6,7 +6,7 @@
  *    crash leaves behind is the corpus before the upload or after it.
  * F2 Bytes of the documents beyond the record are nobody's, and the next upload writes over them.
  */
-import { type FileHandle, open, rename, rm, rmdir, stat } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm, rmdir, stat, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CorruptDataError, InternalError, KvasirError, OverloadedError } from '@kvasir/runtime/errors'
 
@@ -67,10 +67,11 @@ export class CorpusFolder {
         await handle.close()
       }
       await rename(next, join(this.path, RECORD))
-      await syncFolder(this.path)
     } catch (error) {
       throw storageError(error)
     }
+    // The new record counts from here on, whatever comes; a failure means that a loss of power may undo it.
+    await syncFolder(this.path).catch(() => {})
   }
 
   /** For writing at any position; made where it is missing. */
@@ -79,6 +80,15 @@ export class CorpusFolder {
       return await open(this.documentsFile, (await exists(this.documentsFile)) ? 'r+' : 'w+')
     } catch (error) {
       throw storageError(error)
+    }
+  }
+
+  /** Gives back what an upload that did not count has left behind. */
+  async trim(fileBytes: number): Promise<void> {
+    try {
+      await truncate(this.documentsFile, fileBytes)
+    } catch (error) {
+      if (codeOf(error) !== 'ENOENT') throw storageError(error)
     }
   }
 

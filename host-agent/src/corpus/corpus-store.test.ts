@@ -333,6 +333,7 @@ describe('a restart', () => {
     writeFileSync(join(folder(), 'corpus.json.next'), '{"format":1,"na')
     const again = home.store()
     expect(await search(again, ref, 'flow wing')).toEqual(before)
+    expect(readFileSync(join(folder(), 'documents.jsonl'), 'utf8')).not.toContain('half')
     expect((await ingest(again, ref, [numbered(['after'], 3)])).added).toBe(1n)
     const third = home.store()
     expect((await search(third, ref, 'after')).ids).toEqual(['d3'])

@@ -8,8 +8,7 @@
  *    the corpus lives, and no version is ever used again, even after the corpus was deleted and made anew.
  * K3 What is in memory is derived: it is read from the documents when the process starts.
  */
-import { createReadStream } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { ANALYZER } from '@kvasir/engine/bm25/analyzer'
 import type { Bm25Query } from '@kvasir/engine/bm25/bm25'
 import type { PostingsShard } from '@kvasir/engine/bm25/shard-format'
@@ -19,13 +18,13 @@ import type {
   IngestProblem,
   PreparedQuery,
 } from '@kvasir/proto/kvasir/memory/v1/corpus'
-import { type Deferred, deferred, withDeadline, withSignal } from '@kvasir/runtime/deferred'
-import { CorruptDataError, InvalidInputError, type KvasirError, NotFoundError } from '@kvasir/runtime/errors'
+import { type Deferred, deferred, withSignal } from '@kvasir/runtime/deferred'
+import { CorruptDataError, type KvasirError, NotFoundError } from '@kvasir/runtime/errors'
 import type { ByteBudget } from './byte-budget.js'
-import { type CorpusFolder, type CorpusRecord, codeOf, storageError } from './corpus-folder.js'
+import { type CorpusFolder, type CorpusRecord, storageError } from './corpus-folder.js'
 import { CorpusIndex, type DocumentRange, type Retrieved } from './corpus-index.js'
-import { DOCUMENT_BYTES_MAX, LineProblem, parseDocumentLine } from './document-line.js'
-import { LineSplitter } from './line-splitter.js'
+import { KeptDocuments } from './kept-documents.js'
+import { withinOrUnavailable } from './patience.js'
 import { PendingDocuments } from './pending-documents.js'
 import { Turns } from './turns.js'
 import { Upload } from './upload.js'
@@ -33,16 +32,12 @@ import { WriteLock } from './write-lock.js'
 
 /** How long an upload waits for another one of the same corpus to end. */
 const UPLOAD_WAIT_MS = 30_000
+/** Less than the deadline of a call, so that its caller is told why. */
+const OPENING_WAIT_MS = 5_000
 /** How long an upload may be silent. */
 const SILENCE_MS = 30_000
 /** Earlier versions that are remembered; only a query that runs at the time of an upload names one. */
 const VERSIONS_MAX = 64
-/** A kept line may be this much longer than the line it came from: the fields' names. */
-const KEPT_LINE_EXTRA_BYTES = 64
-/** Documents that are read at once. */
-const DOCUMENTS_MAX = 1_000
-const DOCUMENTS_BYTES_MAX = 32 << 20
-
 export interface CorpusOptions {
   readonly folder: CorpusFolder
   readonly record: CorpusRecord
@@ -62,7 +57,7 @@ export interface IngestOutcome {
 
 export class Corpus {
   private readonly index = new CorpusIndex()
-  private readonly offsets: number[] = []
+  private readonly kept: KeptDocuments
   private readonly lock = new WriteLock()
   private readonly ending = new AbortController()
   private readonly opened: Deferred<void> = deferred()
@@ -73,6 +68,7 @@ export class Corpus {
 
   constructor(private readonly options: CorpusOptions) {
     this.record = options.record
+    this.kept = new KeptDocuments(options.folder.documentsFile, (why) => this.damaged(why))
     options.budget.adjust(bytesOf(this.record))
   }
 
@@ -99,7 +95,7 @@ export class Corpus {
       await this.readDocuments()
       this.opened.resolve()
     } catch (error) {
-      const why = codeOf(error) === 'ENOENT' ? this.damaged('its documents are gone') : storageError(error)
+      const why = storageError(error)
       this.opened.reject(why)
       throw why
     }
@@ -108,10 +104,11 @@ export class Corpus {
   /** Adds the documents of a stream of JSONL. */
   async ingest(chunks: AsyncIterable<Uint8Array>, caller: AbortSignal): Promise<IngestOutcome> {
     const signal = AbortSignal.any([caller, this.ending.signal])
-    await withSignal(this.opened.promise, signal)
+    await this.ready(signal)
+    const { name } = this.record
     const release = await this.lock.take(
       UPLOAD_WAIT_MS,
-      `waiting for another upload to the corpus ${this.record.name}`,
+      `Another upload to the corpus ${name} is running; try again when it has ended.`,
       signal,
     )
     let file: FileHandle | undefined
@@ -129,7 +126,7 @@ export class Corpus {
 
   /** The prepare stage. */
   async prepare(query: string, signal: AbortSignal): Promise<Omit<PreparedQuery, 'prepareUs'>> {
-    await withSignal(this.opened.promise, signal)
+    await this.ready(signal)
     return { version: BigInt(this.record.version), ...this.index.prepare(query) }
   }
 
@@ -154,28 +151,7 @@ export class Corpus {
   async documents(version: bigint, numbers: readonly number[], signal: AbortSignal): Promise<Document[]> {
     const largest = numbers.reduce((most, number) => Math.max(most, number), -1)
     await this.named(version, { firstDocument: 0, documentCount: largest + 1 }, signal)
-    const places = numbers.map((number) => {
-      const begin = this.offsets[number] ?? 0
-      return { number, begin, bytes: (this.offsets[number + 1] ?? this.record.fileBytes) - begin }
-    })
-    const bytes = places.reduce((sum, place) => sum + place.bytes, 0)
-    if (numbers.length > DOCUMENTS_MAX || bytes > DOCUMENTS_BYTES_MAX) {
-      throw new InvalidInputError(
-        `At most ${DOCUMENTS_MAX} documents and ${DOCUMENTS_BYTES_MAX} bytes are given at once; ask for fewer.`,
-        { param: 'documents' },
-      )
-    }
-    if (places.length === 0) return []
-    const file = await open(this.options.folder.documentsFile, 'r').catch((error: unknown) => {
-      throw codeOf(error) === 'ENOENT' ? this.damaged('its documents are gone') : storageError(error)
-    })
-    try {
-      const documents: Document[] = []
-      for (const place of places) documents.push(await this.read(file, place))
-      return documents
-    } finally {
-      await file.close()
-    }
+    return this.kept.read(numbers, this.record.fileBytes)
   }
 
   /** Ends what runs, and deletes it from the disk. */
@@ -197,6 +173,15 @@ export class Corpus {
     release()
   }
 
+  /** A large corpus takes some time to read after a start. */
+  private ready(signal: AbortSignal): Promise<void> {
+    return withinOrUnavailable(
+      withSignal(this.opened.promise, signal),
+      OPENING_WAIT_MS,
+      `The corpus ${this.record.name} is being read from the disk after a start; try again in a moment.`,
+    )
+  }
+
   private end(reason: Error): void {
     if (!this.ending.signal.aborted) this.ending.abort(reason)
     // Nobody waits for its turn to be opened.
@@ -206,7 +191,10 @@ export class Corpus {
   /** Nothing reads or writes for this corpus any more that could change it. */
   private async settled(): Promise<() => void> {
     await this.opened.promise.catch(() => {})
-    return this.lock.take(UPLOAD_WAIT_MS, `waiting for the upload to the corpus ${this.record.name} to end`)
+    return this.lock.take(
+      UPLOAD_WAIT_MS,
+      `The upload to the corpus ${this.record.name} does not end; try again in a moment.`,
+    )
   }
 
   private async ingestInto(
@@ -217,14 +205,15 @@ export class Corpus {
     const { record, index } = this
     const { budget, folder, newVersion } = this.options
     const turns = new Turns()
+    let counts = false
     const upload = new Upload({ index, budget, file, fileBytes: record.fileBytes, turns, signal })
     try {
       const messages = chunks[Symbol.asyncIterator]()
       for (;;) {
-        const next = await withDeadline(
+        const next = await withinOrUnavailable(
           withSignal(messages.next(), signal),
           SILENCE_MS,
-          'waiting for the next part of the upload',
+          `Nothing more of the upload came for ${SILENCE_MS} ms; upload the documents again.`,
         )
         if (next.done === true) break
         await upload.push(next.value)
@@ -242,11 +231,16 @@ export class Corpus {
           terms: record.terms + upload.newTerms,
         }
         await folder.writeRecord(changed)
+        counts = true
         budget.adjust(bytesOf(changed) - bytesOf(record) - upload.handOver())
-        for (const offset of upload.offsets) this.offsets.push(offset)
+        this.kept.add(upload.offsets)
         await index.publish(addition, turns)
         this.become(changed)
       }
+    } catch (error) {
+      // Bytes that stay are written over by the next upload; they only take room on the disk until then.
+      if (!counts) await folder.trim(record.fileBytes).catch(() => {})
+      throw error
     } finally {
       upload.abandon()
     }
@@ -265,23 +259,15 @@ export class Corpus {
     const { record } = this
     const turns = new Turns()
     const pending = new PendingDocuments(this.index)
-    let at = 0
-    if (record.fileBytes > 0) {
-      const splitter = new LineSplitter(DOCUMENT_BYTES_MAX + KEPT_LINE_EXTRA_BYTES)
-      const { documentsFile } = this.options.folder
-      for await (const chunk of createReadStream(documentsFile, { end: record.fileBytes - 1 })) {
-        for (const { number, bytes } of splitter.push(chunk)) {
-          this.ending.signal.throwIfAborted()
-          this.offsets.push(at)
-          at += (bytes?.length ?? 0) + 1
-          pending.add(this.kept(bytes, number))
-          await turns.rest()
-        }
-      }
+    for await (const document of this.kept.all(record.fileBytes)) {
+      this.ending.signal.throwIfAborted()
+      pending.add(document)
+      await turns.rest()
     }
-    if (at !== record.fileBytes || pending.documents !== record.documents) {
+    if (pending.documents !== record.documents) {
       throw this.damaged(`it has ${pending.documents} of ${record.documents} documents`)
     }
+    await this.options.folder.trim(record.fileBytes)
     const addition = await pending.finish(turns, this.ending.signal)
     await this.index.publish(addition, turns)
     const { postingsBytes, terms } = this.index
@@ -294,30 +280,9 @@ export class Corpus {
     this.become(changed)
   }
 
-  private kept(bytes: Uint8Array | undefined, number: number): Document {
-    try {
-      const document = parseDocumentLine(bytes, false)
-      if (document !== undefined) return document
-    } catch (error) {
-      if (!(error instanceof LineProblem)) throw error
-      throw this.damaged(`line ${number} of its documents: ${error.message}`)
-    }
-    throw this.damaged(`line ${number} of its documents is empty`)
-  }
-
-  private async read(
-    file: FileHandle,
-    { number, begin, bytes }: { readonly number: number; readonly begin: number; readonly bytes: number },
-  ): Promise<Document> {
-    const line = Buffer.alloc(bytes)
-    const { bytesRead } = await file.read(line, 0, bytes, begin)
-    if (bytesRead !== bytes) throw this.damaged('its documents are cut off')
-    return this.kept(line, number + 1)
-  }
-
   /** Throws NotFoundError where the version is unknown or names fewer documents. */
   private async named(version: bigint, range: DocumentRange, signal: AbortSignal): Promise<void> {
-    await withSignal(this.opened.promise, signal)
+    await this.ready(signal)
     const documents = this.versions.get(Number(version))
     const { name } = this.record
     if (documents === undefined) {

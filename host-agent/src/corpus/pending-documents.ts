@@ -75,7 +75,8 @@ export class PendingDocuments {
     const known = this.index.termOf(word) ?? this.words.get(word)
     if (known !== undefined) return known
     const term = this.index.terms + this.words.size
-    this.words.set(word, term)
+    // A copy: the word itself is a view that would keep its whole document in memory.
+    this.words.set(Buffer.from(word).toString(), term)
     return term
   }
 }
