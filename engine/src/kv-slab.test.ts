@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { KvSlabs } from './kv-slab.js'
 
@@ -39,6 +40,73 @@ describe('KV slabs', () => {
         .subarray(-slabs.blockBytes / 4)
         .every((value) => value === 0),
     ).toBe(true)
+  })
+
+  describe('with bounds of pages', () => {
+    const blockOf = (seed: number) =>
+      new Uint8Array(Float32Array.from({ length: 256 }, (_, i) => Math.sin(seed * 100 + i)).buffer)
+    const filled = () => {
+      const slabs = new KvSlabs(shape, 6)
+      for (const layer of [0, 1]) {
+        for (let block = 0; block < 6; block++) {
+          slabs.writeBlocks(layer, Uint32Array.of(block), blockOf(layer * 10 + block))
+        }
+      }
+      return slabs
+    }
+
+    it('prepare them once, and again after a block was written to', () => {
+      const slabs = filled()
+      const blocks = Uint32Array.of(0, 3)
+      expect(slabs.prepareBounds(0, blocks)).toBe(2)
+      expect(slabs.prepareBounds(0, blocks)).toBe(0)
+      expect(slabs.prepareBounds(1, blocks)).toBe(2)
+      slabs.writeTokens(0, Uint32Array.of(0), 5, rows(1, 900), rows(1, 900), 0, 1)
+      expect(slabs.prepareBounds(0, blocks)).toBe(1)
+      // [kv head][min|max][dim] of keys 900…903 and 904…907 among sines.
+      const bounds = slabs.readBounds(0, Uint32Array.of(0))
+      expect([...bounds.slice(4, 8)]).toEqual([900, 901, 902, 903])
+      expect([...bounds.slice(12)]).toEqual([904, 905, 906, 907])
+      expect([...bounds.slice(0, 4)].every((minimum) => minimum < 0)).toBe(true)
+      slabs.writeBlocks(0, Uint32Array.of(3), blockOf(77))
+      expect(slabs.prepareBounds(0, blocks)).toBe(1)
+    })
+
+    it('copy blocks of all layers as if all were read first, with the bounds that stand', () => {
+      fc.assert(
+        fc.property(
+          fc.uniqueArray(fc.nat(5), { minLength: 1, maxLength: 6 }),
+          fc.infiniteStream(fc.nat(5)),
+          fc.subarray([0, 1, 2, 3, 4, 5]),
+          (to, sources, given) => {
+            const slabs = filled()
+            const from = to.map(() => sources.next().value)
+            // Bounds of another device, which the block's own keys do not give.
+            const foreign = (block: number) => new Uint8Array(new Float32Array(16).fill(block + 0.5).buffer)
+            for (const block of given) slabs.bounds.write(1, Uint32Array.of(block), foreign(block))
+            const before = new Map(
+              from.map((block) => [
+                block,
+                [0, 1].map((layer) => [
+                  slabs.readBlocks(layer, Uint32Array.of(block)),
+                  given.includes(block) && layer === 1 ? foreign(block) : undefined,
+                ]),
+              ]),
+            )
+            slabs.copyBlocks(Uint32Array.from(from), Uint32Array.from(to))
+            for (const [i, block] of to.entries()) {
+              for (const layer of [0, 1]) {
+                const [data, bounds] = before.get(from[i] ?? 0)?.[layer] ?? []
+                const target = Uint32Array.of(block)
+                expect(slabs.readBlocks(layer, target)).toEqual(data)
+                if (bounds === undefined) continue
+                expect(new Uint8Array(slabs.readBounds(layer, target).buffer)).toEqual(bounds)
+              }
+            }
+          },
+        ),
+      )
+    })
   })
 
   it('that the machine cannot hold are refused with what to change', () => {

@@ -79,6 +79,48 @@ describe('an answer', () => {
   })
 })
 
+describe('attention', () => {
+  const read = async (attention: NonNullable<GenerateOptions['attention']>, length = 200) => {
+    const ids: number[] = []
+    const bytes: (number | undefined)[] = []
+    for await (const token of engine.generate(prompt(length, 1), { ...greedy, attention })) {
+      ids.push(token.id)
+      bytes.push(token.kvBytesRead)
+    }
+    return { ids, bytes }
+  }
+  const layerBytes = () => engine.facts.layers * engine.facts.blockLayerBytes
+
+  it('over all pages says what dense attention says, and reads as much', async () => {
+    const dense = await read({ method: 'dense' })
+    expect(dense.ids).toEqual((await answer(prompt(200, 1))).ids)
+    expect(await read({ method: 'page-bounds', budget: { share: 1 } })).toEqual(dense)
+    expect(await read({ method: 'recent', budget: { tokens: 2_048 } })).toEqual(dense)
+    // The prompt's 200 tokens are 13 pages with the first token of the answer, up to 208.
+    expect(dense.bytes.slice(0, 2)).toEqual([undefined, 13 * layerBytes()])
+    expect(dense.bytes.at(-1)).toBe(14 * layerBytes())
+  })
+
+  it.each([
+    [{ tokens: 33 }, 3],
+    [{ tokens: 1 }, 1],
+    [{ share: 0.25 }, 4],
+    [{ share: 1 / 13 }, 1],
+  ])('with a budget of %j reads so many pages', async (budget, pages) => {
+    for (const method of ['page-bounds', 'random', 'recent'] as const) {
+      const { bytes } = await read({ method, budget })
+      expect(bytes[1]).toBe(pages * layerBytes())
+    }
+  })
+
+  it.each([{ tokens: 0 }, { tokens: 1.5 }, { share: 0 }, { share: 1.01 }, { share: Number.NaN }])(
+    'refuses a budget of %j',
+    async (budget) => {
+      await expect(read({ method: 'recent', budget })).rejects.toMatchObject({ param: 'attention.budget' })
+    },
+  )
+})
+
 it.each([
   ['an empty prompt', [], greedy, 'prompt is empty'],
   ['a prompt as long as the context', prompt(2048, 1), greedy, 'no room in the context of 2048'],

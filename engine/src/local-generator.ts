@@ -9,7 +9,14 @@
  */
 import { AsyncQueue } from '@kvasir/runtime/deferred'
 import { CancelledError, InvalidInputError, OverloadedError } from '@kvasir/runtime/errors'
-import { BLOCK_TOKENS, type DeviceDriver, type LoadedModelFacts, type StepSequence } from './device-driver.js'
+import { type AttentionBudget, attentionAt, checkBudget } from './attention-budget.js'
+import {
+  type AttentionUse,
+  BLOCK_TOKENS,
+  type DeviceDriver,
+  type LoadedModelFacts,
+  type StepSequence,
+} from './device-driver.js'
 import { DECODE_SEQUENCES_MAX, PREFILL_CHUNK_TOKENS, STEP_ROWS_MAX } from './limits.js'
 import { resolveModel } from './model-files.js'
 import { createOrtDriver } from './ort-driver.js'
@@ -21,12 +28,19 @@ export interface GenerateOptions {
   readonly maxTokens: number
   /** Tokens that end the answer; the one that did comes as its last token. */
   readonly stopTokens: readonly number[]
+  /** How decoding attends; prompts are attended to densely. With it, what is read is counted. */
+  readonly attention?: AttentionBudget | { readonly method: 'dense' }
   readonly signal?: AbortSignal
 }
 
 export interface GeneratedToken extends SampledToken {
   /** Set on the last token. */
   readonly finishReason?: 'stop' | 'length'
+  /**
+   * Bytes of K and V that attention read for it, where `attention` was given and it is no prompt's; the
+   * bounds that page-bounds reads to choose pages are a sixteenth of the KV that it chooses from.
+   */
+  readonly kvBytesRead?: number
 }
 
 export interface LocalGenerator {
@@ -130,6 +144,8 @@ class Generator implements LocalGenerator {
     if (this.#waiting.length >= WAITING_MAX) {
       throw new OverloadedError(`${WAITING_MAX} prompts wait already; try again later.`)
     }
+    const { attention } = options
+    if (attention !== undefined && attention.method !== 'dense') checkBudget(attention)
     options.signal?.throwIfAborted()
     const answerMax = Math.min(options.maxTokens, context - prompt.length)
     return {
@@ -185,7 +201,10 @@ class Generator implements LocalGenerator {
     let rows = 0
     for (const sequence of this.#running) {
       if (sequence.cached < sequence.prompt.length) continue
-      batch.push({ sequence, part: this.#part(sequence, [sequence.lastToken], true) })
+      batch.push({
+        sequence,
+        part: { ...this.#part(sequence, [sequence.lastToken], true), ...pagesOf(sequence) },
+      })
       rows++
     }
     for (const sequence of this.#running) {
@@ -196,13 +215,13 @@ class Generator implements LocalGenerator {
       batch.push({ sequence, part: this.#part(sequence, tokens, count === left) })
       rows += count
     }
-    const { logits } = await this.#driver.step(batch.map(({ part }) => part))
+    const { logits, attention } = await this.#driver.step(batch.map(({ part }) => part))
     const width = this.facts.vocabularySize
     let row = 0
-    for (const { sequence, part } of batch) {
+    for (const [i, { sequence, part }] of batch.entries()) {
       sequence.cached += part.tokens.length
       if (!part.wantLogits) continue
-      this.#answer(sequence, logits.subarray(row * width, (row + 1) * width))
+      this.#answer(sequence, logits.subarray(row * width, (row + 1) * width), attention[i])
       row++
     }
   }
@@ -216,9 +235,13 @@ class Generator implements LocalGenerator {
     }
   }
 
-  #answer(sequence: Sequence, logits: Float32Array): void {
+  #answer(sequence: Sequence, logits: Float32Array, use: AttentionUse | undefined): void {
     const { queue, options } = sequence
-    const token = sampleToken(logits, options.sampling, sequence.answered)
+    const pageBytes = this.facts.blockLayerBytes / this.facts.kvHeads
+    const token: GeneratedToken = {
+      ...sampleToken(logits, options.sampling, sequence.answered),
+      ...(use === undefined ? {} : { kvBytesRead: use.pagesRead * pageBytes }),
+    }
     sequence.answered++
     sequence.lastToken = token.id
     const stopped = options.stopTokens.includes(token.id)
@@ -229,6 +252,13 @@ class Generator implements LocalGenerator {
     queue.push({ ...token, finishReason: stopped ? 'stop' : 'length' })
     queue.end()
   }
+}
+
+/** What a decode step of the sequence attends to, and that it is counted. */
+function pagesOf({ cached, options: { attention, sampling } }: Sequence): Partial<StepSequence> {
+  if (attention === undefined) return {}
+  if (attention.method === 'dense') return { trackPages: true }
+  return { trackPages: true, attention: attentionAt(attention, cached, sampling.seed) }
 }
 
 /** Blocks for as many full contexts as fit the pool's memory, at least one. */

@@ -176,6 +176,11 @@ describe('names and digests', () => {
     const [a, b] = [testModel(), testModel()]
     const digest = await digestOf(a)
     expect(await digestOf(b)).toBe(digest)
+    // What lies beside the weights does not count.
+    mkdirSync(join(b, 'recall'))
+    writeFileSync(join(b, 'recall', '512.jsonl'), '{}')
+    writeFileSync(join(b, 'README.md'), 'A model.')
+    expect(await digestOf(b)).toBe(digest)
     expect(await digestOf(testModel({ rope_theta: 20_000 }))).not.toBe(digest)
     const bytes = readFileSync(join(b, 'model.safetensors'))
     bytes[bytes.length - 1] = (bytes.at(-1) ?? 0) ^ 1

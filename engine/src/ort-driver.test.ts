@@ -68,6 +68,29 @@ describe('KV blocks', () => {
     expect(order).toEqual(['read', 'stepped'])
   })
 
+  it('are scored and attended to while the step still runs, between its layers', async () => {
+    const driver = await loadedDriver('skald')
+    const order: string[] = []
+    const q = new Float32Array(6 * 32).fill(0.1)
+    const kernels: Promise<unknown>[] = []
+    await driver
+      .step([part(range(0, 32), 0, 500)], (layer) => {
+        const choice = {
+          layer: 0,
+          q,
+          blocks: range(40, 8),
+          pages: 2,
+          rivals: new Float32Array(0),
+          attend: true,
+        }
+        if (layer > 1) return
+        kernels.push(driver.runKernel('choose-pages', choice).then(() => order.push(`kernel ${layer}`)))
+      })
+      .then(() => order.push('stepped'))
+    await Promise.all(kernels)
+    expect(order).toEqual(['kernel 0', 'kernel 1', 'stepped'])
+  })
+
   it('come back as they were written, also from a part of a larger buffer', async () => {
     const driver = await tinyDriver()
     const bytes = 2 * 2 * 16 * 32 * 4
