@@ -29,7 +29,6 @@ import {
   canAttend,
   looksForAttendants,
 } from './attention-placement.js'
-import type { AttentionPlan } from './attention-plan.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import {
@@ -41,18 +40,26 @@ import {
   PAIRS_KEPT,
   type PlacedRole,
   type PrefillRule,
-  type WeighedPair,
 } from './decision.js'
-import { type ModelFacts, modelOn, type ProfileName, preferredRole, type Role } from './facts.js'
+import { modelOn, type ProfileName, preferredRole, type Role } from './facts.js'
+import { BLOCK_TOKENS, kvBytes } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
-import { BLOCK_TOKENS, PrefixChoice, type PrefixPlan, type Prompt } from './prefix-choice.js'
+import {
+  type Candidate,
+  comparePairs,
+  type Decoder,
+  holders,
+  isFaster,
+  isMuchFaster,
+  type Prefiller,
+  planned,
+  quickest,
+  type ScoredPair,
+  scorePairs,
+} from './pairs.js'
+import { PrefixChoice, type Prompt } from './prefix-choice.js'
 import type { StageCosts } from './stage-costs.js'
 
-const MUCH_FASTER = 0.25
-/** Pairs whose predicted times differ by less than about this share count as equal: the emptier one wins. */
-const TIE_SHARE = 0.05
-/** Devices of each role that are paired up. */
-const PAIRED_MAX = 8
 /** Tokens generated are not known in advance; no more than this many are weighed. */
 const TOKENS_WEIGHED_MAX = 256
 const ROLES = ['prefill', 'decode'] as const
@@ -84,41 +91,9 @@ export interface PlacementLimits {
   readonly protocolVersionMin: number
 }
 
-interface Candidate {
-  readonly device: DeviceView
-  readonly model: ModelFacts
-  readonly prefers: Role
-  /** Time of the prefill, with its wait and nothing fetched, or of one decode step. */
-  readonly roleMs: number
-}
-
-interface Decoder extends Candidate {
-  readonly attention: AttentionPlan
-}
-
-interface Prefiller extends Candidate {
-  readonly plan: PrefixPlan
-}
-
-interface ScoredPair extends WeighedPair {
-  readonly prefiller: Prefiller
-  readonly decoder: Decoder
-  readonly heldByDecodeTokens: number
-  readonly decodeSlotsUsed: number
-  readonly isDecodeTrusted: boolean
-  /** Until decoding begins. */
-  readonly startMs: number
-  readonly totalMs: number
-}
-
 export type PlacementOutcome =
   | { readonly placed: true; readonly decision: Decision }
   | { readonly placed: false; readonly filtered: Readonly<Record<PlacedRole, FilterCounts>> }
-
-/** Bytes of whole blocks for so many tokens. */
-export function kvBytes(model: ModelFacts, tokens: number): number {
-  return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * model.kvBytesPerToken
-}
 
 /** Whether some device could keep the prompt and some device all of it, if they held nothing else. */
 export function fitsEmptyDevices(input: PlacementInput, view: ClusterView): boolean {
@@ -138,6 +113,7 @@ export function place(
   nowMs: number,
 ): PlacementOutcome {
   const { view, costs, directory } = cluster
+  const { prefillTokens } = input
   const prefix = new PrefixChoice(input, view, costs, directory, nowMs)
   const counts: Record<PlacedRole, number[]> = {
     prefill: FILTER_REASONS.map(() => 0),
@@ -167,7 +143,7 @@ export function place(
     return found === 'attend' || found === undefined ? [] : found
   })
   const score = (prefillers: readonly Prefiller[], decoders: readonly Decoder[]): ScoredPair[] =>
-    scorePairs(prefillers, decoders, input, view, costs, prefix)
+    scorePairs(prefillers, decoders, { prefillTokens, answerTokens: tokens }, view, costs, prefix)
   const prefilling = planned(preferred(prefillers, 'prefill'), prefix)
   const [decodeFirst, prefillFirst] = splitBy(decoders, 'decode')
   const usual = score(prefilling, quickest(decodeFirst))
@@ -290,103 +266,4 @@ function splitBy<T extends Candidate>(candidates: readonly T[], role: Role): [re
   const first = candidates.filter((candidate) => candidate.prefers === role)
   const second = candidates.filter((candidate) => candidate.prefers !== role)
   return [first, second]
-}
-
-/** The best few. */
-function quickest<T extends Candidate>(candidates: readonly T[]): readonly T[] {
-  if (candidates.length <= PAIRED_MAX) return candidates
-  return candidates.toSorted((a, b) => a.roleMs - b.roleMs).slice(0, PAIRED_MAX)
-}
-
-/** The best few, each with the best way to have the prompt's beginning. */
-function planned(candidates: readonly Candidate[], prefix: PrefixChoice): readonly Prefiller[] {
-  return quickest(candidates).map((candidate) => {
-    return { ...candidate, plan: prefix.plan(candidate.device, candidate.model) }
-  })
-}
-
-/** Devices that decode first, could do both, and hold the beginning of the prompt. */
-function holders(
-  prefillers: readonly Candidate[],
-  decoders: readonly Decoder[],
-  prefix: PrefixChoice,
-): readonly (Candidate & { readonly decoder: Decoder })[] {
-  const found = prefillers.flatMap((candidate) => {
-    const { device, model, prefers } = candidate
-    if (prefers !== 'decode' || prefix.localTokens(device.facts.deviceId, model) === 0) return []
-    const decoder = decoders.find((other) => other.device === device)
-    return decoder ? [{ ...candidate, decoder }] : []
-  })
-  return quickest(found)
-}
-
-/** All pairs, best first. */
-function scorePairs(
-  prefillers: readonly Prefiller[],
-  decoders: readonly Decoder[],
-  input: PlacementInput,
-  view: ClusterView,
-  costs: CostModel,
-  prefix: PrefixChoice,
-): ScoredPair[] {
-  const tokens = tokensWeighed(input)
-  const pairs: ScoredPair[] = []
-  for (const prefiller of prefillers) {
-    for (const decode of decoders) {
-      const { deviceId } = decode.device.facts
-      const isOne = prefiller.device.facts.deviceId === deviceId
-      const heldByDecodeTokens = isOne ? 0 : prefix.heldTokens(deviceId, decode.model)
-      const bytes = kvBytes(prefiller.model, input.prefillTokens - heldByDecodeTokens)
-      const transferMs = costs.transferMs(prefiller.device.facts, decode.device.facts, bytes)
-      const { prefillMs } = prefiller.plan
-      const startMs = prefillMs + exposedMs(prefiller, transferMs)
-      pairs.push({
-        prefill: prefiller.device.ref,
-        decode: decode.device.ref,
-        ttftMs: prefillMs,
-        tpotMs: decode.roleMs,
-        prefiller,
-        decoder: decode,
-        heldByDecodeTokens,
-        decodeSlotsUsed: view.slotsUsed(deviceId),
-        isDecodeTrusted: costs.isTrusted(decode.device.facts, decode.model, 'decode'),
-        startMs,
-        totalMs: startMs + (tokens - 1) * decode.roleMs,
-      })
-    }
-  }
-  return pairs.sort(comparePairs)
-}
-
-function isMuchFaster(pair: ScoredPair, than: ScoredPair): boolean {
-  const isTrusted = pair.isDecodeTrusted && than.isDecodeTrusted
-  return isTrusted && pair.totalMs < MUCH_FASTER * than.totalMs
-}
-
-/** To the last token, and by more than what counts as equal to the beginning, which is what reuse saves. */
-function isFaster(pair: ScoredPair, than: ScoredPair): boolean {
-  return pair.totalMs < than.totalMs && pair.startMs * (1 + TIE_SHARE) < than.startMs
-}
-
-/** Layer i travels while layer i + 1 computes: what is left is the last layer, or what the link cannot keep up with. */
-function exposedMs({ model, plan }: Prefiller, transferMs: number): number {
-  const layers = Math.max(1, model.layers)
-  return Math.max(transferMs / layers, transferMs - (plan.prefillMs * (layers - 1)) / layers)
-}
-
-function comparePairs(a: ScoredPair, b: ScoredPair): number {
-  // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
-  const step = (pair: ScoredPair): number => Math.round(Math.log(pair.totalMs) / Math.log(1 + TIE_SHARE))
-  return (
-    step(a) - step(b) ||
-    a.decodeSlotsUsed - b.decodeSlotsUsed ||
-    a.totalMs - b.totalMs ||
-    compareText(a.prefill.deviceId, b.prefill.deviceId) ||
-    compareText(a.decode.deviceId, b.decode.deviceId)
-  )
-}
-
-function compareText(a: string, b: string): number {
-  if (a === b) return 0
-  return a < b ? -1 : 1
 }

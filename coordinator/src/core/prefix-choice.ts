@@ -10,10 +10,9 @@
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import type { DeviceRef, ModelFacts } from './facts.js'
+import { BLOCK_TOKENS } from './kv-blocks.js'
 import type { KvDirectory, PrefixMatch } from './kv-directory.js'
 
-/** Tokens of a KV block: memory is leased, and the cache is kept, in whole ones. */
-export const BLOCK_TOKENS = 16
 /** Sources weighed for one device, the longest runs first. */
 const SOURCES_MAX = 8
 /** Sources that were not used and are remembered. */

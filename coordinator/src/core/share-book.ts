@@ -5,7 +5,7 @@
  */
 import type { ClusterView } from './cluster-view.js'
 import { type DeviceRef, modelOn } from './facts.js'
-import { kvBytes } from './placement.js'
+import { kvBytes } from './kv-blocks.js'
 import type { Epoch, Request, Share } from './request.js'
 
 export interface ShareWish {

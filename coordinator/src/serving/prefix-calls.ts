@@ -7,7 +7,7 @@ import { type CachedPrefix, type PrefixReuse, ReuseMode } from '@kvasir/proto/kv
 import type { BlockHashes } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Decision } from '../core/decision.js'
 import type { DeviceRef } from '../core/facts.js'
-import { BLOCK_TOKENS } from '../core/prefix-choice.js'
+import { BLOCK_TOKENS } from '../core/kv-blocks.js'
 import type { GenerationRequest } from '../generation.js'
 import type { DeviceClients } from './device-clients.js'
 

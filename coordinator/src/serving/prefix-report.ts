@@ -3,7 +3,8 @@
  * Rendered only when somebody asks.
  */
 import type { Decision } from '../core/decision.js'
-import { BLOCK_TOKENS, type PlannedFetch, type UnusedSource } from '../core/prefix-choice.js'
+import { BLOCK_TOKENS } from '../core/kv-blocks.js'
+import type { PlannedFetch, UnusedSource } from '../core/prefix-choice.js'
 import type { BlockRun, PrefixReport } from '../generation.js'
 import type { ReuseFigures } from './prefix-calls.js'
 

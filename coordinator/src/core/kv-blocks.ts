@@ -1,0 +1,11 @@
+/**
+ * The unit of KV memory: it is leased, cached and moved in blocks of so many tokens.
+ */
+import type { ModelFacts } from './facts.js'
+
+export const BLOCK_TOKENS = 16
+
+/** Bytes of whole blocks for so many tokens. */
+export function kvBytes(model: ModelFacts, tokens: number): number {
+  return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * model.kvBytesPerToken
+}
