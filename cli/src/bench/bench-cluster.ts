@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { UnavailableError } from '@kvasir/runtime/errors'
+import type { ClusterWish } from '../supervisor/cluster-plan.js'
 import { type LocalCluster, startCluster } from '../supervisor/local-cluster.js'
 import { claimStateFolder } from '../supervisor/run-record.js'
 import { say } from '../terminal.js'
@@ -14,6 +15,7 @@ export interface BenchClusterWish {
   readonly model: string
   readonly fpgas: number
   readonly linkBytesPerSecond?: number
+  readonly agentFlags?: ClusterWish['agentFlags']
 }
 
 /** Runs `work` with a cluster that has ended, whatever happens, when this resolves. One at a time. */
@@ -37,6 +39,7 @@ export async function withBenchCluster<T>(
         port: 0,
         linkBytesPerSecond: wish.linkBytesPerSecond,
         devicePrefix: '',
+        ...(wish.agentFlags === undefined ? {} : { agentFlags: wish.agentFlags }),
       },
       natsUrl: undefined,
       claim,

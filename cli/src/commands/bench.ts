@@ -57,6 +57,17 @@ export function benchCommand(program: Command, run: Run): void {
       (await import('../bench/relevancy.js')).benchRelevancy(options, signal),
   })
   add(bench, run, {
+    name: 'retrieval',
+    description: 'how well and how fast a test collection is searched, by one FPGA agent and by two',
+    options: (command) =>
+      command
+        .requiredOption('--corpus <file>', 'documents, {"_id", "title", "text"} a line')
+        .requiredOption('--queries <file>', 'queries, {"_id", "text"} a line')
+        .requiredOption('--qrels <file>', 'judgements: query-id, corpus-id and score, separated by tabs'),
+    measure: async (options: { corpus: string; queries: string; qrels: string }, signal) =>
+      (await import('../bench/retrieval.js')).benchRetrieval(options, signal),
+  })
+  add(bench, run, {
     name: 'sparse',
     description:
       "what sparse attention costs in accuracy and saves in bytes, on the bundled model's recall set",

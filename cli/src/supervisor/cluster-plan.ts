@@ -6,6 +6,8 @@
  */
 import { InvalidInputError } from '@kvasir/runtime/errors'
 
+export type AgentKind = 'host' | 'gpu' | 'fpga'
+
 export interface ClusterWish {
   /** A model directory or `dummy:NAME`. */
   readonly model: string
@@ -17,6 +19,8 @@ export interface ClusterWish {
   readonly linkBytesPerSecond: number | undefined
   /** Prefix of device ids, '' for none. */
   readonly devicePrefix: string
+  /** Further settings of agents, by kind. */
+  readonly agentFlags?: Readonly<Partial<Record<AgentKind, readonly string[]>>>
 }
 
 export interface PlannedProcess {
@@ -53,7 +57,7 @@ export function planCluster(wish: ClusterWish, natsUrl: string): ClusterPlan {
     agents,
   }
 
-  function agent(kind: string, index: number, args: readonly string[]): PlannedProcess {
+  function agent(kind: AgentKind, index: number, args: readonly string[]): PlannedProcess {
     const link =
       wish.linkBytesPerSecond === undefined
         ? []
@@ -62,7 +66,15 @@ export function planCluster(wish: ClusterWish, natsUrl: string): ClusterPlan {
     return {
       name,
       script: `${kind}-agent/dist/main.js`,
-      args: ['--nats', natsUrl, '--device-id', `${wish.devicePrefix}${name}`, ...args, ...link],
+      args: [
+        '--nats',
+        natsUrl,
+        '--device-id',
+        `${wish.devicePrefix}${name}`,
+        ...args,
+        ...link,
+        ...(wish.agentFlags?.[kind] ?? []),
+      ],
     }
   }
 }
