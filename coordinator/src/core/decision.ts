@@ -126,7 +126,8 @@ function explainPrefix({ localTokens, fetch, heldByDecodeTokens }: PrefixDecisio
     const times = `${fetch.fetchMs.toFixed(1)} ms predicted, ${fetch.computeMs.toFixed(1)} ms to compute them`
     parts.push(`${fetch.tokens - localTokens} tokens come from ${fetch.device.deviceId} (${times})`)
   }
-  if (heldByDecodeTokens > 0) parts.push(`${heldByDecodeTokens} tokens need not be sent to the decoding device`)
+  if (heldByDecodeTokens > 0)
+    parts.push(`${heldByDecodeTokens} tokens need not be sent to the decoding device`)
   return parts.length > 0 ? ` ${parts.join('; ')}.` : ''
 }
 

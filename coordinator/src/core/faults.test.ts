@@ -53,7 +53,9 @@ const anyRun: fc.Arbitrary<SimulatedRun> = fc.record({
   ),
 })
 
-test('no fault schedule loses or doubles a token, hangs a request or leaks a reservation', () => {
+test('no fault schedule loses or doubles a token, hangs a request or leaks a reservation', {
+  timeout: 60_000,
+}, () => {
   fc.assert(
     fc.property(anyRun, (run) => {
       new SimulatedCluster(run).play()
