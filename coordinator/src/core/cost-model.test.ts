@@ -52,8 +52,11 @@ describe('the cost model', () => {
 
   test('learns the rate of a link from fetches too, apart from the latency that is advertised', () => {
     const costs = new CostModel()
-    const fetch = { fromDeviceId: 'gpu-0', toDeviceId: 'gpu-1', bytes: 1e6, fetchMs: 10.2 }
-    costs.observe({ modelDigest: TEST_MODEL_DIGEST, profile: 'exact', fetch }, known)
+    const fetch = { fromDeviceId: 'gpu-0', toDeviceId: 'gpu-1', bytes: 4e6, fetchMs: 40.2 }
+    const record = { modelDigest: TEST_MODEL_DIGEST, profile: 'exact' as const, fetch }
+    costs.observe({ ...record, fetch: { ...fetch, bytes: 1_000 } }, known)
+    expect(costs.transferMs(device, untried, 1e6)).toBeCloseTo(1.1)
+    costs.observe(record, known)
     expect(costs.fetchMs(device, untried, 1e6)).toBeCloseTo(10.2)
     expect(costs.transferMs(device, untried, 1e6)).toBeCloseTo(10.1)
   })

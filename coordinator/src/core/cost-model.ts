@@ -6,7 +6,7 @@
  * requests measured (exponentially weighted, bounded), never towards spans. Before a
  * device's first record it is what the other devices reached with that model, so that
  * a device nobody has tried is neither feared nor favoured. Rates of links are
- * learned the same way from transfers.
+ * learned the same way from transfers and fetches.
  *
  * C1. A prediction is finite and above zero whatever a device advertises.
  * C2. An efficiency stays within [EFFICIENCY_MIN, EFFICIENCY_MAX].
@@ -24,6 +24,8 @@ const EFFICIENCY_GUESS = 0.4
 const RECORD_WEIGHT = 0.2
 /** Stands for all devices together; no device id has this form. */
 const ANY_DEVICE = '*'
+/** A fetch of less tells more of setting it up, and of one bad moment, than of the link. */
+const FETCH_LEARNED_BYTES_MIN = 1 << 20
 /** Records after which a measured efficiency outweighs one bad moment. */
 const RECORDS_TRUSTED = 8
 
@@ -94,7 +96,7 @@ export class CostModel {
       this.#learn(...decodedOn, 'decode', idealMs, decode.stepsMs)
     }
     if (transfer) this.#learnLink(transfer.fromDeviceId, transfer.toDeviceId, transfer.bytes, transfer.busyMs)
-    if (fetch) {
+    if (fetch && fetch.bytes >= FETCH_LEARNED_BYTES_MIN) {
       const [from, to] = [facts(fetch.fromDeviceId), facts(fetch.toDeviceId)]
       const waitMs = 2 * ((from?.link.latencyMs ?? 0) + (to?.link.latencyMs ?? 0))
       // A latency that is advertised too high must not make the rate seem boundless.
