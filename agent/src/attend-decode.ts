@@ -55,6 +55,12 @@ export class DecodeAttention {
     this.offload?.layerComputed(layer, tokens)
   }
 
+  /** As `promptComputed`, where another device prefilled. */
+  promptReceived(): void {
+    this.offload?.received()
+    void this.decodeWhenReady()
+  }
+
   /** Decoding begins at once, or when the other device is ready. */
   promptComputed(): void {
     void this.decodeWhenReady()

@@ -78,6 +78,7 @@ export class DecodeOwner implements SequenceOwner {
   /** The prompt's KV has come from another device. */
   received(kv: ReceivedKv): void {
     this.say({ kvBytes: BigInt(kv.bytes), kvChunks: BigInt(kv.chunks), kvUs: BigInt(kv.elapsedUs) })
+    this.attends.promptReceived()
   }
 
   sampled(token: Parameters<typeof tokenMessage>[0], index: number, stopped: boolean): void {

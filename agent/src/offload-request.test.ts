@@ -31,11 +31,6 @@ describe('a request for attention on another device', () => {
   })
 
   it.each<[string, Partial<DecodeRequest>, string]>([
-    [
-      'while another device prefills',
-      { source: { deviceId: 'x', endpoint: 'y', transferId: 'z', timing: 'PULL_TIMING_LAYERED' } },
-      'leave source out',
-    ],
     ['to this device itself', { offload: { ...offload, deviceId: 'gpu-0' } }, 'this device itself'],
     ['to nobody', { offload: { ...offload, deviceId: '' } }, 'device_id is missing'],
     ['without an endpoint', { offload: { ...offload, endpoint: '' } }, 'endpoint is missing'],

@@ -25,9 +25,6 @@ export function checkAttentionRequest(request: DecodeRequest, deviceId: string):
   if (offload.deviceId === deviceId) {
     throw wrong('names this device itself; leave it out to attend here.', 'device_id')
   }
-  if (request.source !== undefined) {
-    throw wrong('needs this device to prefill the prompt itself; leave source out.', 'source')
-  }
   if (budget !== undefined && budget.method !== 'page-bounds') {
     throw wrong(
       `cannot choose ${budget.method} pages, which are chosen where decoding runs; leave it out.`,

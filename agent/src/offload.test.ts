@@ -10,7 +10,7 @@ import {
 import { AttendMode } from '@kvasir/proto/kvasir/memory/v1/memory'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { AttendingDevice } from './testing/attending-devices.js'
-import { promptOf } from './testing/test-devices.js'
+import { promptOf, readPrefill } from './testing/test-devices.js'
 
 let decoder: AttendingDevice
 let attendant: AttendingDevice
@@ -131,6 +131,28 @@ describe.each(MODES)('with the other device in %s', (mode) => {
   it.each([16, 17, 31, 32, 160])('a prompt of %d tokens is cut where its pages end', async (length) => {
     const prompt = promptOf(length, 7)
     expectSame(await together(prompt, 20, mode), await alone(prompt, 20))
+  })
+
+  it('a third device may prefill, or the attending one itself', async () => {
+    const prompt = promptOf(170, 9)
+    const reference = await alone(prompt, 20)
+    const id = nextId()
+    const offload = await attendant.offload(id, prompt, mode)
+    const prefill = readPrefill(attendant.prefill(id, prompt))
+    const { id: deviceId, endpoint } = attendant.source
+    const source = {
+      deviceId,
+      endpoint,
+      transferId: `transfer-${id}`,
+      timing: 'PULL_TIMING_LAYERED',
+    } as const
+    const story = await read(
+      await decoder.generate(id, prompt, { maxTokens: 20, offload, request: { source } }),
+    )
+    await prefill
+    // The device that prefills samples the first token.
+    expectSame(story, { ...reference, tokens: reference.tokens.slice(1) })
+    expect(story.finished?.attention?.calls).toBe(19n * 2n)
   })
 
   it('many at once have their own text', async () => {

@@ -1,6 +1,7 @@
 /**
  * Offloaded attention as the decoding device sees it: its prompt's full pages go to another device while
- * the prompt is computed here, and from the first decode step on that device answers for them.
+ * the prompt is computed here, or once it has come from elsewhere, and from the first decode step on that
+ * device answers for them.
  *
  * Invariants:
  * O1 `ready` says that every page is there and acknowledged: only then may this device give its own up.
@@ -98,7 +99,12 @@ export class Offload {
     this.transfer.layerComputed(layer, tokens)
   }
 
-  /** The prompt is computed: resolves when the other device has its pages. Rejects with an error that names it. */
+  /** All layers of the prompt have come from the device that prefilled. */
+  received(): void {
+    this.transfer.present(this.parts.pages * BLOCK_TOKENS)
+  }
+
+  /** The prompt is in place: resolves when the other device has its pages. Rejects with an error that names it. */
   async ready(): Promise<void> {
     const { device, target } = this.parts
     this.transfer.prefillEnded(0)
