@@ -43,6 +43,7 @@ const ask = (
 ): AttentionAsk => ({
   wish,
   isSparseDefault: true,
+  choosesPages: true,
   settled: null,
   isPlaceBinding: true,
   contextTokens,
@@ -79,6 +80,12 @@ describe('a request that asks for nothing', () => {
     const settled = { method: 'dense', budget: null } as const
     const plan = chooseAttention(ask(32_768, undefined, { settled }), site(fpga), [])
     expect(plan).toMatchObject({ method: 'dense', reason: 'Attention is dense, as when the request began.' })
+  })
+
+  test('stays dense on a device that knows no other', () => {
+    const plan = chooseAttention(ask(32_768, undefined, { choosesPages: false }), site(gpu), [])
+    expect(plan).toMatchObject({ method: 'dense', place: 'local' })
+    expect(plan?.reason).toBe('Attention is dense, the only one that gpu-0 knows.')
   })
 
   test('stays dense where the coordinator is set so', () => {

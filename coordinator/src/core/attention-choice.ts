@@ -35,6 +35,8 @@ export interface AttentionAsk {
   readonly isPlaceBinding: boolean
   /** Tokens whose KV is there when decoding begins. */
   readonly contextTokens: number
+  /** Whether the decoding device knows sparse attention. */
+  readonly choosesPages: boolean
   /** Sequences that share a step of the decoding device, this one included. */
   readonly batch: number
 }
@@ -87,6 +89,8 @@ export function chooseAttention(
     return withDense(`Attention is dense, as for all of up to ${budgetText(budget)}`)
   }
   if (!ask.isSparseDefault) return withDense('Attention is dense, as this coordinator is set')
+  if (!ask.choosesPages)
+    return withDense(`Attention is dense, the only one that ${site.decode.deviceId} knows`)
   const dense = withDense('')
   const bounds = withBounds('')
   if (!dense || !bounds) return dense ?? bounds

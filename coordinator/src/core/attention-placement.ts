@@ -14,8 +14,9 @@ import type { StageCosts } from './stage-costs.js'
 /** What a request says of attention; see AttentionAsk. */
 export type AttentionInput = Pick<AttentionAsk, 'wish' | 'isSparseDefault' | 'settled' | 'isPlaceBinding'>
 
-/** The kernel that answers attention queries, and its version. */
-const KERNEL = 'choose-pages'
+/** The kernel that answers attention queries, that of a device which chooses pages itself, and their version. */
+const ATTEND_KERNEL = 'choose-pages'
+const CHOOSE_KERNEL = 'page-scores'
 const KERNEL_VERSION = 1
 
 /** Whether another device than the decoding one may attend, so that some are worth looking for. */
@@ -26,8 +27,20 @@ export function looksForAttendants(attention: AttentionInput, contextTokens: num
 /** Whether the device's driver answers attention queries over so many pages. */
 export function canAttend({ kernels }: DeviceFacts, pages: number): boolean {
   return kernels.some(({ name, version, limits }) => {
-    return name === KERNEL && version >= KERNEL_VERSION && pages <= (limits.pages ?? Number.POSITIVE_INFINITY)
+    const pagesMax = limits.pages ?? Number.POSITIVE_INFINITY
+    return name === ATTEND_KERNEL && version >= KERNEL_VERSION && pages <= pagesMax
   })
+}
+
+/** Whether the device can decode with the attention that was asked for: plain dense attention every one can. */
+export function canDecodeWith(facts: DeviceFacts, { wish, settled }: AttentionInput): boolean {
+  const method = settled?.method ?? wish?.method ?? 'auto'
+  return (method === 'auto' || method === 'dense') && !isRemote(wish) ? true : choosesPages(facts)
+}
+
+/** Whether the device's driver knows sparse and remote attention. */
+function choosesPages({ kernels }: DeviceFacts): boolean {
+  return kernels.some(({ name, version }) => name === CHOOSE_KERNEL && version >= KERNEL_VERSION)
 }
 
 export class AttentionPlacement {
@@ -59,8 +72,10 @@ export class AttentionPlacement {
   plan(decode: DeviceView, model: ModelFacts, prefill = decode): AttentionPlan | undefined {
     const { view, costs, stageCosts } = this.#cluster
     const { deviceId } = decode.facts
+    const isAble = choosesPages(decode.facts)
     const ask = {
       ...this.#attention,
+      choosesPages: isAble,
       contextTokens: this.#contextTokens,
       batch: view.slotsUsed(deviceId) + 1,
     }
@@ -72,7 +87,7 @@ export class AttentionPlacement {
       costs,
       stageCosts,
     }
-    return chooseAttention(ask, site, this.#attendantsFor(decode.facts))
+    return chooseAttention(ask, site, isAble ? this.#attendantsFor(decode.facts) : [])
   }
 
   #attendantsFor(decode: DeviceFacts): readonly DeviceFacts[] {

@@ -27,6 +27,7 @@ import {
   type AttentionInput,
   AttentionPlacement,
   canAttend,
+  canDecodeWith,
   looksForAttendants,
 } from './attention-placement.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
@@ -222,6 +223,7 @@ function filter(
   if (!facts.capabilities.includes(role)) return 'capability'
   const pages = Math.floor(input.prefillTokens / BLOCK_TOKENS)
   if (role === 'attend' && !canAttend(facts, pages)) return 'capability'
+  if (role === 'decode' && !canDecodeWith(facts, input.attention)) return 'capability'
   const tokens = { prefill: input.prefillTokens, decode: input.reserveTokens, attend: pages * BLOCK_TOKENS }
   const bytes = kvBytes(model, tokens[role])
   if (bytes > view.kvBytesMax(facts.deviceId)) return 'too-small'

@@ -6,6 +6,7 @@ import type { CapabilityName, DeviceFacts, LoadFacts } from '../facts.js'
 export const TEST_MODEL_DIGEST = 'digest-of-a-small-model'
 export const TEST_VARIANT = 'exact f32 layers 0+4'
 const KV_BYTES_PER_TOKEN = 1_024
+const KERNELS = ['page-bounds', 'page-scores', 'top-k', 'partial-attention', 'choose-pages']
 
 export interface TestDevice {
   readonly deviceId: string
@@ -21,6 +22,7 @@ export interface TestDevice {
   readonly linkBytesPerSecond?: number
   readonly tier?: string
   readonly latencyMs?: number
+  readonly kernels?: readonly string[]
   readonly contextTokensMax?: number
 }
 
@@ -55,9 +57,7 @@ export function testDevice(device: TestDevice): DeviceFacts {
       },
     ],
     compute: [{ precision: 'f32', opsPerSecond: device.opsPerSecond ?? 100e9 }],
-    kernels: device.capabilities?.includes('attend')
-      ? [{ name: 'choose-pages', version: 1, limits: {} }]
-      : [],
+    kernels: (device.kernels ?? KERNELS).map((name) => ({ name, version: 1, limits: {} })),
     modelled: device.modelled ?? false,
     link: { bytesPerSecond: device.linkBytesPerSecond ?? 1e9, latencyMs: device.latencyMs ?? 0.05 },
   }

@@ -84,6 +84,7 @@ class Player {
           tier: setting('tier', 'hbm'),
           latencyMs: number('latency', 0.05),
           contextTokensMax: number('context', 2_048),
+          ...(setting('kernels', 'all') === 'none' ? { kernels: [] } : {}),
         })
         const device = {
           facts,

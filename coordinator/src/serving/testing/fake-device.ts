@@ -353,7 +353,7 @@ export class FakeDevice {
           weightBytes: 4_000_000n,
         },
       ],
-      kernels: [{ name: 'choose-pages', version: 1, limits: {} }],
+      kernels: ['choose-pages', 'page-scores'].map((name) => ({ name, version: 1, limits: {} })),
       decodeSlots: this.#options.decodeSlots ?? 4,
       link: { class: 'loopback', bytesPerSecond: 1e9, latencyUs: 20 },
       endpoints: { control: address, kv: address },
