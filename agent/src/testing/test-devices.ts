@@ -17,7 +17,7 @@ import { systemClock } from '@kvasir/runtime/clock'
 import type { KvasirError } from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 import { callServerStream, callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
-import type { DeviceDefinition } from '../definition.js'
+import type { DeviceDefinition, DriverFactory } from '../definition.js'
 import { HashChain } from '../hash-chain.js'
 import type { TierPeer } from '../host-tier-peer.js'
 import { hashBytes, type KvChange } from '../kv-index.js'
@@ -50,6 +50,8 @@ export interface TestDeviceOptions {
   readonly farBlocks?: number
   readonly tierPolicy?: AgentSettings['tierPolicy']
   readonly hostTier?: () => TierPeer | undefined
+  /** A device other than the fake one, and its model. */
+  readonly real?: { readonly driver: DriverFactory; readonly model: string }
 }
 
 /** What a request may say of cached blocks and attention. */
@@ -180,12 +182,13 @@ export class TestDevice extends TestClient {
 
   static async start(options: TestDeviceOptions): Promise<TestDevice> {
     const { capabilities } = options
-    const fake = fakeDefinition('test', options.fake)
+    const { driver = fakeFactory(options.fake), model = FAKE_MODEL } = options.real ?? {}
+    const fake = { ...fakeDefinition('test'), driver }
     const definition = capabilities === undefined ? fake : { ...fake, capabilities }
-    const blockBytes = (await definition.driver?.blockBytes(FAKE_MODEL)) ?? 0
+    const blockBytes = await driver.blockBytes(model)
     const settings = agentSettings.parse({
       deviceId: options.deviceId,
-      model: FAKE_MODEL,
+      model,
       tierBytes: (options.blocks ?? 256) * blockBytes,
       ddrBytes: (options.farBlocks ?? 0) * blockBytes,
       tierPolicy: options.tierPolicy,
