@@ -12,7 +12,8 @@
  *    a layer reported by `onLayer` is readable from then on, even while the step goes on.
  * D3 The logits of a sequence depend on its tokens alone: not on the batch, the chunking,
  *    or the block ids.
- * D4 `readBlocks` and `writeBlocks` are served between the layers of a running step.
+ * D4 Everything but another step is served between the layers of a running step, and while it waits for
+ *    another device.
  * D5 Calls take effect in the order in which they were issued: a read sees what was there when it was
  *    issued, whatever is issued after it. So a block may be given to another as soon as its last read
  *    or copy was issued.
@@ -40,7 +41,7 @@ export interface StepSequence {
   readonly attention?: SparseAttention
   /** Another device holds its first pages, or their bounds. For one new token only. */
   readonly remote?: RemoteAttention
-  /** Whether `StepResult.attention` is wanted for it. */
+  /** Whether `StepResult.attention` is wanted for it. For one new token only. */
   readonly trackPages?: boolean
 }
 
@@ -110,10 +111,12 @@ export interface AttentionUse {
   /** Summed over layers and KV heads: pages of the sequence, and pages attended to, wherever they are. */
   readonly pages: number
   readonly pagesRead: number
+  /** Time of each stage, here and, as its answers tell, on the other device. */
   readonly prepareUs: number
   readonly relevancyUs: number
   readonly retrievalUs: number
   readonly applyUs: number
+  /** From asking the other device to its answer, its stages included. */
   readonly remoteUs: number
   readonly wireBytes: number
 }
@@ -127,7 +130,7 @@ export interface StepResult {
   readonly cancelled: boolean
   /** Sequences, by their place in the batch, whose remote attention failed; their logits mean nothing. */
   readonly failed: readonly { readonly sequence: number; readonly error: KvasirError }[]
-  /** By place in the batch; undefined where `trackPages` was not set. */
+  /** By place in the batch; undefined where `trackPages` was not set or several tokens were new. */
   readonly attention: readonly (AttentionUse | undefined)[]
 }
 
@@ -189,13 +192,13 @@ export interface DeviceDriver {
   loadModel(options: LoadModelOptions): Promise<LoadedModelFacts>
   /** One at a time. `onLayer(layer)` is called as each layer's K/V are in the blocks. */
   step(sequences: readonly StepSequence[], onLayer?: (layer: number) => void): Promise<StepResult>
-  /** Ends a running step at its next layer. */
+  /** Ends a running step at its next layer, or at once where it waits for another device. */
   cancelStep(): void
   /** Copies whole blocks of one layer out, `blocks.length * blockLayerBytes` bytes, wire layout. */
   readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array>
   /** Copies whole blocks of one layer in; the driver may take ownership of `data`'s buffer where `data` is the whole of it. */
   writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void>
-  /** Copies whole blocks of all layers, with their bounds, within the pool: `from[i]` to `to[i]`. */
+  /** Copies whole blocks of all layers, with their bounds, within the pool: `from[i]` to `to[i]`, as if all were read first. */
   copyBlocks(from: Uint32Array, to: Uint32Array): Promise<void>
   /** Page bounds of one layer, `[blocks][kv head][min|max][head dim]` f32; prepared first where they are missing. */
   readBounds(layer: number, blocks: Uint32Array): Promise<Uint8Array>

@@ -130,9 +130,8 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     blocks: Uint32Array,
     data: Uint8Array,
   ): Promise<void> {
-    const whole = data.byteLength === data.buffer.byteLength && data.buffer instanceof ArrayBuffer
-    const own = whole ? data : data.slice()
-    return ask<void>({ kind, layer, blocks: compact(blocks), data: own }, [own.buffer as ArrayBuffer])
+    const own = compact(data)
+    return ask<void>({ kind, layer, blocks: compact(blocks), data: own }, buffersOf(own))
   }
 
   return {

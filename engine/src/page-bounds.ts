@@ -5,7 +5,6 @@
  * B1 They are prepared when first asked for, and stand until the block is written to.
  * B2 Bounds written by another device stand as if they had been prepared here; the block's own keys
  *    need not be here at all.
- * B3 The block that is always zero (K2 of kv-slab.ts) has bounds of zero.
  */
 import { BLOCK_TOKENS } from './device-driver.js'
 import { slabMemory } from './slab-memory.js'
@@ -30,8 +29,8 @@ export class PageBounds {
     this.#kvHeads = kvHeads
     this.#headDim = headDim
     this.#blockFloats = kvHeads * 2 * headDim
-    this.#slabs = Array.from({ length: layers }, () => slabMemory((blocksMax + 1) * this.#blockFloats))
-    this.#standing = this.#slabs.map(() => new Uint8Array(blocksMax + 1))
+    this.#slabs = Array.from({ length: layers }, () => slabMemory(blocksMax * this.#blockFloats))
+    this.#standing = this.#slabs.map(() => new Uint8Array(blocksMax))
   }
 
   get blockBytes(): number {
@@ -40,11 +39,6 @@ export class PageBounds {
 
   slab(layer: number): Float32Array {
     return at(this.#slabs, layer)
-  }
-
-  /** The slab as rows of minimum and maximum, `2 · head dim`: which one is a block's. */
-  row(block: number, head: number): number {
-    return block * this.#kvHeads + head
   }
 
   /** The block was written to. */
@@ -97,7 +91,7 @@ export class PageBounds {
     const dim = this.#headDim
     for (let head = 0; head < this.#kvHeads; head++) {
       const keys = (block * 2 * this.#kvHeads + head) * BLOCK_TOKENS * dim
-      const low = this.row(block, head) * 2 * dim
+      const low = (block * this.#kvHeads + head) * 2 * dim
       const high = low + dim
       for (let d = 0; d < dim; d++) {
         let minimum = kvSlab[keys + d] ?? 0

@@ -31,8 +31,8 @@ export interface PartialResult {
   massIn(whole: PartialAttention): readonly Float32Array[]
 }
 
-/** 8,192 tokens a call. */
-const TILE_PAGES = 512
+/** K and V of one call: what is gathered stays in the cache until it is read. */
+const TILE_BYTES = 4 << 20
 
 function buildPartialGraph({ headDim, heads, kvHeads }: ModelConfig): Uint8Array {
   const rows = Math.max(2, heads / kvHeads)
@@ -99,8 +99,9 @@ export class PartialSessions {
     const { heads, kvHeads, headDim } = this.#config
     const pagesMax = Math.max(...pages.map(({ blocks }) => blocks.length))
     const tiles: Tile[] = []
-    for (let first = 0; first < pagesMax; first += TILE_PAGES) {
-      tiles.push(await this.#runTile(layer, q, pages, first, Math.min(TILE_PAGES, pagesMax - first)))
+    const tilePages = Math.ceil(TILE_BYTES / this.#slabs.blockBytes)
+    for (let first = 0; first < pagesMax; first += tilePages) {
+      tiles.push(await this.#runTile(layer, q, pages, first, Math.min(tilePages, pagesMax - first)))
     }
     const [first] = tiles
     const partial =

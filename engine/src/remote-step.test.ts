@@ -201,6 +201,13 @@ describe('attention with another device', () => {
     },
   )
 
+  it('tells the error as its owner gave it', async () => {
+    const error = new DeadlineError('Gave up waiting for fpga-7.', { ids: { deviceId: 'fpga-7' } })
+    const remote: RemoteAttention = { pages: 4, mode: 'partial', ask: () => Promise.reject(error) }
+    const { failed } = await here.step([await decode(1, { remote })])
+    expect(failed[0]?.error).toBe(error)
+  })
+
   it.each([
     ['page numbers out of range', (pages: Uint32Array) => pages.map(() => 4)],
     ['page numbers out of order', (pages: Uint32Array) => pages.toReversed()],

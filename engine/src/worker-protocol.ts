@@ -84,9 +84,11 @@ export function revivedError({ code, message, param }: PlainError): KvasirError 
  * buffer. What is in plain objects and lists is looked at too.
  */
 export function compact<T>(value: T): T {
-  return mapArrays(value, (array) =>
-    array.byteLength === array.buffer.byteLength ? array : array.slice(),
-  ) as T
+  return mapArrays(value, (array) => {
+    if (array.byteLength === array.buffer.byteLength) return array
+    // A Buffer's own slice() is a window too.
+    return array instanceof Uint8Array ? new Uint8Array(array) : array.slice()
+  }) as T
 }
 
 /** The buffers of all arrays in `value`, each once: to be given away, not copied. */

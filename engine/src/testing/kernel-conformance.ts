@@ -197,6 +197,26 @@ export function testKernelConformance(name: string, { create, model }: KernelsUn
       )
     })
 
+    it('take pages by the thousand, and the same one more than once', async () => {
+      const blocks = Uint32Array.from({ length: 1_300 }, (_, i) => (i * i) % POOL_BLOCKS)
+      const q = queryOf(4)
+      expectPartial(await attend(q, everyHead(blocks)), partialOf(q, everyHead(blocks)))
+      const choice = { layer: LAYER, q, blocks, pages: 700, rivals: new Float32Array(0), attend: true }
+      const { chosen, partial, mass } = await driver.runKernel('choose-pages', choice)
+      const scores = await driver.runKernel('page-scores', { layer: LAYER, q, blocks })
+      for (const [head, own] of chosen.entries()) {
+        const row = scores.subarray(head * blocks.length, (head + 1) * blocks.length)
+        expect([...own]).toEqual(referenceTopK(row, 700))
+        expect(mass?.[head]?.reduce((sum, weight) => sum + weight, 0)).toBeCloseTo(1, 4)
+      }
+      const expected = partialOf(
+        q,
+        chosen.map((own) => own.map((i) => blocks[i] ?? 0)),
+      )
+      expectPartial(partial ?? expected, expected)
+      expect(partial).toBeDefined()
+    })
+
     it('attend to no page without a number that is none', async () => {
       const none = await attend(queryOf(3), everyHead(new Uint32Array(0)))
       expect([...none.max].every((max) => max === Number.NEGATIVE_INFINITY)).toBe(true)
