@@ -7,7 +7,7 @@
 import type { PageUse } from './events.js'
 
 /** Weight of the newest step. */
-export const NEWEST_WEIGHT = 0.25
+const NEWEST_WEIGHT = 0.25
 
 /** As of TierPage. */
 export interface Heat {

@@ -17,7 +17,10 @@
 import type { TierMove, TierPage, TierState } from './tier-policy.js'
 
 /** Steps within which a move must have paid for itself. */
-export const HORIZON_STEPS = 16
+const HORIZON_STEPS = 16
+
+/** Pages that a farther tier is left time to read against expectation, since each takes longer there than in the nearest. */
+const UNEXPECTED_READS = 1
 
 export function balanced(state: TierState): TierMove[] {
   const { bytesPerSecond } = state
@@ -43,7 +46,7 @@ class Balance {
   constructor(private readonly state: TierState) {
     const { pages, free, bytesPerSecond } = state
     this.free = [...free]
-    this.busy = bytesPerSecond.map(() => 0)
+    this.busy = bytesPerSecond.map((_, tier) => (tier === 0 ? 0 : this.seconds(UNEXPECTED_READS, tier)))
     const indices = bytesPerSecond.map((): number[] => [])
     for (const [index, { tier, reads, fixed }] of pages.entries()) {
       this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(reads, tier)
