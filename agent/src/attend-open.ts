@@ -32,7 +32,7 @@ export async function readAttendOpen(
 }
 
 /** Throws InvalidInputError for a field that is missing or wrong, NotFoundError for another model. */
-export function checkAttendOpen(open: AttendOpen, model: LoadedModelFacts): CheckedOpen {
+function checkAttendOpen(open: AttendOpen, model: LoadedModelFacts): CheckedOpen {
   for (const field of REQUIRED)
     if (open[field] === '') throw invalid(`${snake(field)} is missing; set it.`, field)
   if (open.epoch < 1) throw invalid('epoch must count from 1.', 'epoch')

@@ -8,8 +8,8 @@ import { callUnary } from '@kvasir/runtime/rpc-client'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { HashChain } from './hash-chain.js'
 import { hashBytes } from './kv-index.js'
-import { type RemoteSession, startRemoteSession } from './remote-session.js'
 import { AttendingDevice } from './testing/attending-devices.js'
+import { type RemoteSession, startRemoteSession } from './testing/remote-session.js'
 import { promptOf, readDecode } from './testing/test-devices.js'
 
 const ATTEND_MS = 300
@@ -193,7 +193,7 @@ describe('the attending device', () => {
     return { layer, q: new Float32Array(heads * headDim).fill(1), pages: 2, rivals: new Float32Array() }
   }
 
-  it('answers for pages that nobody computed, which is what a bench measures', async () => {
+  it('answers for pages that nobody computed', async () => {
     const { remote, ready } = await open(8)
     const { kvHeads, layers, blockLayerBytes } = attendant.model
     expect(ready.bytes).toBe(BigInt(8 * layers * blockLayerBytes * (1 + 1 / 16)))

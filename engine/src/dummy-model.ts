@@ -36,17 +36,6 @@ const SHAPES: Readonly<Record<string, DummyShape>> = {
     vocabularySize: 32_000,
     contextTokensMax: 4096,
   },
-  /** For measuring attention over a long context alone: the heads of llama-0.5b, and next to nothing else. */
-  'long-heads': {
-    hiddenSize: 64,
-    layers: 1,
-    heads: 16,
-    kvHeads: 4,
-    headDim: 64,
-    intermediateSize: 64,
-    vocabularySize: 512,
-    contextTokensMax: 65_536,
-  },
   /** One layer of it with a long context, to measure attention alone. */
   'llama-0.5b-layer': {
     hiddenSize: 1024,

@@ -15,7 +15,7 @@ import type { AgentLimits } from '../limits.js'
 import { ortFactory } from '../ort-factory.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
 import { agentSettings } from '../settings.js'
-import { GREEDY, TestClient } from './test-devices.js'
+import { GREEDY, TestClient, untilEmpty } from './test-devices.js'
 
 /** Blocks of each device: some sequences of the model's context. */
 const BLOCKS = 256
@@ -46,21 +46,21 @@ function gatedFactory(beforeKernel: () => Promise<void>): DriverFactory {
   }
 }
 
-export interface AttendingDeviceOptions {
+interface AttendingDeviceOptions {
   readonly limits?: Partial<AgentLimits>
   /** Awaited before each kernel; a device that hangs in one never resolves it. */
   readonly beforeKernel?: () => Promise<void>
 }
 
 /** Who attends, with what. */
-export interface TestOffload {
+interface TestOffload {
   readonly deviceId: string
   readonly endpoint: string
   readonly lease: Lease
   readonly mode: AttendMode
 }
 
-export interface AttendingOptions {
+interface GenerateOptions {
   readonly maxTokens: number
   readonly attention?: Attention
   readonly offload?: TestOffload
@@ -126,7 +126,7 @@ export class AttendingDevice extends TestClient {
   async generate(
     requestId: string,
     tokens: readonly number[],
-    { maxTokens, attention, offload, signal, request }: AttendingOptions,
+    { maxTokens, attention, offload, signal, request }: GenerateOptions,
   ): Promise<AsyncIterableIterator<DecodeResponse>> {
     const lease = await this.reserve(requestId, tokens.length + maxTokens)
     return callServerStream(
@@ -148,15 +148,8 @@ export class AttendingDevice extends TestClient {
     )
   }
 
-  /** Waits until nothing is leased; fails after a second (I4). */
-  async empty(): Promise<void> {
-    const endMs = performance.now() + 1_000
-    for (;;) {
-      const load = this.serving.device.runner.load()
-      if (load.usedBlocks === 0 && load.leases === 0 && load.sequences === 0) return
-      if (performance.now() > endMs) throw new Error(`Not freed within a second: ${JSON.stringify(load)}`)
-      await new Promise((resolve) => setTimeout(resolve, 5))
-    }
+  empty(): Promise<void> {
+    return untilEmpty(this.serving)
   }
 
   async stop(): Promise<void> {

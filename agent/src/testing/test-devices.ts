@@ -211,20 +211,24 @@ export class TestDevice extends TestClient {
     )
   }
 
-  /** Waits until nothing is leased and no block used; fails after a second (I4). */
-  async empty(): Promise<void> {
-    const endMs = performance.now() + 1_000
-    for (;;) {
-      const load = this.serving.device.runner.load()
-      if (load.usedBlocks === 0 && load.leases === 0 && load.sequences === 0) return
-      if (performance.now() > endMs) throw new Error(`Not freed within a second: ${JSON.stringify(load)}`)
-      await new Promise((resolve) => setTimeout(resolve, 5))
-    }
+  empty(): Promise<void> {
+    return untilEmpty(this.serving)
   }
 
   async stop(): Promise<void> {
     this.close()
     await this.serving.close()
+  }
+}
+
+/** Waits until nothing is leased and no block used; fails after a second (I4). */
+export async function untilEmpty({ device }: ServingDevice): Promise<void> {
+  const endMs = performance.now() + 1_000
+  for (;;) {
+    const load = device.runner.load()
+    if (load.usedBlocks === 0 && load.leases === 0 && load.sequences === 0) return
+    if (performance.now() > endMs) throw new Error(`Not freed within a second: ${JSON.stringify(load)}`)
+    await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * Attention on another device for pages that nobody computed: what measures the way of a query without a
- * model's other work. It is to the attending device what a decoding device is, lease, transfer and all.
+ * Attention on another device for pages that nobody computed, for tests of the attending device alone: it is
+ * to that device what a decoding one is, lease, transfer and all.
  */
 import type { LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
@@ -20,12 +20,12 @@ import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import { callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
 import { bidi, type Send, serverStream, startRpcServer, unary } from '@kvasir/runtime/rpc-server'
-import { exactVariant } from './kv-shape.js'
-import { AGENT_LIMITS } from './limits.js'
-import { OutgoingTransfer } from './outgoing-transfer.js'
-import { Pacer } from './pacer.js'
-import type { Run } from './ready-blocks.js'
-import { RemoteAttentionCall } from './remote-attention.js'
+import { exactVariant } from '../kv-shape.js'
+import { AGENT_LIMITS } from '../limits.js'
+import { OutgoingTransfer } from '../outgoing-transfer.js'
+import { Pacer } from '../pacer.js'
+import type { Run } from '../ready-blocks.js'
+import { RemoteAttentionCall } from '../remote-attention.js'
 
 export interface RemoteSessionOptions {
   /** The attending device, with host:port of its control services. */
