@@ -73,6 +73,7 @@ export function loadReportOf(
     leases: load.leases,
     draining: load.draining,
     lastStepUs: BigInt(Math.round(runner.lastStepUs)),
+    kvSequence: device.index.lastSequence,
     ...(corpus === undefined ? {} : { corpusBytesUsed: corpus.used }),
   }
 }

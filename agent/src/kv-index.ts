@@ -61,6 +61,11 @@ export class KvIndex {
     setImmediate(() => this.flush())
   }
 
+  /** Number of the last event. */
+  get lastSequence(): bigint {
+    return this.sequence
+  }
+
   snapshot(): KvSnapshot {
     this.flush()
     const parts = [...this.shelves.values()].map(({ variant, held }) => ({ variant, hashes: [...held] }))

@@ -98,6 +98,7 @@ export class CoordinatorCore {
         break
       case 'load':
         this.view.report(event.load, nowMs)
+        this.follower.reported(event.load, nowMs)
         break
       case 'health':
         this.view.checked(event.device, event.ok, nowMs)

@@ -86,6 +86,8 @@ export interface LoadFacts {
   readonly tiers: readonly TierLoad[]
   readonly leases: number
   readonly draining: boolean
+  /** Number of the last KV event that was published before; absent where the device does not say. */
+  readonly kvSequence?: number
 }
 
 /** One life of a device. */

@@ -146,6 +146,24 @@ describe('the follower of KV events', () => {
     expect(follower.healing()).toEqual([])
   })
 
+  test('a lost last event is noticed by the next load report, which says how many there were', () => {
+    const directory = new KvDirectory()
+    const follower = new KvFollower(directory)
+    const owner = new Owner('a')
+    follower.begin(owner.ref, 0)
+    follower.due(0, everyone)
+    follower.snapshot(owner.ref, owner.snapshot(), 0)
+    follower.change(owner.change(['hash-0'], []), 1)
+    follower.reported({ ...owner.ref, kvSequence: 1 }, 2)
+    expect(follower.healing()).toEqual([])
+    owner.change(['hash-1'], ['hash-0'])
+    follower.reported({ ...owner.ref, kvSequence: 2 }, 3)
+    expect(follower.due(3, everyone)).toEqual([owner.ref])
+    follower.snapshot(owner.ref, owner.snapshot(), 4)
+    expect(known(directory, 'a')).toEqual(['hash-1'])
+    expect(follower.healing()).toEqual([])
+  })
+
   test('a device that gives no snapshot is asked ever more rarely, one that is out of reach not at all', () => {
     const follower = new KvFollower(new KvDirectory())
     const { ref } = new Owner('gpu-0')

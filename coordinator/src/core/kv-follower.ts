@@ -112,6 +112,12 @@ export class KvFollower {
     this.#heal(followed, nowMs)
   }
 
+  /** A device says how many events there were: reports come after the events before them, so more are missing ones. */
+  reported({ kvSequence, ...ref }: DeviceRef & { readonly kvSequence?: number }, nowMs: number): void {
+    const followed = this.#find(ref)
+    if (followed && kvSequence !== undefined && kvSequence > followed.sequence) this.#heal(followed, nowMs)
+  }
+
   /** The answer to an asked-for snapshot; null where there was none. */
   snapshot(ref: DeviceRef, snapshot: KvSnapshot | null, nowMs: number): void {
     const followed = this.#find(ref)

@@ -68,6 +68,7 @@ export function readLoad(json: unknown): LoadFacts {
     })),
     leases: report.leases,
     draining: report.draining,
+    ...(report.kvSequence === undefined ? {} : { kvSequence: Number(report.kvSequence) }),
   }
 }
 
