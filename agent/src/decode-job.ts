@@ -85,7 +85,7 @@ export async function runDecode(
     const { cachedTokens } = answer
     const kv = { device, loaded, id, request, counter, cachedTokens, hashes, owner, attributes }
     owner.reuse = localReuse(cachedTokens)
-    attention.begin({ device, loaded, identity, hashes: hashes?.prompt, counter, cachedTokens })
+    attention.begin({ ...kv, identity, hashes: hashes?.prompt, parent: owner.parent })
     if (source !== undefined) void receiveForDecode(kv, source)
     else if (fetchTokens > cachedTokens) void fetchForDecode(kv)
     for await (const message of outbox) await send(message)

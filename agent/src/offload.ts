@@ -14,11 +14,14 @@ import type { Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { AttendMode } from '@kvasir/proto/kvasir/memory/v1/memory'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { CancelledError, DeadlineError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
+import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
+import type { Attributes, Context } from '@opentelemetry/api'
 import type { Device, LoadedDevice } from './device.js'
 import { hashBytes } from './kv-index.js'
 import { runReader, shapeOf } from './kv-shape.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
 import { RemoteAttentionCall } from './remote-attention.js'
+import { SendSpan } from './send-span.js'
 
 /** What a request says of the device that attends for it, checked. */
 export interface OffloadTarget {
@@ -37,6 +40,9 @@ export interface OffloadParts {
   readonly pages: number
   /** Of these; undefined where nothing may be reused. */
   readonly hashes: readonly string[] | undefined
+  /** What names the sequence in traces, and the call's own span. */
+  readonly attributes: Attributes
+  readonly parent: Context
   /** This device's lease, which holds the pages; the first tokens of them already. */
   readonly counter: bigint
   readonly cachedTokens: number
@@ -52,18 +58,21 @@ export class Offload {
 
   /** Opens the stream and offers the pages. Throws where the placement is offloaded already. */
   constructor(private readonly parts: OffloadParts) {
-    const { device, loaded, identity, target, pages, counter } = parts
+    const { device, loaded, identity, target, pages, counter, parent } = parts
     const { runner, limits, clock } = device
     const { requestId, epoch } = identity
     const tokens = pages * BLOCK_TOKENS
+    const transferId = `attend ${requestId} ${epoch}`
+    const told = { ...parts.attributes, [ATTRIBUTE.transferId]: transferId, [ATTRIBUTE.tokens]: tokens }
+    const span = new SendSpan(told, parent, clock)
     this.transfer = new OutgoingTransfer({
-      transferId: `attend ${requestId} ${epoch}`,
+      transferId,
       shape: shapeOf(loaded),
       tokens,
       pacer: device.pacer,
       clock,
       acknowledgeMs: limits.acknowledgeMs,
-      opened() {},
+      opened: () => span.opened(),
       pin() {
         runner.apply({ type: 'pin', counter })
         return runReader(loaded, runner.blocks(counter).slice(0, pages), tokens)
@@ -71,6 +80,11 @@ export class Offload {
       unpin: () => runner.apply({ type: 'unpin', counter }),
     })
     device.transfers.offer(this.transfer)
+    const { done, times } = this.transfer
+    done.promise.then(
+      () => span.end(times),
+      (error: unknown) => span.end(times, error),
+    )
     this.transfer.admitted()
     this.transfer.present(parts.cachedTokens)
     this.remote = new RemoteAttentionCall({

@@ -14,9 +14,8 @@ import type {
 import { AsyncQueue } from '@kvasir/runtime/deferred'
 import { DeadlineError, KvasirError } from '@kvasir/runtime/errors'
 import type { CallContext, Send } from '@kvasir/runtime/rpc-server'
-import { recordError, startSpan } from '@kvasir/runtime/telemetry'
-import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
-import { context, type Span } from '@opentelemetry/api'
+import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
+import { context } from '@opentelemetry/api'
 import { type Device, leaseOf, loadedDevice } from './device.js'
 import { RefusedByCore, type SequenceOwner } from './device-runner.js'
 import { runReader, shapeOf } from './kv-shape.js'
@@ -24,6 +23,7 @@ import { OutgoingTransfer } from './outgoing-transfer.js'
 import { PrefillSpan } from './prefill-span.js'
 import { fetchableTokens, fetchPrefix, hashesOf, localReuse } from './prefix-reuse.js'
 import { endError, refusalError } from './refusals.js'
+import { SendSpan } from './send-span.js'
 import { tokenMessage } from './token-message.js'
 import { checkPrefill } from './validation.js'
 
@@ -51,8 +51,7 @@ export async function runPrefill(
   const arrivedAtMs = clock.nowMs()
   const messages = new AsyncQueue<PrefillResponse>(4)
   const run = new PrefillSpan(attributes, parent, clock)
-  let sendSpan: Span | undefined
-  let sendSpanAtMs = 0
+  const sendSpan = new SendSpan(attributes, parent, clock)
   let counter = 0n
   let startedAtMs = arrivedAtMs
   let pullTimer: NodeJS.Timeout | undefined
@@ -68,8 +67,7 @@ export async function runPrefill(
     acknowledgeMs: device.limits.acknowledgeMs,
     opened() {
       clearTimeout(pullTimer)
-      sendSpanAtMs = clock.nowMs()
-      sendSpan = startSpan(SPAN.kvSend, attributes, parent)
+      sendSpan.opened()
     },
     pin() {
       runner.apply({ type: 'pin', counter })
@@ -160,11 +158,11 @@ export async function runPrefill(
     if (call.signal.aborted) onGone()
     transfer.done.promise.then(
       () => {
-        endSendSpan()
+        sendSpan.end(transfer.times)
         runner.apply({ type: 'sent', sequence: id, blocks: transfer.blocksSent })
       },
       (error: unknown) => {
-        endSendSpan(error)
+        sendSpan.end(transfer.times, error)
         runner.fail(id, KvasirError.from(error))
       },
     )
@@ -205,25 +203,6 @@ export async function runPrefill(
     const here = localTokens + reuse.fetchedTokens
     transfer.present(here)
     runner.apply({ type: 'fetched', sequence: id, tokens: here })
-  }
-
-  function endSendSpan(error?: unknown): void {
-    if (sendSpan === undefined) return
-    const { times } = transfer
-    const { sentUs, ackedUs } = times.since(sendSpanAtMs)
-    const { bytes, chunks, busyUs, exposedUs } = times
-    sendSpan.setAttributes({
-      [ATTRIBUTE.kvBytes]: bytes,
-      [ATTRIBUTE.kvChunks]: chunks,
-      [ATTRIBUTE.kvBusyUs]: busyUs,
-      [ATTRIBUTE.kvExposedUs]: exposedUs,
-      [ATTRIBUTE.kvBytesPerSecond]: busyUs === 0 ? 0 : Math.round(bytes / (busyUs / 1e6)),
-      [ATTRIBUTE.kvOverlap]: busyUs === 0 ? 0 : 1 - exposedUs / busyUs,
-      [ATTRIBUTE.kvChunkSentUs]: sentUs,
-      [ATTRIBUTE.kvChunkAckedUs]: ackedUs,
-    })
-    if (error !== undefined) recordError(sendSpan, error)
-    sendSpan.end()
   }
 }
 
