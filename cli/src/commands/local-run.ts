@@ -5,6 +5,7 @@ import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { tpotMsOf, ttftMsOf } from '../client/generation.js'
 import { say, withProgress } from '../terminal.js'
+import { localAttention } from './local-attention.js'
 import type { RunDocument, RunOptions } from './run.js'
 
 /** @param write called with each piece of text as it is generated */
@@ -14,8 +15,12 @@ export async function runLocally(
   signal: AbortSignal,
   write: (text: string) => void,
 ): Promise<RunDocument> {
+  if (options.corpus !== undefined) {
+    throw new InvalidInputError('With --local there is no cluster that has a corpus: leave --corpus out.')
+  }
   const textModel = await loadTextModel(options.model)
   const promptTokens = encodePrompt(textModel, prompt)
+  const attention = localAttention(options)
   const room = textModel.contextTokensMax - promptTokens.length
   if (room < 1) {
     throw new InvalidInputError(
@@ -47,6 +52,7 @@ export async function runLocally(
       },
       maxTokens,
       stopTokens: textModel.stopTokens,
+      ...(attention === undefined ? {} : { attention }),
       signal,
     })
     let finishReason: 'stop' | 'length' = 'length'

@@ -1,0 +1,32 @@
+import { describe, expect, test } from 'vitest'
+import { localAttention } from './local-attention.js'
+
+describe('attention of the engine in this process', () => {
+  test('is dense unless a sparse method is named', () => {
+    for (const attention of [undefined, 'dense', 'auto']) {
+      expect(localAttention(attention === undefined ? {} : { attention })).toBeUndefined()
+    }
+  })
+
+  test('takes a budget in tokens or as a share of the context', () => {
+    expect(localAttention({ attention: 'page-bounds', budget: '512' })).toEqual({
+      method: 'page-bounds',
+      budget: { tokens: 512 },
+    })
+    expect(localAttention({ attention: 'recent', budget: '12.5%', attend: 'local' })).toEqual({
+      method: 'recent',
+      budget: { share: 0.125 },
+    })
+  })
+
+  test.each([
+    [{ attention: 'quest', budget: '1' }, 'use auto, dense, page-bounds'],
+    [{ attention: 'random' }, 'needs --budget'],
+    [{ budget: '25%' }, 'needs --attention'],
+    [{ attention: 'dense', budget: '25%' }, 'needs --attention'],
+    [{ attention: 'page-bounds', budget: 'half' }, 'give tokens'],
+    [{ attention: 'page-bounds', budget: '25%', attend: 'partial' }, 'leave --attend out'],
+  ])('refuses %j and says what to do', (options, sentence) => {
+    expect(() => localAttention(options)).toThrow(sentence)
+  })
+})
