@@ -41,6 +41,8 @@ export interface ClusterOptions {
   readonly agents: readonly AgentSpec[]
   readonly model?: string
   readonly coordinatorFlags?: readonly string[]
+  /** What the test's own requests are signed with, where the coordinator asks for a key. */
+  readonly apiKey?: string
 }
 
 const readyDeadlineMs = 60_000
@@ -125,8 +127,17 @@ export class TestCluster {
     return (await this.json(`/v1/requests/${id}`)) as RequestBody
   }
 
-  async json(path: string): Promise<unknown> {
-    const response = await fetch(this.url + path, { signal: AbortSignal.timeout(10_000) })
+  /** Gets a document, or posts one and gets the answer. */
+  async json(path: string, body?: object): Promise<unknown> {
+    const { apiKey } = this.#options
+    const response = await fetch(this.url + path, {
+      signal: AbortSignal.timeout(10_000),
+      headers: {
+        ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }),
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { method: 'POST', body: JSON.stringify(body) }),
+    })
     if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`)
     return response.json()
   }
@@ -193,6 +204,7 @@ export interface RequestBody {
     readonly reason: string
   }[]
   readonly completionTokens: number
+  readonly cachedTokens: number
   readonly kv: { readonly bytes: number; readonly chunks: number; readonly overlap: number | null }
   readonly attention: {
     readonly place: string

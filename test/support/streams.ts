@@ -4,8 +4,8 @@ import type { TestCluster } from './cluster.js'
 
 export const storyPrompt = 'Once upon a time there was a wolf who'
 
-export function openai(cluster: TestCluster): OpenAI {
-  return new OpenAI({ apiKey: 'none', baseURL: `${cluster.url}/v1`, maxRetries: 0, timeout: 60_000 })
+export function openai(cluster: TestCluster, apiKey = 'none'): OpenAI {
+  return new OpenAI({ apiKey, baseURL: `${cluster.url}/v1`, maxRetries: 0, timeout: 60_000 })
 }
 
 export interface StreamResult {
@@ -22,6 +22,7 @@ export interface StreamOptions {
   readonly seed?: number
   readonly temperature?: number
   readonly signal?: AbortSignal
+  readonly apiKey?: string
   /** Extensions of the API, such as `attention`. */
   readonly fields?: Readonly<Record<string, unknown>>
   /** Called with the number of text chunks so far; awaited, so that a test may act in mid-stream. */
@@ -30,7 +31,7 @@ export interface StreamOptions {
 
 /** One streamed completion that does not end early, so that its length is known. */
 export async function streamCompletion(cluster: TestCluster, options: StreamOptions): Promise<StreamResult> {
-  const { data, response } = await openai(cluster)
+  const { data, response } = await openai(cluster, options.apiKey)
     .completions.create(
       {
         model: 'skald',
