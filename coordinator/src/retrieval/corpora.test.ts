@@ -2,7 +2,7 @@
 import type { CorpusRef } from '@kvasir/proto/kvasir/memory/v1/corpus'
 import { systemClock } from '@kvasir/runtime/clock'
 import { deferred } from '@kvasir/runtime/deferred'
-import { InternalError, NotFoundError } from '@kvasir/runtime/errors'
+import { InternalError, NotFoundError, UnavailableError } from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type Corpora, createCorpora } from './corpora.js'
@@ -37,6 +37,14 @@ async function searcher(deviceId: string, documentsMax: number): Promise<FakeSea
 
 function coordinator(): Corpora {
   return createCorpora({ nodes: () => devices.map(({ node }) => node), clock: systemClock, log })
+}
+
+/** A device that failed is passed over for some seconds. */
+async function until(condition: () => Promise<boolean>): Promise<void> {
+  const endMs = performance.now() + 15_000
+  while (!(await condition())) {
+    if (performance.now() > endMs) throw new Error('waited in vain')
+  }
 }
 
 async function search(query = 'wolf fox', k = 20, from = corpora) {
@@ -149,6 +157,22 @@ describe('a device that fails', () => {
     const before = fpga.retrieved.length
     expect((await search()).found).toEqual(wolfAndFox)
     expect(fpga.retrieved.length).toBe(before)
+  })
+
+  test('back after a silence holds what it held, and takes part again', async () => {
+    const [a, b] = [await searcher('fpga-0', 60), await searcher('fpga-1', 60)]
+    await search()
+    a.onRetrieve = () => {
+      throw new UnavailableError('It hangs.')
+    }
+    await search()
+    a.state = 'lost'
+    expect((await search()).found).toEqual(wolfAndFox)
+    expect(b.heldRanges).toEqual(['0+10', '50+50'])
+    a.onRetrieve = () => {}
+    a.state = 'ready'
+    await until(async () => (await search()).relevancyOn?.toSorted().join() === 'fpga-0,fpga-1')
+    expect(a.heldRanges).toEqual(['10+40'])
   })
 
   test('that lost its shards says so, and loads them again', async () => {

@@ -215,8 +215,12 @@ export class Searcher {
         } catch (thrown) {
           const error = KvasirError.from(thrown)
           if (attempt.signal.aborted || error.code === 'invalid_input') throw error
-          holdings.forget(node, task.shard)
-          if (error.code !== 'not_found') keeper.failed(node)
+          if (error.code === 'not_found') {
+            holdings.gone(node, task.shard)
+          } else {
+            holdings.doubt(node, task.shard)
+            keeper.failed(node)
+          }
           log.warn(
             { deviceId: node.ref.deviceId, corpus: corpus.ref.name, code: error.code },
             `a shard is searched elsewhere: ${error.message}`,

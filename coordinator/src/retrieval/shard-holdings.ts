@@ -2,7 +2,8 @@
  * Which shards which devices hold, as far as this coordinator knows, and the calls that change it.
  *
  * Invariants:
- * H1. Knowledge is a guess: a device that lacks a shard says NOT_FOUND, and `forget` follows.
+ * H1. Knowledge is a guess: a device that lacks a shard says NOT_FOUND, and `gone` follows; of one that did
+ *     not answer it is not known what it still holds.
  * H2. A shard is loaded once at a time; a device loads one shard at a time, and at most LOADS_MAX shards
  *     are loaded or wait for it over all devices.
  * H3. A device keeps no shard of a corpus that its plan there does not name, once it has loaded another.
@@ -24,9 +25,17 @@ export interface ShardId extends ShardRange {
   readonly version: bigint
 }
 
+interface HeldShard {
+  readonly shard: ShardId
+  /** Not since a call to the device failed. */
+  isSure: boolean
+}
+
 interface DeviceHoldings {
-  /** By corpus: the shards that it is known to hold. */
-  readonly held: Map<string, Map<string, ShardId>>
+  /** By corpus: the shards that it holds, or may hold. */
+  readonly held: Map<string, Map<string, HeldShard>>
+  /** Corpora of which it holds no other shard than those. */
+  readonly certain: Set<string>
   readonly loading: Map<string, Promise<void>>
   /** Ends with the last load that waits. */
   queue: Promise<void>
@@ -42,18 +51,31 @@ export class ShardHoldings {
   ) {}
 
   isHeld(node: RetrievalNode, shard: ShardId): boolean {
-    return this.#of(node).held.get(corpusKey(shard.corpus))?.has(shardKey(shard)) ?? false
+    return this.#of(node).held.get(corpusKey(shard.corpus))?.get(shardKey(shard))?.isSure ?? false
   }
 
   /** The device answered for the shard. */
   confirm(node: RetrievalNode, shard: ShardId): void {
     const { held } = this.#of(node)
     const key = corpusKey(shard.corpus)
-    held.set(key, (held.get(key) ?? new Map<string, ShardId>()).set(shardKey(shard), shard))
+    const ofCorpus = held.get(key) ?? new Map<string, HeldShard>()
+    held.set(key, ofCorpus.set(shardKey(shard), { shard, isSure: true }))
   }
 
-  forget(node: RetrievalNode, shard: ShardId): void {
+  /** The device said that it lacks the shard. */
+  gone(node: RetrievalNode, shard: ShardId): void {
     this.#of(node).held.get(corpusKey(shard.corpus))?.delete(shardKey(shard))
+  }
+
+  /** A call to the device failed. */
+  doubt(node: RetrievalNode, shard: ShardId): void {
+    const held = this.#of(node).held.get(corpusKey(shard.corpus))?.get(shardKey(shard))
+    if (held) held.isSure = false
+  }
+
+  /** Whether the device can hold no shard of the corpus but those known of here. */
+  isCertain(node: RetrievalNode, corpus: CorpusRef): boolean {
+    return this.#of(node).certain.has(corpusKey(corpus))
   }
 
   /**
@@ -89,13 +111,15 @@ export class ShardHoldings {
   async unload(nodes: readonly RetrievalNode[], corpus: CorpusRef, beforeVersion: bigint): Promise<void> {
     await Promise.all(
       nodes.map(async (node) => {
-        const ofCorpus = this.#of(node).held.get(corpusKey(corpus))
-        for (const [key, { version }] of ofCorpus ?? []) {
-          if (beforeVersion === 0n || version < beforeVersion) ofCorpus?.delete(key)
-        }
+        const { held, certain } = this.#of(node)
+        const ofCorpus = held.get(corpusKey(corpus))
+        const isMeant = ({ shard }: HeldShard) => beforeVersion === 0n || shard.version < beforeVersion
+        for (const one of ofCorpus?.values() ?? []) if (isMeant(one)) one.isSure = false
         try {
           const request = { corpus, beforeVersion }
           await callUnary(this.devices.client(node), 'unload', request, { timeoutMs: UNLOAD_TIMEOUT_MS })
+          for (const [key, one] of ofCorpus ?? []) if (isMeant(one)) ofCorpus?.delete(key)
+          if (beforeVersion === 0n) certain.add(corpusKey(corpus))
         } catch (thrown) {
           const { deviceId } = node.ref
           this.log.debug({ deviceId, corpus: corpus.name, err: thrown }, 'a device did not unload shards')
@@ -137,7 +161,9 @@ export class ShardHoldings {
 
   /** Makes room: older versions go, and, since single ranges cannot, everything where a range is not planned. */
   async #clear(node: RetrievalNode, shard: ShardId, planned: readonly ShardId[]): Promise<void> {
-    const ofCorpus = [...(this.#of(node).held.get(corpusKey(shard.corpus))?.values() ?? [])]
+    const ofCorpus = [...(this.#of(node).held.get(corpusKey(shard.corpus))?.values() ?? [])].map(
+      (held) => held.shard,
+    )
     const isPlanned = (held: ShardId) => planned.some((one) => shardKey(one) === shardKey(held))
     const isStray = ofCorpus.some((held) => held.version >= shard.version && !isPlanned(held))
     // Older ones may be there also where none is known, of the time before this coordinator.
@@ -152,7 +178,12 @@ export class ShardHoldings {
     const known = this.#byLife.get(life)
     if (known) return known
     this.#forgetLives()
-    const holdings: DeviceHoldings = { held: new Map(), loading: new Map(), queue: Promise.resolve() }
+    const holdings: DeviceHoldings = {
+      held: new Map(),
+      certain: new Set(),
+      loading: new Map(),
+      queue: Promise.resolve(),
+    }
     this.#byLife.set(life, holdings)
     return holdings
   }

@@ -96,14 +96,13 @@ export class ShardKeeper {
       if (KvasirError.from(thrown).code !== 'overloaded') throw thrown
       // Of the time before this coordinator there may be shards that no plan knows of.
       await this.#sweep(node)
+      if (!holdings.isCertain(node, corpus.ref)) await holdings.unload([node], corpus.ref, 0n)
       try {
         await holdings.load(node, corpus.owner, shard, planned)
       } catch (again) {
         if (KvasirError.from(again).code === 'overloaded') {
-          const bytes =
-            (Number(corpus.info.postingsBytes) * shard.documentCount) /
-            Math.max(1, Number(corpus.info.documents))
-          this.#placement.refused(corpus.key, lifeOf(node.ref), bytes, clock.nowMs())
+          const device = { deviceId: node.ref.deviceId, life: lifeOf(node.ref) }
+          this.#placement.refused(corpus.key, device, shard.documentCount, clock.nowMs())
         }
         throw again
       }

@@ -29,6 +29,8 @@ export interface PlacementDevice {
   readonly searchMs: number
 }
 
+type RefusingDevice = Pick<PlacementDevice, 'deviceId' | 'life'>
+
 export interface PlacedCorpus extends ShardedCorpus {
   /** Unique over all tenants. */
   readonly key: string
@@ -100,9 +102,12 @@ export class ShardPlacement {
     this.#entries.delete(key)
   }
 
-  /** The device had no room for a shard of this size. */
-  refused(key: string, life: string, bytes: number, nowMs: number): void {
-    const bytesMax = Math.floor(bytes * REFUSED_SHARE)
+  /** The device had no room for a shard of so many documents, beside what the plan wants there. */
+  refused(key: string, { deviceId, life }: RefusingDevice, documents: number, nowMs: number): void {
+    const entry = this.#entries.get(key)
+    if (!entry) return
+    const bytes = shardBytes(entry.corpus, documents)
+    const bytesMax = bytesOn(entry, deviceId) - Math.ceil(bytes * (1 - REFUSED_SHARE))
     this.#refusals.set(`${key} ${life}`, { bytesMax, untilMs: nowMs + REFUSED_MS })
   }
 

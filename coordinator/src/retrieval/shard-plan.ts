@@ -4,9 +4,10 @@
  * What no device has room for stays with the corpus' owner, which can search everything.
  *
  * P1. The shards cover the documents from 0 to the last one, in order, none twice.
- * P2. No device holds more than its room, as far as documents are alike and its range is one.
+ * P2. No device holds more than its room, as far as documents are alike; each of its ranges takes as much as it
+ *     would take alone.
  * P3. A range stays where it is as long as its device has room for it, unless the corpus would be searched
- *     faster by REBUILD_GAIN, or more of it, with all ranges placed anew.
+ *     faster by REBUILD_GAIN, or more of it, or in far fewer ranges, with all ranges placed anew.
  * P4. The same input gives the same plan, and a plan is its own successor: planning again moves nothing.
  */
 
@@ -38,6 +39,8 @@ export interface PlannedShard extends ShardRange {
 
 /** Moving ranges that are in use must make a search at least so many times as fast. */
 const REBUILD_GAIN = 1.5
+/** A plan that devices' coming and going has cut into more ranges than this is made anew. */
+const RANGES_PER_DEVICE_MAX = 4
 
 /** `previous`: the plan in force for the same version; empty for a version that is new. */
 export function planShards(
@@ -46,23 +49,23 @@ export function planShards(
   previous: readonly PlannedShard[],
 ): readonly PlannedShard[] {
   if (corpus.documents === 0) return []
-  const byDevice = new Map(devices.map((device) => [device.deviceId, roomOf(corpus, device)]))
-  const kept = keep(previous, byDevice)
-  const patched = fill(corpus, kept, byDevice)
+  const kept = keep(corpus, previous, devices)
+  const patched = fill(corpus, kept, devices)
   if (kept.length === 0) return patched
-  const fresh = fill(corpus, [], byDevice)
+  const fresh = fill(corpus, [], devices)
+  if (patched.length > RANGES_PER_DEVICE_MAX * devices.length + 1) return fresh
   const gain = searchMsOf(corpus, patched, devices) / searchMsOf(corpus, fresh, devices)
   const covers = coveredDocuments(fresh) - coveredDocuments(patched)
   return covers > 0 || (covers === 0 && gain >= REBUILD_GAIN) ? fresh : patched
 }
 
 /**
- * Bytes of a shard of so many documents. Distinct words grow about as the square root of the text (Heaps' law,
+ * Whole bytes, which add up exactly, of a shard of so many documents. Distinct words grow about as the square root of the text (Heaps' law,
  * whose exponent is 0.4 to 0.6), so that two halves take more than the whole.
  */
 export function shardBytes(corpus: ShardedCorpus, documents: number): number {
   const share = documents / corpus.documents
-  return (corpus.bytes - corpus.termBytes) * share + corpus.termBytes * Math.sqrt(share)
+  return Math.ceil((corpus.bytes - corpus.termBytes) * share + corpus.termBytes * Math.sqrt(share))
 }
 
 /** The most documents whose shard takes at most `bytes`. */
@@ -77,56 +80,75 @@ function documentsWithin(corpus: ShardedCorpus, bytes: number): number {
   return fits
 }
 
+/** What a device could take on. */
 interface Room {
   readonly deviceId: string
-  /** Most documents that fit. */
+  readonly roomBytes: number
+  /** Most documents that fit beside what it holds, in one range. */
   readonly documents: number
   readonly msPerDocument: number
+  /** Predicted time to search what it holds. */
+  readonly busyMs: number
 }
 
-function roomOf(corpus: ShardedCorpus, device: ShardDevice): Room {
-  return {
-    deviceId: device.deviceId,
-    documents: documentsWithin(corpus, device.roomBytes),
-    msPerDocument: device.searchMs / corpus.documents,
-  }
-}
+type HeldShard = PlannedShard & { readonly deviceId: string }
 
 /** The ranges of the plan in force that can stay, in order. */
 function keep(
+  corpus: ShardedCorpus,
   previous: readonly PlannedShard[],
-  rooms: ReadonlyMap<string, Room>,
-): readonly (PlannedShard & { readonly deviceId: string })[] {
-  const used = new Map<string, number>()
+  devices: readonly ShardDevice[],
+): readonly HeldShard[] {
+  const left = new Map(devices.map(({ deviceId, roomBytes }) => [deviceId, roomBytes]))
   return previous.flatMap((shard) => {
     const { deviceId, documentCount } = shard
     if (deviceId === null) return []
-    const documents = (used.get(deviceId) ?? 0) + documentCount
-    if (documents > (rooms.get(deviceId)?.documents ?? 0)) return []
-    used.set(deviceId, documents)
+    const bytes = (left.get(deviceId) ?? -1) - shardBytes(corpus, documentCount)
+    if (bytes < 0) return []
+    left.set(deviceId, bytes)
     return { ...shard, deviceId }
   })
 }
 
-/** Adds to `kept` what is missing, on the devices that have room left. */
+function roomOf(corpus: ShardedCorpus, device: ShardDevice, kept: readonly HeldShard[]): Room {
+  const held = kept.filter(({ deviceId }) => deviceId === device.deviceId)
+  const heldBytes = sum(held.map(({ documentCount }) => shardBytes(corpus, documentCount)))
+  const roomBytes = device.roomBytes - heldBytes
+  const msPerDocument = device.searchMs / corpus.documents
+  return {
+    deviceId: device.deviceId,
+    roomBytes,
+    documents: documentsWithin(corpus, roomBytes),
+    msPerDocument,
+    busyMs: sum(held.map(({ documentCount }) => documentCount)) * msPerDocument,
+  }
+}
+
+/** Adds to `kept` what is missing, on the devices that have room left, until nothing more finds room. */
 function fill(
   corpus: ShardedCorpus,
-  kept: readonly (PlannedShard & { readonly deviceId: string })[],
-  rooms: ReadonlyMap<string, Room>,
+  kept: readonly HeldShard[],
+  devices: readonly ShardDevice[],
+): readonly PlannedShard[] {
+  const filled = fillOnce(corpus, kept, devices)
+  if (coveredDocuments(filled) === coveredDocuments(kept)) return filled
+  const held = filled.flatMap(({ deviceId, ...range }) => (deviceId === null ? [] : { deviceId, ...range }))
+  return held.length === filled.length ? filled : fill(corpus, held, devices)
+}
+
+function fillOnce(
+  corpus: ShardedCorpus,
+  kept: readonly HeldShard[],
+  devices: readonly ShardDevice[],
 ): readonly PlannedShard[] {
   const gaps = gapsOf(corpus, kept)
-  const wanted = gaps.reduce((sum, gap) => sum + gap.documentCount, 0)
+  const wanted = sum(gaps.map(({ documentCount }) => documentCount))
   if (wanted === 0) return kept
-  const held = new Map<string, number>()
-  for (const { deviceId, documentCount } of kept) {
-    held.set(deviceId, (held.get(deviceId) ?? 0) + documentCount)
-  }
-  const free = [...rooms.values()].map((room) => {
-    const documents = held.get(room.deviceId) ?? 0
-    return { ...room, documents: room.documents - documents, busyMs: documents * room.msPerDocument }
-  })
-  const shares = share(wanted, free)
-  const added = gaps.flatMap((gap) => cut(gap, shares))
+  const shares = share(
+    wanted,
+    devices.map((device) => roomOf(corpus, device, kept)),
+  )
+  const added = gaps.flatMap((gap) => cut(corpus, gap, shares))
   return [...kept, ...added].sort((a, b) => a.firstDocument - b.firstDocument)
 }
 
@@ -142,16 +164,19 @@ function gapsOf({ documents }: ShardedCorpus, kept: readonly ShardRange[]): read
 
 interface Share {
   readonly deviceId: string
+  /** Documents that it is still to take. */
   left: number
+  /** Room that it still has; two ranges of documents take more than one. */
+  roomBytes: number
 }
 
 /** How many documents each device takes of `wanted`; together fewer where there is no room for all. */
-function share(wanted: number, free: readonly (Room & { readonly busyMs: number })[]): Share[] {
+function share(wanted: number, free: readonly Room[]): Share[] {
   const withRoom = free
     .filter(({ documents }) => documents > 0)
     .sort((a, b) => doneMs(a, wanted) - doneMs(b, wanted) || (a.deviceId < b.deviceId ? -1 : 1))
   const whole = withRoom.find(({ documents }) => documents >= wanted)
-  if (whole) return [{ deviceId: whole.deviceId, left: wanted }]
+  if (whole) return [{ deviceId: whole.deviceId, left: wanted, roomBytes: whole.roomBytes }]
   const chosen: typeof withRoom = []
   let room = 0
   for (const device of withRoom) {
@@ -162,12 +187,12 @@ function share(wanted: number, free: readonly (Room & { readonly busyMs: number 
   return balance(Math.min(wanted, room), chosen)
 }
 
-function doneMs(device: Room & { readonly busyMs: number }, documents: number): number {
+function doneMs(device: Room, documents: number): number {
   return device.busyMs + documents * device.msPerDocument
 }
 
 /** Splits documents so that the devices are done at the same time, each within its room. */
-function balance(wanted: number, devices: readonly (Room & { readonly busyMs: number })[]): Share[] {
+function balance(wanted: number, devices: readonly Room[]): Share[] {
   // The time at which all are done, found by halving: what fits by then grows with it.
   const by = (ms: number): number[] =>
     devices.map(({ documents, busyMs, msPerDocument }) =>
@@ -181,7 +206,11 @@ function balance(wanted: number, devices: readonly (Room & { readonly busyMs: nu
     else lowMs = middleMs
   }
   const counts = by(highMs)
-  const shares = devices.map(({ deviceId }, at) => ({ deviceId, left: counts[at] ?? 0 }))
+  const shares = devices.map(({ deviceId, roomBytes }, at) => ({
+    deviceId,
+    roomBytes,
+    left: counts[at] ?? 0,
+  }))
   // At that time a few more may be done.
   let surplus = sum(counts) - wanted
   for (const one of shares.toReversed()) {
@@ -193,7 +222,7 @@ function balance(wanted: number, devices: readonly (Room & { readonly busyMs: nu
 }
 
 /** Cuts a range among the shares, which become smaller by it; the owner keeps the rest. */
-function cut(range: ShardRange, shares: readonly Share[]): readonly PlannedShard[] {
+function cut(corpus: ShardedCorpus, range: ShardRange, shares: readonly Share[]): readonly PlannedShard[] {
   const shards: PlannedShard[] = []
   let { firstDocument, documentCount } = range
   const take = (deviceId: string | null, count: number) => {
@@ -203,8 +232,9 @@ function cut(range: ShardRange, shares: readonly Share[]): readonly PlannedShard
     documentCount -= count
   }
   for (const one of shares) {
-    const count = Math.min(one.left, documentCount)
+    const count = Math.min(one.left, documentCount, documentsWithin(corpus, one.roomBytes))
     one.left -= count
+    if (count > 0) one.roomBytes -= shardBytes(corpus, count)
     take(one.deviceId, count)
   }
   take(null, documentCount)
