@@ -43,17 +43,20 @@ export class TierMover {
     const { bytesPerSecond } = this
     const { blockBytes } = this.options
     const moves = this.policy({ pages, free, bytesPerSecond, blockBytes, movesMax: MOVES_MAX })
+    this.makeRoom(state, pages, moves, asFree)
     let left = moves
     // Each round makes the moves that have room, and with it room for others.
     while (left.length > 0) {
-      this.makeRoom(state, pages, left, asFree)
       const waiting = this.round(state, pages, left)
-      if (waiting.length === left.length) return
+      // Pages that change places need a free block to begin with.
+      const stuck = waiting.length === left.length
+      const scratch = waiting.find(({ to }) => asFree[to] === true)
+      if (stuck && (scratch === undefined || !table.evictIn(scratch.to))) return
       left = waiting
     }
   }
 
-  /** Evicts what counts as free and is needed. Before the round, since what it moved must not be evicted before it is copied. */
+  /** Evicts what counts as free and is needed in the end. Before any move, since what was moved should not be what goes. */
   private makeRoom(
     state: DeviceState,
     pages: readonly Movable[],
@@ -63,11 +66,8 @@ export class TierMover {
     const { table } = state.memory
     for (const [tier, counts] of asFree.entries()) {
       const coming = moves.filter(({ to }) => to === tier).length
-      if (!counts || coming === 0) continue
       const going = moves.filter(({ page }) => pages[page]?.tier === tier).length
-      // Pages that change places need one free block to begin with.
-      const needed = Math.max(1, coming - going)
-      while (table.freeIn(tier) < needed && table.evictIn(tier));
+      while (counts && table.freeIn(tier) < coming - going && table.evictIn(tier));
     }
   }
 
@@ -130,8 +130,10 @@ export class TierMover {
         page.sequences = [...page.sequences, sequence]
       }
     }
+    // Those that would be evicted first are taken for the ones that were idle longest.
+    let idleSteps = Number.MAX_SAFE_INTEGER
     for (const block of table.evictableBlocks()) {
-      if (asFree[table.tierOf(block)] === false) at(block)
+      if (asFree[table.tierOf(block)] === false) at(block).idleSteps = idleSteps--
     }
     return [...pages.values()]
   }

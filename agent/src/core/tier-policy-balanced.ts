@@ -11,16 +11,17 @@
  * A page goes to a free block; where there is none it is exchanged for the coldest page there,
  * which costs twice. Pages are taken hottest first and never beyond the balance. What was
  * read is only a guess at what will be read, and the horizon is short, so a page whose heat is
- * little above another's stays where it is: nothing moves to and fro. With dense attention all
- * pages are read equally; once the shares are right within one page, nothing moves at all.
+ * little above another's stays where it is: nothing moves to and fro. Farther tiers are given
+ * time for one standard deviation of their reads more, √Σ r·(1 − r), since what is read there against
+ * expectation takes longer than in the nearest. With dense attention all pages are read equally and
+ * surely; once the shares are right within one page, nothing moves at all.
  */
 import type { TierMove, TierPage, TierState } from './tier-policy.js'
 
 /** Steps within which a move must have paid for itself. */
 const HORIZON_STEPS = 16
-
-/** Pages that a farther tier is left time to read against expectation, since each takes longer there than in the nearest. */
-const UNEXPECTED_READS = 1
+/** Of sums of reads: a page that makes two tiers equal is not too hot. */
+const ROUNDING = 1e-6
 
 export function balanced(state: TierState): TierMove[] {
   const { bytesPerSecond } = state
@@ -38,7 +39,7 @@ interface Shelf {
 }
 
 class Balance {
-  /** Seconds that each tier is busy with the reads of a step. */
+  /** Seconds that each tier is busy with the reads of a step, unexpected ones of farther tiers included. */
   private readonly busy: number[]
   private readonly free: number[]
   private readonly shelves: Shelf[]
@@ -46,16 +47,19 @@ class Balance {
   constructor(private readonly state: TierState) {
     const { pages, free, bytesPerSecond } = state
     this.free = [...free]
-    this.busy = bytesPerSecond.map((_, tier) => (tier === 0 ? 0 : this.seconds(UNEXPECTED_READS, tier)))
+    this.busy = bytesPerSecond.map(() => 0)
+    const variances = bytesPerSecond.map(() => 0)
     const indices = bytesPerSecond.map((): number[] => [])
     for (const [index, { tier, reads, fixed }] of pages.entries()) {
       this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(reads, tier)
+      variances[tier] = (variances[tier] ?? 0) + Math.max(0, reads * (1 - reads))
       if (!fixed) indices[tier]?.push(index)
     }
+    for (const [tier, variance] of variances.entries()) {
+      if (tier > 0) this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(Math.sqrt(variance), tier)
+    }
     this.shelves = indices.map((own) => {
-      const hottestFirst = own.sort(
-        (a, b) => this.page(b).reads - this.page(a).reads || this.page(b).mass - this.page(a).mass,
-      )
+      const hottestFirst = own.sort((a, b) => byHeat(this.page(a), this.page(b)))
       return { hottestFirst, hottest: 0, coldest: own.length - 1 }
     })
   }
@@ -81,7 +85,7 @@ class Balance {
       return undefined
     const colder = exchanged === undefined ? 0 : this.page(exchanged).reads
     // The hottest page that does not turn the imbalance round.
-    const most = this.readsToBalance(from, to) + colder
+    const most = this.readsToBalance(from, to) + colder + ROUNDING
     while (shelf.hottest <= shelf.coldest && this.hottest(shelf) > most) shelf.hottest += 1
     const page = shelf.hottestFirst[shelf.hottest]
     if (shelf.hottest > shelf.coldest || page === undefined) return undefined
@@ -132,6 +136,10 @@ class Balance {
   private page(index: number): TierPage {
     return this.state.pages[index] as TierPage
   }
+}
+
+function byHeat(a: TierPage, b: TierPage): number {
+  return b.reads - a.reads || b.mass - a.mass || a.idleSteps - b.idleSteps
 }
 
 function indexOfLargest(values: readonly number[]): number {
