@@ -1,5 +1,5 @@
 /** What every command prints with --json has the shape that docs/schemas says. */
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -25,6 +25,8 @@ function expectShape(name: string, document: unknown): void {
 
 beforeAll(() => {
   workplace = new Workplace()
+  const tales = '{"_id": "1", "title": "The Fox", "text": "A fox saw grapes."}\n{"_id": "2", "text": ""}\n'
+  writeFileSync(join(workplace.home, 'tales.jsonl'), tales)
 })
 afterAll(() => workplace?.close())
 
@@ -38,6 +40,12 @@ const commands: readonly [name: string, command: () => string][] = [
   ['devices', () => 'devices'],
   ['kv', () => 'kv'],
   ['kv-evict', () => 'kv evict'],
+  ['corpus', () => 'corpus create tales'],
+  ['corpus-add', () => 'corpus add tales "$KVASIR_HOME/tales.jsonl"'],
+  ['corpus-list', () => 'corpus list'],
+  ['corpus-search', () => 'corpus search tales "the fox"'],
+  ['run', () => 'run "Tell me of the fox" --max-tokens 4 --corpus tales --retrieve 1'],
+  ['corpus-delete', () => 'corpus delete tales'],
   ['doctor', () => 'doctor'],
   ['explain', () => `explain ${requestId}`],
   ['trace', () => `trace ${requestId}`],
@@ -50,7 +58,7 @@ for (const [name, command] of commands) {
     const document = (await json(command())) as { requestId?: string | null; text?: string }
     expectShape(name, document)
     checked.add(name)
-    if (name === 'run') texts.push(document.text ?? '')
+    if (name === 'run' && !command().includes('--corpus')) texts.push(document.text ?? '')
     if (name === 'run' && document.requestId) requestId = document.requestId
   })
 }
