@@ -12,11 +12,9 @@ import { AttendingDevice } from './testing/attending-devices.js'
 import { type RemoteSession, startRemoteSession } from './testing/remote-session.js'
 import { promptOf, readDecode } from './testing/test-devices.js'
 
-const ATTEND_MS = 300
+const ATTEND_MS = 1_000
 /** A fault is noticed at the deadline of a query; the rest is what the machine may be busy with. */
 const NOTICED_MS = ATTEND_MS + 1_500
-/** What was reserved and never used is free after it. */
-const LEASE_MS = 500
 const { PARTIAL, INDICES } = AttendMode
 
 let model: string
@@ -30,14 +28,12 @@ const others: AttendingDevice[] = []
 
 beforeAll(async () => {
   model = writeTestModel()
-  decoder = await AttendingDevice.start('gpu-0', model, {
-    limits: { attendMs: ATTEND_MS, leaseTtlMs: LEASE_MS },
-  })
+  decoder = await AttendingDevice.start('gpu-0', model, { limits: { attendMs: ATTEND_MS } })
   const beforeKernel = async () => {
     asked.resolve()
     await gate?.promise
   }
-  attendant = await AttendingDevice.start('fpga-0', model, { beforeKernel, limits: { leaseTtlMs: LEASE_MS } })
+  attendant = await AttendingDevice.start('fpga-0', model, { beforeKernel })
 })
 afterEach(async () => {
   gate?.resolve()
