@@ -141,11 +141,13 @@ export class Exchange {
     if (this.ended) return undefined
     this.ended = true
     const { ttftMs, tpotMs } = this.times()
-    this.span.setAttributes({
-      [SERVER_ATTRIBUTE.httpStatus]: status,
-      [GEN_AI.usageInputTokens]: this.promptTokens,
-      [GEN_AI.usageOutputTokens]: this.completionTokens,
-    })
+    this.span.setAttribute(SERVER_ATTRIBUTE.httpStatus, status)
+    if (this.options.operation !== 'retrieval') {
+      this.span.setAttributes({
+        [GEN_AI.usageInputTokens]: this.promptTokens,
+        [GEN_AI.usageOutputTokens]: this.completionTokens,
+      })
+    }
     if (ttftMs !== undefined) this.span.setAttribute(SERVER_ATTRIBUTE.ttftMs, ttftMs)
     if (tpotMs !== undefined) this.span.setAttribute(SERVER_ATTRIBUTE.tpotMs, tpotMs)
     if (this.stopped !== undefined && !this.finished) {

@@ -46,7 +46,7 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
 
   const duration = new Histogram({
     name: 'gen_ai_server_request_duration_seconds',
-    help: 'From the arrival of a completion request to the end of its response.',
+    help: 'From the arrival of a completion request or search to the end of its response.',
     labelNames: [...labelNames, 'outcome'],
     buckets: DURATION_BUCKETS,
     registers,
@@ -73,7 +73,7 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
   })
   const ended = new Counter({
     name: 'kvasir_requests_ended_total',
-    help: 'Completion requests that ended, by outcome.',
+    help: 'Completion requests and searches that ended, by outcome.',
     labelNames: ['outcome'],
     registers,
   })
@@ -84,7 +84,7 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
   })
   const inFlight = new Gauge({
     name: 'kvasir_requests_in_flight',
-    help: 'Completion requests whose response has not ended.',
+    help: 'Completion requests and searches whose response has not ended.',
     registers,
   })
 
