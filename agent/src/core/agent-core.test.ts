@@ -208,4 +208,59 @@ describe('AgentCore', () => {
     }
     expect(play()).toEqual(play())
   })
+
+  it('says from which tier attention read, and what was moved for it', () => {
+    const tiers = [
+      { name: 'hbm', blocks: 10, bytesPerSecond: 400 },
+      { name: 'ddr', blocks: 6, bytesPerSecond: 100 },
+    ]
+    const core = new AgentCore({ ...OPTIONS, tiers, tierPolicy: 'balanced', blockBytes: 64 })
+    const lease = { deviceId: 'fpga-0', incarnation: 7n, counter: 1n }
+    const own = { requestId: 'a', epoch: 1, hashes: [] }
+    core.step({ type: 'reserve', ...own, tokens: 150, purpose: 'decode' }, 0)
+    const kv = { kv: 'pulled', fetchTokens: 0, offload: undefined } as const
+    core.step(
+      { type: 'decode', sequence: 1, lease, ...own, promptTokens: 150, firstIndex: 0, tokensMax: 4, ...kv },
+      0,
+    )
+    core.step({ type: 'received', sequence: 1, stopped: false }, 0)
+    const lists = { stopped: [], failed: [], filled: [], reads: [] }
+    const finished = { type: 'step-finished', cancelled: false, ...lists, elapsedUs: 1_000 } as const
+    // The first of three steps reads ten pages from the near tier; then two of them move, which is their share.
+    expect(core.step(finished, 1).map(({ type }) => type)).toEqual(['copy', 'run-step'])
+    expect(core.step(finished, 2).map(({ type }) => type)).toEqual(['run-step'])
+    const [, ended] = core.step(finished, 3)
+    expect(ended).toMatchObject({
+      type: 'sequence-ended',
+      reason: 'length',
+      reads: [
+        { tier: 'hbm', readBytes: (10 + 8 + 8) * 64, movedBytes: 0 },
+        { tier: 'ddr', readBytes: (2 + 2) * 64, movedBytes: 2 * 64 },
+      ],
+    })
+    expect(core.load().tiers).toMatchObject([
+      { name: 'hbm', readBytes: 26 * 64, outBlocks: 2, inBlocks: 10, leasedBlocks: 0 },
+      { name: 'ddr', readBytes: 4 * 64, outBlocks: 0, inBlocks: 2, leasedBlocks: 0 },
+    ])
+  })
+
+  it('counts what was looked for and found, each tier what nearer ones had not', () => {
+    const tiers = [
+      { name: 'hbm', blocks: 2, bytesPerSecond: 400 },
+      { name: 'ddr', blocks: 6, bytesPerSecond: 100 },
+    ]
+    const core = new AgentCore({ ...OPTIONS, tiers })
+    const lists = { stopped: [], failed: [], filled: [], reads: [] }
+    const finished = { type: 'step-finished', cancelled: false, ...lists, elapsedUs: 1_000 } as const
+    for (const sequence of [1, 2]) {
+      const own = { requestId: `request-${sequence}`, epoch: 1, hashes: ['a', 'b', 'c', 'd'], fetchTokens: 0 }
+      let actions = core.step({ type: 'prefill', sequence, ...own, promptTokens: 65 }, 0)
+      while (actions.some(({ type }) => type === 'run-step')) actions = core.step(finished, 0)
+      core.step({ type: 'sent', sequence, blocks: 5 }, 0)
+    }
+    expect(core.load().tiers).toMatchObject([
+      { lookups: 8, hits: 2, cachedBlocks: 2 },
+      { lookups: 6, hits: 2 },
+    ])
+  })
 })

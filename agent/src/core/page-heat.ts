@@ -45,12 +45,16 @@ export class PageHeat {
     }
   }
 
-  of(counter: bigint, page: number): Heat {
+  /** Of the pages of one lease, by their number. */
+  of(counter: bigint): (page: number) => Heat {
     const known = this.leases.get(counter)
-    const reads = known?.reads[page]
-    if (known === undefined || reads === undefined) return UNSEEN
-    const idleSteps = known.steps - (known.lastStep[page] ?? 0)
-    return { reads, mass: known.mass[page] ?? 0, idleSteps }
+    if (known === undefined) return () => UNSEEN
+    const { steps, reads, mass, lastStep } = known
+    return (page) => {
+      const expected = reads[page]
+      if (expected === undefined) return UNSEEN
+      return { reads: expected, mass: mass[page] ?? 0, idleSteps: steps - (lastStep[page] ?? 0) }
+    }
   }
 
   /** The lease has ended. */

@@ -14,10 +14,8 @@ import { type TierMove, type TierPage, type TierPolicy, tierPolicy } from './tie
 /** Most moves between two steps: they are traffic that the next step waits for. */
 const MOVES_MAX = 32
 
-/** A page, and the sequences that count its moves. */
 interface Movable extends TierPage {
   readonly block: number
-  readonly sequences: readonly Sequence[]
 }
 
 export class TierMover {
@@ -87,12 +85,9 @@ export class TierMover {
       places.set(page.block, place)
       state.counters.add(page.tier, 'outBlocks', 1)
       state.counters.add(move.to, 'inBlocks', 1)
-      for (const { traffic } of page.sequences) {
-        const into = traffic[move.to]
-        if (into !== undefined) into.movedBytes += this.options.blockBytes
-      }
     }
     if (places.size === 0) return waiting
+    this.account(state, places)
     const from = [...places.keys()]
     table.vacate(from)
     state.memory.moved(places)
@@ -100,40 +95,54 @@ export class TierMover {
     return waiting
   }
 
+  /** Each sequence counts what was moved of its pages. */
+  private account(state: DeviceState, places: ReadonlyMap<number, number>): void {
+    for (const { counter, traffic } of state.sequences.values()) {
+      for (const block of counter === undefined ? [] : state.memory.blocks(counter)) {
+        const place = places.get(block)
+        const into = place === undefined ? undefined : traffic[state.memory.table.tierOf(place)]
+        if (into !== undefined) into.movedBytes += this.options.blockBytes
+      }
+    }
+  }
+
   private pages(state: DeviceState, asFree: readonly boolean[]): Movable[] {
     const { memory } = state
     const { table } = memory
-    const pages = new Map<number, { -readonly [Name in keyof Movable]: Movable[Name] }>()
-    const at = (block: number) => {
-      const known = pages.get(block)
-      if (known !== undefined) return known
-      const idleSteps = Number.POSITIVE_INFINITY
-      const fixed = table.isGuarded(block)
-      const page = { block, tier: table.tierOf(block), reads: 0, mass: 0, idleSteps, fixed, sequences: [] }
-      pages.set(block, page)
-      return page
-    }
+    const settled: (readonly [counter: bigint, sequence: Sequence])[] = []
+    const unsettled = new Set<number>()
     for (const { counter, sequence: id } of state.facts.values()) {
       const sequence = id === undefined ? undefined : state.sequences.get(id)
+      if (sequence !== undefined && isSettled(sequence)) settled.push([counter, sequence])
+      else for (const block of memory.blocks(counter)) unsettled.add(block)
+    }
+    const pages = new Map<number, { -readonly [Name in keyof Movable]: Movable[Name] }>()
+    for (const [counter, { computedTokens }] of settled) {
       const blocks = memory.blocks(counter)
-      if (sequence === undefined || !isSettled(sequence)) {
-        for (const block of blocks) at(block).fixed = true
-        continue
-      }
       const first = memory.firstPage(counter)
-      for (let index = 0; index < blocksForTokens(sequence.computedTokens) - first; index += 1) {
-        const page = at(blocks[index] ?? 0)
-        const heat = state.heat.of(counter, first + index)
-        page.reads += heat.reads
-        page.mass += heat.mass
-        page.idleSteps = Math.min(page.idleSteps, heat.idleSteps)
-        page.sequences = [...page.sequences, sequence]
+      const heat = state.heat.of(counter)
+      for (let index = 0; index < blocksForTokens(computedTokens) - first; index += 1) {
+        const block = blocks[index] ?? 0
+        const page = first + index
+        const known = pages.get(block)
+        if (known === undefined) {
+          const fixed = unsettled.has(block) || table.isGuarded(block)
+          pages.set(block, { block, tier: table.tierOf(block), fixed, ...heat(page) })
+        } else {
+          const { reads, mass, idleSteps } = heat(page)
+          known.reads += reads
+          known.mass += mass
+          known.idleSteps = Math.min(known.idleSteps, idleSteps)
+        }
       }
     }
     // Those that would be evicted first are taken for the ones that were idle longest.
     let idleSteps = Number.MAX_SAFE_INTEGER
     for (const block of table.evictableBlocks()) {
-      if (asFree[table.tierOf(block)] === false) at(block).idleSteps = idleSteps--
+      const tier = table.tierOf(block)
+      if (asFree[tier] === true) continue
+      pages.set(block, { block, tier, fixed: false, reads: 0, mass: 0, idleSteps })
+      idleSteps -= 1
     }
     return [...pages.values()]
   }

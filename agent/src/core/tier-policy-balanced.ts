@@ -29,39 +29,27 @@ export function balanced(state: TierState): TierMove[] {
   return new Balance(state).moves()
 }
 
-/** Movable pages of one tier in order of heat. */
-interface Shelf {
-  readonly hottestFirst: readonly number[]
-  /** The next to give; those before it are gone or too hot. */
-  hottest: number
-  /** The next to give in exchange, from the end. */
-  coldest: number
-}
-
 class Balance {
   /** Seconds that each tier is busy with the reads of a step, unexpected ones of farther tiers included. */
   private readonly busy: number[]
   private readonly free: number[]
-  private readonly shelves: Shelf[]
+  /** Of each tier, the pages that may still be moved. */
+  private readonly movable: Set<number>[]
 
   constructor(private readonly state: TierState) {
     const { pages, free, bytesPerSecond } = state
     this.free = [...free]
     this.busy = bytesPerSecond.map(() => 0)
+    this.movable = bytesPerSecond.map(() => new Set())
     const variances = bytesPerSecond.map(() => 0)
-    const indices = bytesPerSecond.map((): number[] => [])
     for (const [index, { tier, reads, fixed }] of pages.entries()) {
       this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(reads, tier)
       variances[tier] = (variances[tier] ?? 0) + Math.max(0, reads * (1 - reads))
-      if (!fixed) indices[tier]?.push(index)
+      if (!fixed) this.movable[tier]?.add(index)
     }
     for (const [tier, variance] of variances.entries()) {
       if (tier > 0) this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(Math.sqrt(variance), tier)
     }
-    this.shelves = indices.map((own) => {
-      const hottestFirst = own.sort((a, b) => byHeat(this.page(a), this.page(b)))
-      return { hottestFirst, hottest: 0, coldest: own.length - 1 }
-    })
   }
 
   moves(): TierMove[] {
@@ -77,34 +65,47 @@ class Balance {
   private next(): TierMove[] | undefined {
     const from = indexOfLargest(this.busy)
     const to = indexOfLargest(this.busy.map((seconds) => -seconds))
-    const shelf = this.shelves[from]
-    const others = this.shelves[to]
-    if (from === to || shelf === undefined || others === undefined) return undefined
-    const exchanged = (this.free[to] ?? 0) > 0 ? undefined : others.hottestFirst[others.coldest]
-    if ((this.free[to] ?? 0) === 0 && (exchanged === undefined || (this.free[from] ?? 0) === 0))
-      return undefined
+    if (from === to) return undefined
+    const room = (this.free[to] ?? 0) > 0
+    const exchanged = room ? undefined : this.coldest(to)
+    if (!room && (exchanged === undefined || (this.free[from] ?? 0) === 0)) return undefined
     const colder = exchanged === undefined ? 0 : this.page(exchanged).reads
-    // The hottest page that does not turn the imbalance round.
-    const most = this.readsToBalance(from, to) + colder + ROUNDING
-    while (shelf.hottest <= shelf.coldest && this.hottest(shelf) > most) shelf.hottest += 1
-    const page = shelf.hottestFirst[shelf.hottest]
-    if (shelf.hottest > shelf.coldest || page === undefined) return undefined
+    const page = this.hottest(from, this.readsToBalance(from, to) + colder + ROUNDING)
+    if (page === undefined) return undefined
     const reads = this.page(page).reads - colder
-    const blocks = exchanged === undefined ? 1 : 2
-    if (!this.pays(from, to, reads, blocks)) return undefined
+    if (!this.pays(from, to, reads, room ? 1 : 2)) return undefined
     this.busy[from] = (this.busy[from] ?? 0) - this.seconds(reads, from)
     this.busy[to] = (this.busy[to] ?? 0) + this.seconds(reads, to)
-    shelf.hottest += 1
+    this.movable[from]?.delete(page)
     if (exchanged === undefined) {
       this.free[from] = (this.free[from] ?? 0) + 1
       this.free[to] = (this.free[to] ?? 0) - 1
       return [{ page, to }]
     }
-    others.coldest -= 1
+    this.movable[to]?.delete(exchanged)
     return [
       { page: exchanged, to: from },
       { page, to },
     ]
+  }
+
+  /** The hottest page of a tier that is read at most so often: one above would turn the imbalance round. */
+  private hottest(tier: number, readsMax: number): number | undefined {
+    let hottest: number | undefined
+    for (const index of this.movable[tier] ?? []) {
+      const page = this.page(index)
+      if (page.reads > readsMax) continue
+      if (hottest === undefined || hotter(page, this.page(hottest))) hottest = index
+    }
+    return hottest
+  }
+
+  private coldest(tier: number): number | undefined {
+    let coldest: number | undefined
+    for (const index of this.movable[tier] ?? []) {
+      if (coldest === undefined || hotter(this.page(coldest), this.page(index))) coldest = index
+    }
+    return coldest
   }
 
   /** Reads whose move from one tier to the other makes both busy equally long. */
@@ -129,17 +130,13 @@ class Balance {
     return (reads * this.state.blockBytes) / (this.state.bytesPerSecond[tier] ?? 0)
   }
 
-  private hottest(shelf: Shelf): number {
-    return this.page(shelf.hottestFirst[shelf.hottest] ?? 0).reads
-  }
-
   private page(index: number): TierPage {
     return this.state.pages[index] as TierPage
   }
 }
 
-function byHeat(a: TierPage, b: TierPage): number {
-  return b.reads - a.reads || b.mass - a.mass || a.idleSteps - b.idleSteps
+function hotter(a: TierPage, b: TierPage): boolean {
+  return (a.reads - b.reads || a.mass - b.mass || b.idleSteps - a.idleSteps) > 0
 }
 
 function indexOfLargest(values: readonly number[]): number {

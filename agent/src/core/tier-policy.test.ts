@@ -88,7 +88,7 @@ function run({ policy: name, sparsity, pages: prompt, nearPages, steps, movesMax
     if (step >= late)
       for (const tier of [0, 1]) lateReads[tier] = (lateReads[tier] ?? 0) + (traffic[tier] ?? 0)
     heat.record(LEASE, 0, pages, { reads, mass: reads })
-    const known = tiers.map((tier, page): TierPage => ({ tier, fixed: false, ...heat.of(LEASE, page) }))
+    const known = tiers.map((tier, page): TierPage => ({ tier, fixed: false, ...heat.of(LEASE)(page) }))
     const free = [nearPages - count(0), pages]
     const moves = policy({
       pages: known,
