@@ -2,9 +2,8 @@
  * `/v1/corpora`: make, list, fill, search and delete collections of documents, each of one tenant.
  *
  * Documents are streamed to the device that keeps them and never held here, so that their body has bounds
- * of its own (upload-body.ts). A search has an exchange, and so a trace, like a completion.
+ * of its own (upload-body.ts). Searches and uploads have an exchange, and so a trace, like a completion.
  */
-import { CancelledError } from '@kvasir/runtime/errors'
 import { context } from '@opentelemetry/api'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
@@ -20,6 +19,7 @@ import { uploadBody } from './upload-body.js'
 const K_DEFAULT = 10
 const K_MAX = 1_000
 const SEARCH_ROUTE = '/v1/corpora/:name/search'
+const UPLOAD_ROUTE = '/v1/corpora/:name/documents'
 const JSONL_TYPES = ['application/x-ndjson', 'application/jsonl', 'text/plain']
 
 const createFields = z.strictObject({ name: z.string() })
@@ -69,10 +69,8 @@ export function registerCorporaRoutes(
           throw badRequest('The query is empty. Give at least one word.', 'empty_query', 'query')
         }
         const { name } = request.params
-        const gone = new AbortController()
-        exchange.onStop(() => gone.abort(new CancelledError('The client is gone.')))
         const startedMs = performance.now()
-        const options = { k, signal: gone.signal }
+        const options = { k, signal: exchange.stopSignal() }
         const { documents, stages } = await named(corpora.search(refOf(request, name), query, options))
         exchange.succeeded()
         const tookMs = Math.round((performance.now() - startedMs) * 1000) / 1000
@@ -85,15 +83,20 @@ export function registerCorporaRoutes(
     uploads.removeAllContentTypeParsers()
     uploads.addContentTypeParser(JSONL_TYPES, (_request, _payload, done) => done(null))
     uploads.addContentTypeParser('*', (_request, _payload, done) => done(wrongType()))
-    uploads.post<ByName>('/v1/corpora/:name/documents', {
+    uploads.post<ByName>(UPLOAD_ROUTE, {
       config: { isUpload: true },
-      handler: async (request, reply) => {
-        if (request.headers['content-type'] === undefined) throw wrongType()
-        const gone = new AbortController()
-        reply.raw.once('close', () => gone.abort(new CancelledError('The client is gone.')))
-        const body = uploadBody(request.raw, limits.uploadBytesMax)
-        const report = await named(corpora.ingest(refOf(request, request.params.name), body, gone.signal))
-        return { ...report, corpus: view(report.corpus) }
+      onRequest: async (request, reply) =>
+        exchanges.open(request, reply, { operation: 'upload', route: UPLOAD_ROUTE }),
+      handler: (request) => {
+        const exchange = exchanges.of(request)
+        return context.with(exchange.context, async () => {
+          if (request.headers['content-type'] === undefined) throw wrongType()
+          const ref = refOf(request, request.params.name)
+          const body = uploadBody(request.raw, limits.uploadBytesMax)
+          const report = await named(corpora.ingest(ref, body, exchange.stopSignal()))
+          exchange.succeeded()
+          return { ...report, corpus: view(report.corpus) }
+        })
       },
     })
   })

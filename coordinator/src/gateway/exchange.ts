@@ -9,6 +9,7 @@
  */
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Clock } from '@kvasir/runtime/clock'
+import { CancelledError } from '@kvasir/runtime/errors'
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, GEN_AI, SPAN } from '@kvasir/runtime/telemetry-names'
 import { type Context, propagation, ROOT_CONTEXT, type Span, SpanKind, trace } from '@opentelemetry/api'
@@ -19,7 +20,8 @@ import type { GenerationPlan } from './generation-plan.js'
 import type { EndedRequest, Outcome } from './metrics.js'
 import { SERVER_ATTRIBUTE } from './server-attributes.js'
 
-export type Operation = 'chat' | 'text_completion' | 'retrieval'
+/** The last two generate nothing: a search, and an upload of documents. */
+export type Operation = 'chat' | 'text_completion' | 'retrieval' | 'upload'
 export type StopCause = 'client-gone' | 'slow-client' | 'shutdown'
 
 export interface ExchangeOptions {
@@ -136,13 +138,24 @@ export class Exchange {
     else listener(this.stopped)
   }
 
+  /** Aborts when the exchange is stopped. */
+  stopSignal(): AbortSignal {
+    const controller = new AbortController()
+    const why = { 'client-gone': 'the client is gone', 'slow-client': 'the client is too slow' }
+    this.onStop((cause) => {
+      const reason = cause === 'shutdown' ? 'this server is shutting down; try again' : why[cause]
+      controller.abort(new CancelledError(`The request was stopped: ${reason}.`))
+    })
+    return controller.signal
+  }
+
   /** The response has ended. Undefined on every call after the first. */
   end(status: number): EndedRequest | undefined {
     if (this.ended) return undefined
     this.ended = true
     const { ttftMs, tpotMs } = this.times()
     this.span.setAttribute(SERVER_ATTRIBUTE.httpStatus, status)
-    if (this.options.operation !== 'retrieval') {
+    if (this.model !== '') {
       this.span.setAttributes({
         [GEN_AI.usageInputTokens]: this.promptTokens,
         [GEN_AI.usageOutputTokens]: this.completionTokens,

@@ -7,7 +7,7 @@
  */
 
 import type { TextModel } from '@kvasir/engine/text/text-model'
-import { CancelledError, InternalError, UnavailableError } from '@kvasir/runtime/errors'
+import { InternalError, UnavailableError } from '@kvasir/runtime/errors'
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import { context } from '@opentelemetry/api'
@@ -134,11 +134,9 @@ export function registerGenerationRoutes(
   ): Promise<Retrieved | undefined> {
     if (plan.retrieval === undefined) return undefined
     const { corpora, encoder, service } = gateway
-    const stopped = new AbortController()
-    exchange.onStop(() => stopped.abort(new CancelledError('The request was stopped.')))
     const { coordinatorId } = service.cluster()
     try {
-      const { signal } = stopped
+      const signal = exchange.stopSignal()
       return await retrieve(plan, plan.retrieval, {
         corpora,
         encoder,
