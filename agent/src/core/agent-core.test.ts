@@ -1,7 +1,8 @@
 /** The whole core over thousands of random histories: exact books, true contents, no leak, one end for everything. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { CoreHarness, type Operation } from '../testing/core-harness.js'
+import { CoreHarness } from '../testing/core-harness.js'
+import type { Operation } from '../testing/core-operations.js'
 import { AgentCore } from './agent-core.js'
 import type { CoreOptions } from './core-options.js'
 

@@ -146,7 +146,10 @@ export class LeasedMemory {
     }
   }
 
-  /** Page number `page` is full of generated tokens. Nothing happens where a page before it has no hash. */
+  /**
+   * Page number `page`, the last full one, has this hash. Nothing happens where it has one already, or a page
+   * before it has none: so a hash that comes too early is never taken for that of a page that is not full.
+   */
   filledPage(counter: bigint, page: number, hash: string): void {
     const holding = this.living(counter)
     if (page !== holding.hashes.length || page !== holding.full) return

@@ -4,7 +4,7 @@
  * Nothing here can be refused; an event about a sequence that has ended, or in a phase that it
  * has left, changes nothing.
  */
-import { BLOCK_TOKENS, blocksForTokens, fullBlocks } from './block-allocator.js'
+import { blocksForTokens, fullBlocks } from './block-allocator.js'
 import type { DeviceState, Phase, Sequence } from './device-state.js'
 import type { CoreEvent, PageUse, StepPart } from './events.js'
 import { fetchable } from './intake.js'
@@ -96,8 +96,7 @@ function advance(
     const use = reads.find((own) => own.sequence === id)
     recordReads(state, sequence, firstPage, blocks, use)
     const hash = filled.find((own) => own.sequence === id)?.hash
-    // Only a page whose last token is in place is full, whatever the caller says.
-    if (hash !== undefined && sequence.computedTokens % BLOCK_TOKENS === 0) {
+    if (hash !== undefined) {
       state.memory.filledPage(counter, fullBlocks(sequence.computedTokens) - 1, hash)
     }
   }

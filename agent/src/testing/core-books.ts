@@ -6,48 +6,7 @@ import type { AgentCore } from '../core/agent-core.js'
 import type { CoreOptions } from '../core/core-options.js'
 import type { CoreAction, CoreEvent, StepPart } from '../core/events.js'
 import { BlockContents, pageLabel } from './block-contents.js'
-
-export interface KnownLease {
-  readonly counter: bigint
-  readonly requestId: string
-  readonly epoch: number
-  text: number
-  readonly prompt: number
-  readonly reuse: boolean
-  readonly purpose: 'decode' | 'attend' | 'prefill'
-  alive: boolean
-  pins: number
-  /** Of pages `first`, `first` + 1, … */
-  blocks: readonly number[]
-  first: number
-  /** Given up while pinned: they were its pages of these numbers. */
-  leaving: readonly (readonly [page: number, block: number])[]
-}
-
-export interface KnownSequence {
-  readonly id: number
-  readonly role: 'prefill' | 'decode' | 'attend'
-  readonly text: number
-  readonly prompt: number
-  readonly reuse: boolean
-  phase: 'waiting' | 'fetching' | 'receiving' | 'prefilling' | 'computed' | 'decoding' | 'attending'
-  fetch: number
-  offload: { readonly pages: number; readonly mode: 'partial' | 'indices' } | undefined
-  offloaded: boolean
-  counter: bigint | undefined
-  ended: boolean
-  /** Tokens whose KV is in its blocks, and how many of them were there from the start. */
-  computed: number
-  cached: number
-}
-
-export function fail(message: string): never {
-  throw new Error(message)
-}
-
-export function pick<T>(items: readonly T[], index: number): T | undefined {
-  return items.length === 0 ? undefined : items[index % items.length]
-}
+import { arriving, fail, type KnownLease, type KnownSequence, labels, pagesOf } from './core-known.js'
 
 export class CoreBooks {
   readonly contents = new BlockContents()
@@ -348,18 +307,4 @@ export class CoreBooks {
   private sequence(id: number): KnownSequence {
     return this.sequences.get(id) ?? fail(`Sequence ${id} is unknown`)
   }
-}
-
-function pagesOf({ blocks, first }: KnownLease): (readonly [number, number])[] {
-  return blocks.map((block, index) => [first + index, block])
-}
-
-/** What its pages hold; those of which only bounds were sent hold nothing that others could use. */
-function labels({ id, role, reuse, text, cached }: KnownSequence): (page: number) => string {
-  return (page) =>
-    role === 'attend' && !reuse && page * 16 >= cached ? `bounds-${id}/${page}` : pageLabel(text, page)
-}
-
-function arriving({ id }: KnownSequence): (page: number) => string {
-  return (page) => `arriving-${id}/${page}`
 }
