@@ -23,12 +23,14 @@ export interface KvShape {
   readonly blockLayerBytes: number
 }
 
+/** Issues the reads of a run before it returns. Its bytes, in order, in as many parts as they stand in; nobody changes them. */
+export type ReadRun = (run: Run) => Promise<readonly Uint8Array[]>
+
 export interface BlockLoan {
   readonly shape: KvShape
   /** At least 1. */
   readonly blocks: number
-  /** The bytes of a run, which the caller does not change. */
-  read(run: Run): Promise<Uint8Array>
+  readonly read: ReadRun
   /** `received`: whoever asked has all of them. Called once. */
   giveBack(received: boolean): void
 }

@@ -90,10 +90,8 @@ export class DeviceCache implements BlockHolder {
     this.demotion.close()
   }
 
-  private async read({ layer }: Run, places: readonly Place[]): Promise<Uint8Array> {
-    const parts = await Promise.all(runsOf(places).map((run) => this.readRun(layer, run)))
-    const [only] = parts
-    return parts.length === 1 && only !== undefined ? only : Buffer.concat(parts)
+  private read({ layer }: Run, places: readonly Place[]): Promise<readonly Uint8Array[]> {
+    return Promise.all(runsOf(places).map((run) => this.readRun(layer, run)))
   }
 
   private async readRun(layer: number, run: readonly Place[]): Promise<Uint8Array> {

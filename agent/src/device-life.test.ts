@@ -119,9 +119,10 @@ describe('leases', () => {
   })
 
   it('end after their time, by release, and by a newer epoch', async () => {
-    const device = await start({ limits: { leaseTtlMs: 50 }, decodeSlots: 2 })
-    await device.reserve('expires', 40)
-    await device.empty()
+    const short = await start({ limits: { leaseTtlMs: 50 } })
+    await short.reserve('expires', 40)
+    await short.empty()
+    const device = await start({ deviceId: 'fpga-1', decodeSlots: 2, limits: { leaseTtlMs: 700 } })
     const lease = await device.reserve('released', 40)
     await expect(callUnary(device.kv, 'extend', { lease, tokens: 100 })).resolves.toEqual({ tokens: 112 })
     await expect(callUnary(device.kv, 'release', { lease })).resolves.toEqual({ wasAlive: true })

@@ -57,8 +57,11 @@ export interface IncomingOptions {
   /** Of this side; for the source it is only a name. */
   readonly lease: Lease
   readonly windowBytes: number
-  /** Writes a run from a part of a message; blocks count from the first of the sequence, or of those asked for. */
-  readonly write: (run: Run, data: Uint8Array) => Promise<void>
+  /**
+   * Writes a run from a part of a message; blocks count from the first of the sequence, or of those asked for.
+   * `owned`: nobody else will use the buffer that `data` is a part of.
+   */
+  readonly write: (run: Run, data: Uint8Array, owned: boolean) => Promise<void>
   readonly clock: Clock
   /** Longest silence of the source, prefill's queue included. */
   readonly silenceMs: number
@@ -169,6 +172,9 @@ async function drainRest(messages: AsyncIterableIterator<PullResponse>): Promise
     // Everything is here; how the source ends its side no longer matters.
   }
 }
+
+/** A smaller message may share its buffer with others; a larger one has one of its own. */
+const OWN_BUFFER_BYTES = 64 << 10
 
 /** This side could not take a chunk, which is no fault of the source. */
 class WriteFailed extends Error {}
@@ -289,12 +295,14 @@ class ChunkWriter {
 
   private writeSegments(chunk: KvChunk): Promise<void>[] {
     let offset = 0
+    const { byteLength } = chunk.data.buffer
+    const owned = chunk.segments.length === 1 && byteLength >= OWN_BUFFER_BYTES
     return chunk.segments.map(({ layer, firstBlock, blockCount, bounds = false }) => {
       const bytes = blockCount * (this.plane(bounds)?.unitBytes ?? 0)
       // Not a Buffer, whose slice is no copy.
       const data = new Uint8Array(chunk.data.buffer, chunk.data.byteOffset + offset, bytes)
       offset += bytes
-      return this.options.write({ layer, first: firstBlock, count: blockCount, bounds }, data)
+      return this.options.write({ layer, first: firstBlock, count: blockCount, bounds }, data, owned)
     })
   }
 }

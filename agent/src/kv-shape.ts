@@ -2,7 +2,7 @@
 import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { type KvVariant, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
-import type { KvShape } from './block-holder.js'
+import type { KvShape, ReadRun } from './block-holder.js'
 import type { LoadedDevice } from './device.js'
 import type { Run } from './ready-blocks.js'
 
@@ -28,13 +28,13 @@ export function runReader(
   { driver, model }: Pick<LoadedDevice, 'driver' | 'model'>,
   blocks: readonly number[],
   tokens: number,
-): (run: Run) => Promise<Uint8Array> {
+): ReadRun {
   return async ({ layer, first, count, bounds }) => {
     const ids = Uint32Array.from(blocks.slice(first, first + count))
-    if (bounds) return driver.readBounds(layer, ids)
+    if (bounds) return [await driver.readBounds(layer, ids)]
     const data = await driver.readBlocks(layer, ids)
     if ((first + count) * BLOCK_TOKENS > tokens) zeroTail(data, model, tokens)
-    return data
+    return [data]
   }
 }
 
@@ -42,10 +42,10 @@ export function runReader(
 export function runWriter(
   driver: DeviceDriver,
   blocks: readonly number[],
-): (run: Run, data: Uint8Array) => Promise<void> {
-  return ({ layer, first, count, bounds }, data) => {
+): (run: Run, data: Uint8Array, owned: boolean) => Promise<void> {
+  return ({ layer, first, count, bounds }, data, owned) => {
     const ids = Uint32Array.from(blocks.slice(first, first + count))
-    return bounds ? driver.writeBounds(layer, ids, data) : driver.writeBlocks(layer, ids, data)
+    return bounds ? driver.writeBounds(layer, ids, data) : driver.writeBlocks(layer, ids, data, owned)
   }
 }
 

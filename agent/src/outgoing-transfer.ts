@@ -14,7 +14,6 @@
  */
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import {
-  type KvChunk,
   PullContent,
   type PullOpen,
   type PullRequest,
@@ -24,7 +23,8 @@ import {
 import type { Clock } from '@kvasir/runtime/clock'
 import { type Deferred, deferred, withSignal } from '@kvasir/runtime/deferred'
 import { DeadlineError, InvalidInputError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
-import type { KvShape } from './block-holder.js'
+import { scatteredChunk } from '@kvasir/runtime/kv-bulk'
+import type { KvShape, ReadRun } from './block-holder.js'
 import { checksumOf } from './checksum.js'
 import { blocksForTokens } from './core/block-allocator.js'
 import { boundsBytesOf } from './kv-shape.js'
@@ -49,14 +49,8 @@ export interface OutgoingParts {
   /** The receiver has opened it. */
   opened(): void
   /** Pins the blocks; what comes back reads them. Called once there are blocks. */
-  pin(): (run: Run) => Promise<Uint8Array>
+  pin(): ReadRun
   unpin(): void
-}
-
-/** A chunk before it has its number's turn. */
-interface ReadChunk {
-  readonly data: Uint8Array
-  readonly checksum: bigint
 }
 
 export class OutgoingTransfer {
@@ -221,7 +215,7 @@ export class OutgoingTransfer {
     const bytes = Math.min(ready.pendingBytes, chunkBytesMax)
     const enough = bytes === chunkBytesMax || idle || this.firstToken !== undefined
     const fits = this.unacknowledgedBytes + bytes <= windowBytes
-    return bytes > 0 && enough && fits ? ready.take(bytes) : undefined
+    return bytes > 0 && enough && fits ? ready.take(chunkBytesMax) : undefined
   }
 
   /** Issues the chunk's reads; it leaves when it is read and those before it have left. */
@@ -232,7 +226,7 @@ export class OutgoingTransfer {
     const sequence = this.sentChunks
     this.unacknowledged.push({ sequence, bytes })
     this.unacknowledgedBytes += bytes
-    const reading = readChunk(runs, read)
+    const reading = Promise.all(runs.map(read))
     // A failure is looked at when its turn comes.
     reading.catch(() => {})
     const before = this.onItsWay
@@ -242,11 +236,12 @@ export class OutgoingTransfer {
   private async transmit(
     sequence: bigint,
     runs: readonly Run[],
-    reading: Promise<ReadChunk>,
+    reading: Promise<(readonly Uint8Array[])[]>,
     send: (message: PullResponse) => Promise<void>,
   ): Promise<void> {
     try {
-      const { data, checksum } = await reading
+      const parts = (await reading).flat()
+      const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0)
       this.failure.signal.throwIfAborted()
       const segments = runs.map(({ layer, first, count, bounds }) => ({
         layer,
@@ -254,9 +249,9 @@ export class OutgoingTransfer {
         blockCount: count,
         ...(bounds ? { bounds } : {}),
       }))
-      const chunk: KvChunk = { sequence, segments, data: asBuffer(data), checksum }
-      this.times.sent(data.byteLength)
-      await this.parts.pacer.transmit(data.byteLength, this.failure.signal)
+      const chunk = scatteredChunk({ sequence, segments }, { parts, checksumOf })
+      this.times.sent(bytes)
+      await this.parts.pacer.transmit(bytes, this.failure.signal)
       this.failure.signal.throwIfAborted()
       this.handedOver = sequence
       this.watchAcknowledgement()
@@ -347,17 +342,9 @@ export class OutgoingTransfer {
 
 /** How a transfer's chunks come about and leave. */
 interface Way {
-  readonly read: (run: Run) => Promise<Uint8Array>
+  readonly read: ReadRun
   readonly chunkBytesMax: number
   readonly send: (message: PullResponse) => Promise<void>
-}
-
-/** All reads are issued before it returns for the first time. */
-async function readChunk(runs: readonly Run[], read: (run: Run) => Promise<Uint8Array>): Promise<ReadChunk> {
-  const parts = await Promise.all(runs.map(read))
-  const [only] = parts
-  const data = parts.length === 1 && only !== undefined ? only : Buffer.concat(parts)
-  return { data, checksum: checksumOf(data) }
 }
 
 function lostReceiver(receiver: string, cause: unknown): KvasirError {
@@ -368,9 +355,4 @@ function lostReceiver(receiver: string, cause: unknown): KvasirError {
       cause,
     },
   )
-}
-
-/** The generated encoder takes Buffers; the bytes are not copied. */
-function asBuffer(data: Uint8Array): Buffer {
-  return Buffer.from(data.buffer, data.byteOffset, data.byteLength)
 }

@@ -82,11 +82,14 @@ export class ReadyBlocks {
     }
   }
 
-  /** What is ready, at most `bytesMax` bytes, which is at least one block. */
+  /**
+   * What is ready, at most `bytesMax` bytes, which is at least one block. Where half of it is used up at the
+   * end of a layer it stops: a chunk of a single run can be handed on without a copy.
+   */
   take(bytesMax: number): Run[] {
     const runs: Run[] = []
     let room = bytesMax
-    for (let layer = 0; layer < this.wanted.layers; layer += 1) {
+    for (let layer = 0; layer < this.wanted.layers && 2 * room > bytesMax; layer += 1) {
       for (const { bounds, unitBytes, blocks, taken } of this.planes) {
         const first = taken[layer] ?? 0
         const ready = Math.min(this.ready[layer] ?? 0, blocks)

@@ -196,8 +196,11 @@ export interface DeviceDriver {
   cancelStep(): void
   /** Copies whole blocks of one layer out, `blocks.length * blockLayerBytes` bytes, wire layout. */
   readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array>
-  /** Copies whole blocks of one layer in; the driver may take ownership of `data`'s buffer where `data` is the whole of it. */
-  writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void>
+  /**
+   * Copies whole blocks of one layer in. The driver may take ownership of `data`'s buffer where `data` is the
+   * whole of it, or `owned` says that nobody else will use it.
+   */
+  writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array, owned?: boolean): Promise<void>
   /** Copies whole blocks of all layers, with their bounds, within the pool: `from[i]` to `to[i]`, as if all were read first. */
   copyBlocks(from: Uint32Array, to: Uint32Array): Promise<void>
   /** Page bounds of one layer, `[blocks][kv head][min|max][head dim]` f32; prepared first where they are missing. */

@@ -104,6 +104,12 @@ describe('KV blocks', () => {
     // A Buffer, whose slices are windows into a pool that Node shares out.
     await driver.writeBlocks(1, Uint32Array.of(9, 5), Buffer.concat([Buffer.alloc(8), expected]).subarray(8))
     expect(await driver.readBlocks(1, Uint32Array.of(9, 5))).toEqual(expected)
+    // Given away, at an offset that no float could have.
+    const message = new Uint8Array(expected.length + 5)
+    message.set(expected, 5)
+    await driver.writeBlocks(1, Uint32Array.of(7, 3), message.subarray(5), true)
+    expect(message.byteLength).toBe(0)
+    expect(await driver.readBlocks(1, Uint32Array.of(7, 3))).toEqual(expected)
   })
 
   it('are refused outside the pool, the layers, or of another size', async () => {

@@ -6,7 +6,7 @@
  * O2 The thread is asked to end and ends between two calls into ONNX Runtime; only one that does not
  *    within CLOSE_MS is ended by force, which may abort the process.
  * O3 `data` given to `writeBlocks` or `writeBounds`, and a shard given to bm25-load, is transferred when
- *    it is the whole of its buffer, else copied.
+ *    it is the whole of its buffer or its caller says that the buffer is the driver's, else copied.
  */
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { deferred, withDeadline } from '@kvasir/runtime/deferred'
@@ -129,8 +129,9 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     layer: number,
     blocks: Uint32Array,
     data: Uint8Array,
+    owned = false,
   ): Promise<void> {
-    const own = compact(data)
+    const own = owned ? data : compact(data)
     return ask<void>({ kind, layer, blocks: compact(blocks), data: own }, buffersOf(own))
   }
 
@@ -169,7 +170,7 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
       if (stepId !== undefined && ended === undefined) send({ kind: 'cancel' })
     },
     readBlocks: (layer, blocks) => ask<Uint8Array>({ kind: 'read', layer, blocks: compact(blocks) }),
-    writeBlocks: (layer, blocks, data) => put('write', layer, blocks, data),
+    writeBlocks: (layer, blocks, data, owned) => put('write', layer, blocks, data, owned),
     copyBlocks: (from, to) => ask<void>({ kind: 'copy', from: compact(from), to: compact(to) }),
     readBounds: (layer, blocks) => ask<Uint8Array>({ kind: 'read-bounds', layer, blocks: compact(blocks) }),
     writeBounds: (layer, blocks, data) => put('write-bounds', layer, blocks, data),

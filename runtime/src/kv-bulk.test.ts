@@ -1,7 +1,13 @@
 import { PullResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { decodePullResponse, encodePullResponse, KvBulkClient, KvBulkService } from './kv-bulk.js'
+import {
+  decodePullResponse,
+  encodePullResponse,
+  KvBulkClient,
+  KvBulkService,
+  scatteredChunk,
+} from './kv-bulk.js'
 import { callBidi, createRpcClient } from './rpc-client.js'
 import { bidi, type RpcServer, serverStream, startRpcServer, unary } from './rpc-server.js'
 
@@ -33,6 +39,29 @@ describe('the codec of chunks', () => {
     fc.assert(
       fc.property(fc.oneof(chunks, others), (response) => {
         expect(Buffer.from(encodePullResponse(response))).toEqual(generated(response))
+      }),
+    )
+  })
+
+  test('puts scattered chunks together as if they had been one', () => {
+    const parts = fc.array(bytes(60), { minLength: 1, maxLength: 4 })
+    const facts = fc.record({ sequence: uint64, checksum: uint64.filter((sum) => sum > 0n), parts })
+    fc.assert(
+      fc.property(facts, ({ sequence, checksum, parts }) => {
+        const segments = [{ layer: 1, firstBlock: 2, blockCount: 3 }]
+        const data = Buffer.concat([...parts, Buffer.of(1)])
+        const taken: Buffer[] = []
+        const checksumOf = (all: Uint8Array) => {
+          taken.push(Buffer.from(all))
+          return checksum
+        }
+        const chunk = scatteredChunk({ sequence, segments }, { parts: [...parts, Buffer.of(1)], checksumOf })
+        const whole: PullResponse = {
+          message: { $case: 'chunk', value: { sequence, segments, data, checksum } },
+        }
+        const sent = encodePullResponse({ message: { $case: 'chunk', value: chunk } })
+        expect(Buffer.from(sent)).toEqual(generated(whole))
+        expect(taken).toEqual([data])
       }),
     )
   })

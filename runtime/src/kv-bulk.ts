@@ -3,8 +3,9 @@
  *
  * The generated code copies a chunk's bytes five times on the way out and once on the
  * way in, into fresh memory each time, which costs more than the network. This one
- * copies once on the way out, into the same memory, and not at all on the way in. The bytes on the wire are the same, which a test proves
- * against the generated code; every other message goes through the generated code.
+ * copies once on the way out, into the same memory, and not at all on the way in. The bytes on
+ * the wire are the same, which a test proves against the generated code; every other message goes
+ * through the generated code.
  *
  * A decoded chunk's `data` is a view into the received message: at any offset, so a
  * consumer that needs aligned floats copies it, and must not hand its whole
@@ -45,16 +46,55 @@ export const KvBulkClient = makeGenericClientConstructor(
 const TAG = { chunk: 18, sequence: 8, segments: 18, data: 26, checksum: 33 } as const
 const EMPTY = Buffer.alloc(0)
 
+/** Where the data of a chunk stands, and how its checksum is taken. */
+interface Scattered {
+  readonly parts: readonly Uint8Array[]
+  readonly checksumOf: (data: Uint8Array) => bigint
+}
+
+const scattered = new WeakMap<KvChunk, Scattered>()
+
+/**
+ * A chunk whose data stands in several places: it is put together, and its checksum taken, only as it is
+ * sent, in memory that the processor still has at hand. Its own `data` is empty: nothing but this codec sends it.
+ */
+export function scatteredChunk(chunk: Pick<KvChunk, 'sequence' | 'segments'>, data: Scattered): KvChunk {
+  const value = { ...chunk, data: EMPTY, checksum: 0n }
+  scattered.set(value, data)
+  return value
+}
+
 /** The result is only good until the next message is put together. */
 export function encodePullResponse(response: PullResponse): Buffer {
   if (response.message?.$case !== 'chunk') return Buffer.from(PullResponse.encode(response).finish())
-  const { data, checksum, sequence, segments } = response.message.value
+  const chunk = response.message.value
+  const parts = scattered.get(chunk)
+  return parts === undefined ? encodeChunk(chunk) : encodeScattered(chunk, parts)
+}
+
+function encodeChunk({ data, checksum, sequence, segments }: KvChunk): Buffer {
   const head = KvChunk.encode({ sequence, segments, data: EMPTY, checksum: 0n }).finish()
   const tail = KvChunk.encode({ sequence: 0n, segments: [], data: EMPTY, checksum }).finish()
   const dataHead = data.length === 0 ? EMPTY : prefix(TAG.data, data.length)
   const chunkBytes = head.length + dataHead.length + data.length + tail.length
   const chunkHead = prefix(TAG.chunk, chunkBytes)
   return joinedInScratch([chunkHead, head, dataHead, data, tail])
+}
+
+/** Tag and value of the checksum. */
+const CHECKSUM_BYTES = 9
+
+function encodeScattered({ sequence, segments }: KvChunk, { parts, checksumOf }: Scattered): Buffer {
+  const head = KvChunk.encode({ sequence, segments, data: EMPTY, checksum: 0n }).finish()
+  const dataBytes = parts.reduce((sum, { length }) => sum + length, 0)
+  const dataHead = prefix(TAG.data, dataBytes)
+  const chunkHead = prefix(TAG.chunk, head.length + dataHead.length + dataBytes + CHECKSUM_BYTES)
+  const tail = new Uint8Array(CHECKSUM_BYTES)
+  const message = joinedInScratch([chunkHead, head, dataHead, ...parts, tail])
+  const end = message.length - CHECKSUM_BYTES
+  message[end] = TAG.checksum
+  message.writeBigUInt64LE(checksumOf(message.subarray(end - dataBytes, end)), end + 1)
+  return message
 }
 
 /** Throws where the message is malformed. */

@@ -118,7 +118,7 @@ function outgoing({ model, pages, read }: RemoteSessionOptions): OutgoingTransfe
     clock: systemClock,
     acknowledgeMs: AGENT_LIMITS.acknowledgeMs,
     opened() {},
-    pin: () => async (run) => read(run),
+    pin: () => async (run) => [await read(run)],
     unpin() {},
   })
   transfer.admitted()

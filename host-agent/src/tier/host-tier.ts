@@ -70,7 +70,7 @@ export class HostTier implements BlockHolder {
     return {
       shape,
       blocks: run.length,
-      read: async (wish) => gather(shape, run, wish),
+      read: async (wish) => partsOf(shape, run, wish),
       giveBack(received) {
         if (received) counts.outBytes += run.length * blockBytesOf(shape)
         store.giveBack(run)
@@ -224,15 +224,11 @@ function shapeOffered({ modelDigest, variant, blockLayerBytes }: OfferRequest): 
   return { modelDigest, variant, layers: variant.layers.count, blockLayerBytes: Number(blockLayerBytes) }
 }
 
-/** The run's bytes, one block behind the other. */
-function gather({ blockLayerBytes }: KvShape, blocks: readonly StoredBlock[], run: Run): Buffer {
+/** The run's bytes where they stand, block by block. */
+function partsOf({ blockLayerBytes }: KvShape, blocks: readonly StoredBlock[], run: Run): Buffer[] {
   const { layer, first, count } = run
-  const data = Buffer.allocUnsafe(count * blockLayerBytes)
-  for (let place = 0; place < count; place += 1) {
-    const from = layer * blockLayerBytes
-    blocks[first + place]?.data.copy(data, place * blockLayerBytes, from, from + blockLayerBytes)
-  }
-  return data
+  const from = layer * blockLayerBytes
+  return blocks.slice(first, first + count).map(({ data }) => data.subarray(from, from + blockLayerBytes))
 }
 
 function scatter(
