@@ -22,26 +22,41 @@ export interface EvictionPolicy {
   order(): Iterable<string>
 }
 
-/** Least recently used first; every operation takes constant time. */
+/** Least recently used first; every operation takes constant time, amortised. */
 export class LeastRecentlyUsed implements EvictionPolicy {
   /** Oldest use first: a Set keeps the order of insertion. */
   private readonly used = new Set<string>()
+  /**
+   * Goes on where it stopped, since a new one would walk over all that was forgotten at the front. It
+   * has gone as far as `next`, the oldest where it is known.
+   */
+  private oldest: Iterator<string> = this.used.values()
+  private next: string | undefined
 
   get size(): number {
     return this.used.size
   }
 
   touch(hash: string): void {
-    this.used.delete(hash)
+    this.forget(hash)
     this.used.add(hash)
   }
 
   forget(hash: string): void {
     this.used.delete(hash)
+    if (hash === this.next) this.next = undefined
   }
 
   victim(): string | undefined {
-    return this.used.values().next().value
+    if (this.next !== undefined || this.used.size === 0) return this.next
+    // An iterator that has come to its end finds nothing that is added later.
+    let { value, done } = this.oldest.next()
+    if (done === true) {
+      this.oldest = this.used.values()
+      ;({ value } = this.oldest.next())
+    }
+    this.next = value
+    return this.next
   }
 
   order(): Iterable<string> {
