@@ -33,6 +33,11 @@ export class DecodeAttention {
     this.sums = new AttentionSums(layers)
   }
 
+  /** Dense, and all of it here: what is generated has the KV that a prefill of it would have. */
+  get isPlain(): boolean {
+    return this.request.budget === undefined && this.request.offload === undefined
+  }
+
   /** The sequence has its blocks. Nothing happens where all attention is this device's own. */
   begin(parts: Omit<OffloadParts, 'target' | 'pages'>): void {
     const target = this.request.offload
@@ -90,10 +95,6 @@ export class DecodeAttention {
   close(): void {
     this.closed = true
     this.offload?.close()
-  }
-
-  private get isPlain(): boolean {
-    return this.request.budget === undefined && this.request.offload === undefined
   }
 
   private async decodeWhenReady(): Promise<void> {

@@ -61,7 +61,8 @@ export async function runDecode(
         firstIndex,
         sampling,
         stopTokens: new Set(request.sampling?.stopTokens),
-        hashes,
+        // A block's name says nothing of attention: what is generated with another kind than dense here has other KV.
+        hashes: attention.isPlain ? hashes : undefined,
         owner,
       },
       {

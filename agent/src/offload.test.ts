@@ -171,3 +171,28 @@ describe.each(MODES)('with the other device in %s', (mode) => {
     expect(story.finished?.reason).toBe('FINISH_REASON_LENGTH')
   })
 })
+
+describe('what was generated', () => {
+  /** How many of the full blocks of a prompt and its answer the decoding device keeps for others. */
+  async function keptBlocks(prompt: number[], { tokens }: Story): Promise<number> {
+    const answer = tokens.map(({ id }) => id)
+    const hashes = decoder.hashes([...prompt, ...answer])
+    const held = new Set(decoder.serving.device.index.snapshot().parts.flatMap(({ hashes }) => hashes))
+    return hashes.filter((hash) => held.has(hash)).length
+  }
+
+  it('is reused where its attention was dense and all here', async () => {
+    const prompt = promptOf(100, 31)
+    expect(await keptBlocks(prompt, await alone(prompt, 40))).toBe(8)
+  })
+
+  it('is not where it attended to some pages only, which changes its KV', async () => {
+    const prompt = promptOf(100, 32)
+    expect(await keptBlocks(prompt, await alone(prompt, 40, share(0.25)))).toBe(6)
+  })
+
+  it('is not where another device attended, which changes the last bits of its KV', async () => {
+    const prompt = promptOf(100, 33)
+    expect(await keptBlocks(prompt, await together(prompt, 40, PARTIAL))).toBe(6)
+  })
+})
