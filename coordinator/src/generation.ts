@@ -46,8 +46,11 @@ export interface Generation {
 export interface GenerationService {
   /** Throws UnavailableError when the queue is full or the process drains. Runs in the caller's trace context. */
   submit(request: GenerationRequest): Generation
-  /** What `GET /v1/requests/{id}` shows; undefined where unknown or forgotten. By request id or trace id. */
-  request(id: string): RequestReport | undefined
+  /**
+   * What `GET /v1/requests/{id}` shows; undefined where unknown or forgotten. By request id or trace id.
+   * What was retrieved for it, which names a tenant's documents, only with that tenant's salt.
+   */
+  request(id: string, tenantSalt?: Uint8Array): RequestReport | undefined
   /** What `GET /v1/cluster` shows. */
   cluster(): ClusterReport
   /** What `GET /v1/kv` shows. */

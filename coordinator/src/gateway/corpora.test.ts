@@ -112,6 +112,22 @@ describe('corpora', () => {
     await expectRefusal(call('/v1/corpora/tales'), 401, 'invalid_api_key')
   })
 
+  test('what was retrieved for a request is shown to its own key alone', async () => {
+    await gateway.close()
+    await start({ apiKeys: ['key-of-anna', 'key-of-bert'] })
+    gateway.service.onSubmit = (generation) => generation.finish('stop')
+    const as = (name: string) => ({ authorization: `Bearer key-of-${name}` })
+    await post('/v1/corpora', { name: 'tales' }, as('anna'))
+    const body = 'the wolf\n'
+    await call('/v1/corpora/tales/documents', { method: 'POST', headers: { ...jsonl, ...as('anna') }, body })
+    const prompt = { model: 'letters', prompt: 'wolf', max_tokens: 5 }
+    const answer = await post('/v1/completions', { ...prompt, retrieval: { corpus: 'tales' } }, as('anna'))
+    const { request_id: id } = answer.body.kvasir as { request_id: string }
+    const seenBy = async (name: string) => (await call(`/v1/requests/${id}`, { headers: as(name) })).body
+    expect(await seenBy('anna')).toMatchObject({ requestId: id, retrieval: { documents: [{ id: 'd0' }] } })
+    expect(await seenBy('bert')).toMatchObject({ requestId: id, retrieval: null })
+  })
+
   test('say what is wrong with a request', async () => {
     owner.add(tales, [['wolf']])
     const search = (body: object) => post('/v1/corpora/tales/search', body)

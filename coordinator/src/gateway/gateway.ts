@@ -98,7 +98,7 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
   )
 
   registerGenerationRoutes(app, gateway, exchanges, keys)
-  registerReadRoutes(app, gateway, exchanges, metrics)
+  registerReadRoutes(app, gateway, exchanges, metrics, keys)
   registerKvRoutes(app, gateway.service)
   registerTraceRoutes(app, gateway, intakePath)
   registerCorporaRoutes(app, gateway, exchanges, keys)

@@ -4,6 +4,7 @@
 import type { FastifyInstance } from 'fastify'
 import { requestIdOf } from './answer.js'
 import { ApiError } from './api-error.js'
+import type { ApiKeys } from './api-keys.js'
 import type { Exchanges } from './exchanges.js'
 import type { GatewayContext } from './gateway-context.js'
 import type { GatewayMetrics } from './metrics.js'
@@ -17,6 +18,7 @@ export function registerReadRoutes(
   gateway: GatewayContext,
   exchanges: Exchanges,
   metrics: GatewayMetrics,
+  keys: ApiKeys,
 ): void {
   const { service, textModels, clock } = gateway
   const createdSeconds = Math.floor(clock.wallMs() / 1000)
@@ -38,7 +40,8 @@ export function registerReadRoutes(
   app.get('/v1/cluster', async () => service.cluster())
 
   app.get<ById>('/v1/requests/:id', async (request) => {
-    const report = service.request(requestIdOf(request.params.id))
+    const tenantSalt = keys.tenantSalt(request.headers.authorization)
+    const report = service.request(requestIdOf(request.params.id), tenantSalt)
     if (report !== undefined) return report
     throw new ApiError({
       status: 404,

@@ -72,6 +72,10 @@ export class RequestSession implements Generation {
     return this.#setting.request.requestId
   }
 
+  get tenantSalt(): Uint8Array {
+    return this.#setting.request.tenantSalt
+  }
+
   /** Why the request failed, once it has. */
   get failure(): KvasirError | undefined {
     return this.#end && 'error' in this.#end ? this.#end.error : undefined

@@ -1,14 +1,22 @@
 /**
  * Requests by id and by trace id: all that live, and the last ones that ended.
+ *
+ * Invariant: who asks with another tenant's salt, or none, does not learn what was retrieved for a request:
+ * ids of requests are no secret, and titles are a tenant's own.
  */
 import type { RequestReport } from '../generation.js'
 import type { RequestSession } from './request-session.js'
+
+interface KeptReport {
+  readonly report: RequestReport
+  readonly tenantSalt: Uint8Array
+}
 
 export class RequestStore {
   readonly #endedMax: number
   readonly #live = new Map<string, RequestSession>()
   /** In order of ending. */
-  readonly #ended = new Map<string, RequestReport>()
+  readonly #ended = new Map<string, KeptReport>()
   /** Newest request of a trace. */
   readonly #requestOfTrace = new Map<string, string>()
 
@@ -33,9 +41,11 @@ export class RequestStore {
   /** Keeps the report in place of the session. */
   end(session: RequestSession): void {
     if (!this.#live.delete(session.requestId)) return
-    this.#ended.set(session.requestId, session.report())
+    const report = session.report()
+    this.#ended.set(session.requestId, { report, tenantSalt: session.tenantSalt })
     if (this.#ended.size <= this.#endedMax) return
-    for (const [requestId, { traceId }] of this.#ended) {
+    for (const [requestId, ended] of this.#ended) {
+      const { traceId } = ended.report
       this.#ended.delete(requestId)
       if (this.#requestOfTrace.get(traceId) === requestId) this.#requestOfTrace.delete(traceId)
       break
@@ -43,8 +53,12 @@ export class RequestStore {
   }
 
   /** By request id or trace id. */
-  report(id: string): RequestReport | undefined {
+  report(id: string, tenantSalt?: Uint8Array): RequestReport | undefined {
     const requestId = this.#requestOfTrace.get(id) ?? id
-    return this.#live.get(requestId)?.report() ?? this.#ended.get(requestId)
+    const live = this.#live.get(requestId)
+    const kept = live ? { report: live.report(), tenantSalt: live.tenantSalt } : this.#ended.get(requestId)
+    if (!kept) return undefined
+    const isOwn = tenantSalt !== undefined && Buffer.from(kept.tenantSalt).equals(tenantSalt)
+    return isOwn ? kept.report : { ...kept.report, retrieval: null }
   }
 }

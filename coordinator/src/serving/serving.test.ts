@@ -56,6 +56,24 @@ describe('a request', () => {
     await untilIdle(gpu, ...fpgas)
   })
 
+  test('shows what was retrieved for it to its own tenant alone, while it runs and after', async () => {
+    const { fpgas } = await startDefaultDevices(cluster)
+    const tenantSalt = Buffer.from('anna')
+    const document = { id: 'd1', title: 'A secret', score: 1 }
+    const retrieval = { corpus: 'tales', k: 1, documents: [document], stages: [] }
+    const request = testRequest({ tenantSalt, retrieval, maxTokens: 20 })
+    const seen = (salt?: Uint8Array) => cluster.serving.request(request.requestId, salt)?.retrieval
+    const expectPrivate = () => {
+      expect(seen(new Uint8Array(tenantSalt))).toEqual(retrieval)
+      for (const other of [undefined, new Uint8Array(), Buffer.from('bert')]) expect(seen(other)).toBeNull()
+    }
+    const generation = cluster.serving.submit(request)
+    expectPrivate()
+    await gather(generation)
+    expectPrivate()
+    await untilIdle(...fpgas)
+  })
+
   test('shares slots: the GPU decodes what the FPGAs have no room for', async () => {
     const gpu = await cluster.device({ deviceId: 'gpu-0', capabilities: GPU })
     const fpga = await cluster.device({ deviceId: 'fpga-0', capabilities: FPGA, decodeSlots: 1 })

@@ -143,8 +143,8 @@ class ServingShell implements Serving {
     return session
   }
 
-  request(id: string): RequestReport | undefined {
-    return this.#store.report(id)
+  request(id: string, tenantSalt?: Uint8Array): RequestReport | undefined {
+    return this.#store.report(id, tenantSalt)
   }
 
   kv(): KvReport {

@@ -86,9 +86,12 @@ export function scriptedService(report: Partial<RequestReport> = {}): ScriptedSe
         },
       }
     },
-    request: (id) => {
+    request: (id, tenantSalt) => {
       const known = service.submitted.find(({ request }) => request.requestId === id)
-      return known && { ...REPORT, requestId: id, model: known.request.model, ...report }
+      if (!known) return undefined
+      const { model, retrieval } = known.request
+      const isOwn = tenantSalt !== undefined && Buffer.from(tenantSalt).equals(known.request.tenantSalt)
+      return { ...REPORT, requestId: id, model, retrieval: isOwn ? retrieval : null, ...report }
     },
     cluster: () => CLUSTER,
     kv: () => KV,
