@@ -40,10 +40,17 @@ it('are children of the calls, never of each other, and tell of the transfer', a
     readDecode(fpga.decode('traced', lease, prompt, { maxTokens: 5 })).catch((error: unknown) => error),
   )
   expect(failed).toMatchObject({ code: 'lease_expired' })
+  const other = await TestDevice.start({ deviceId: 'fpga-1', fake: { layers: 8 } })
+  const { id: deviceId, endpoint } = gpu.source
+  const prefix = { tokens: 240, deviceId, endpoint, tier: 'hbm' }
+  const fetching = await other.reserve('fetched', 300)
+  await under(decodeCall, () =>
+    readDecode(other.decode('fetched', fetching, prompt, { maxTokens: 5, prefix })),
+  )
   prefillCall.end()
   recordError(decodeCall, failed)
   decodeCall.end()
-  await Promise.all([gpu.stop(), fpga.stop()])
+  await Promise.all([gpu.stop(), fpga.stop(), other.stop()])
   await telemetry.close()
 
   const named = (name: string) => {
@@ -72,6 +79,15 @@ it('are children of the calls, never of each other, and tell of the transfer', a
   expect(sent?.attributes[ATTRIBUTE.kvChunkAckedUs]).toHaveLength(chunks)
   expect(Number(sent?.attributes[ATTRIBUTE.kvBusyUs])).toBeGreaterThan(70_000)
   expect(Number(sent?.attributes[ATTRIBUTE.kvOverlap])).toBeGreaterThan(0.5)
+  const [fetched] = named(SPAN.kvFetch)
+  expect(fetched?.parentSpanContext?.spanId).toBe(decodeCall.spanContext().spanId)
+  // 15 of the 16 blocks in each of 8 layers.
+  expect(fetched?.attributes).toMatchObject({
+    [ATTRIBUTE.fetchedFrom]: 'gpu-0',
+    [ATTRIBUTE.cachedTokens]: 0,
+    [ATTRIBUTE.fetchedTokens]: 240,
+    [ATTRIBUTE.kvBytes]: 30_720,
+  })
   const [decoded] = named(SPAN.decodeRun)
   expect(decoded?.attributes[ATTRIBUTE.decodeTokenUs]).toHaveLength(4)
 })
