@@ -8,8 +8,9 @@
  * R1 Owners are called synchronously, never wait, and never stall a step: the next step
  *    is with the driver before the tokens of the last one are handed out.
  * R2 An owner hears `ended` once, after all its tokens, and nothing after that.
- * R3 What the core has the driver do is issued in the core's order and before anybody else hears of the
- *    event: whoever is told may bring about the next event, whose steps may use the blocks just emptied.
+ * R3 What the core has the driver do, and what it says of its blocks, is passed on in the core's order and
+ *    before anybody else hears of the event: whoever is told may bring about the next event, whose steps may
+ *    use the blocks just emptied, and which may remove what was stored just now.
  */
 import type { AttentionUse, DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
 import { type SampledToken, type SamplingParameters, sampleToken } from '@kvasir/engine/sampler'
@@ -78,7 +79,10 @@ export type Answer =
   | undefined
 
 type Demoted = Extract<CoreAction, { type: 'demote' }>['blocks']
-type DeviceAction = Extract<CoreAction, { type: 'demote' | 'copy' | 'run-step' | 'cancel-step' }>
+type FirstAction = Extract<
+  CoreAction,
+  { type: 'demote' | 'copy' | 'run-step' | 'cancel-step' | 'kv-changed' }
+>
 
 export class RefusedByCore extends Error {
   constructor(readonly reason: Refusal) {
@@ -182,16 +186,16 @@ export class DeviceRunner {
   }
 
   private performAll(actions: readonly CoreAction[]): Answer {
-    this.performOnDevice(actions)
+    this.performFirst(actions)
     return this.performRest(actions)
   }
 
-  /** Carries out what concerns the driver (R3). */
-  private performOnDevice(actions: readonly CoreAction[]): void {
-    for (const action of actions) if (isDeviceAction(action)) this.performDeviceAction(action)
+  /** Carries out what concerns the driver and the blocks (R3). */
+  private performFirst(actions: readonly CoreAction[]): void {
+    for (const action of actions) if (comesFirst(action)) this.performFirstAction(action)
   }
 
-  private performDeviceAction(action: DeviceAction): void {
+  private performFirstAction(action: FirstAction): void {
     switch (action.type) {
       case 'demote':
         this.parts.demote(action.blocks)
@@ -205,6 +209,9 @@ export class DeviceRunner {
       case 'cancel-step':
         if (this.stepping) this.parts.driver?.cancelStep()
         break
+      case 'kv-changed':
+        this.parts.kvChanged(action.stored, action.removed)
+        break
     }
   }
 
@@ -212,7 +219,7 @@ export class DeviceRunner {
     let answer: Answer
     let refusal: Refusal | undefined
     for (const action of actions) {
-      if (isDeviceAction(action)) continue
+      if (comesFirst(action)) continue
       if (action.type === 'refused') refusal = action.reason
       else answer = this.perform(action) ?? answer
     }
@@ -221,11 +228,8 @@ export class DeviceRunner {
     return answer
   }
 
-  private perform(action: Exclude<CoreAction, { type: 'refused' } | DeviceAction>): Answer {
+  private perform(action: Exclude<CoreAction, { type: 'refused' } | FirstAction>): Answer {
     switch (action.type) {
-      case 'kv-changed':
-        this.parts.kvChanged(action.stored, action.removed)
-        return undefined
       case 'admitted': {
         const { counter, cachedTokens, tokensAhead } = action
         this.sequences.get(action.sequence)?.owner.admitted?.(counter, cachedTokens, tokensAhead)
@@ -355,7 +359,7 @@ export class DeviceRunner {
       { type: 'step-finished', cancelled, stopped, elapsedUs, failed, filled, reads },
       this.parts.clock.nowMs(),
     )
-    this.performOnDevice(actions)
+    this.performFirst(actions)
     for (const { id, say } of tell) {
       // What one owner is told may end its sequence, which then hears no more.
       const owner = this.sequences.get(id)?.owner
@@ -388,7 +392,14 @@ export class DeviceRunner {
   }
 }
 
-function isDeviceAction(action: CoreAction): action is DeviceAction {
-  const { type } = action
-  return type === 'demote' || type === 'copy' || type === 'run-step' || type === 'cancel-step'
+const FIRST: ReadonlySet<string> = new Set<FirstAction['type']>([
+  'demote',
+  'copy',
+  'run-step',
+  'cancel-step',
+  'kv-changed',
+])
+
+function comesFirst(action: CoreAction): action is FirstAction {
+  return FIRST.has(action.type)
 }
