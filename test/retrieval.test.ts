@@ -143,12 +143,14 @@ async function searchThrough(disturb: () => Promise<void>, longestMs: number): P
       expect(performance.now() - startedMs).toBeLessThan(longestMs)
     }
   }
-  const searchers = queries.map(searcher)
+  const searchers = Promise.all(queries.map(searcher))
+  // One that fails early is waited for below.
+  searchers.catch(() => {})
   try {
     await disturb()
   } finally {
     isOver = true
-    await Promise.all(searchers)
+    await searchers
   }
 }
 

@@ -175,6 +175,20 @@ describe('a device that fails', () => {
     expect(a.heldRanges).toEqual(['10+40'])
   })
 
+  test('back after its range went to another lets go of it', async () => {
+    // Words shared by two shards make one long range hold more than two short ones.
+    owner.terms = 500n
+    const [a, b] = [await searcher('fpga-0', 70), await searcher('fpga-1', 70)]
+    await search()
+    expect([a.heldRanges, b.heldRanges]).toEqual([['0+50'], ['50+50']])
+    a.state = 'lost'
+    expect((await search()).found).toEqual(wolfAndFox)
+    expect(b.heldRanges).toEqual(['0+63'])
+    a.state = 'ready'
+    expect(await search()).toMatchObject({ found: wolfAndFox, relevancyOn: ['fpga-1', 'fpga-0'] })
+    expect(a.heldRanges).toEqual(['63+37'])
+  })
+
   test('that lost its shards says so, and loads them again', async () => {
     const fpga = await searcher('fpga-0', 100)
     await search()

@@ -30,7 +30,8 @@ import type { ShardHoldings, ShardId } from './shard-holdings.js'
 import type { ShardKeeper } from './shard-keeper.js'
 
 const SEARCH_TIMEOUT_MS = 30_000
-const PREPARE_TIMEOUT_MS = 5_000
+/** Longer than an owner waits for a corpus that it reads after a start, so that it can say so. */
+const PREPARE_TIMEOUT_MS = 8_000
 /** Of one device for one shard, where less is predicted. */
 const RETRIEVE_TIMEOUT_MS = 2_000
 /** A device may take so many times what is predicted. */
@@ -40,6 +41,8 @@ const OWNER_TIMEOUT_MS = 10_000
 /** A search waits so long for a shard that is being loaded; then the owner searches it. */
 const LOAD_WAIT_MS = 2_000
 const HEARD_POLL_MS = 100
+/** Why a device does not hold a shard though nothing is wrong with it: late, full, of another version, not wanted. */
+const NOT_THERE: ReadonlySet<string> = new Set(['deadline', 'overloaded', 'not_found', 'cancelled'])
 const VERSIONS_MAX = 4
 
 export interface SearchOptions {
@@ -74,7 +77,6 @@ interface Attempt {
   readonly corpus: ReachableCorpus
   readonly prepared: PreparedQuery
   readonly k: number
-  readonly planned: readonly ShardId[]
   readonly signal: AbortSignal
 }
 
@@ -145,7 +147,7 @@ export class Searcher {
       },
       this.#costs,
     )
-    const attempt = { corpus, prepared, k, signal, planned: placed.map(({ shard }) => shard) }
+    const attempt = { corpus, prepared, k, signal }
     const answers = await Promise.all(tasks.map((task) => this.#searchShard(attempt, task, stages)))
     for (const [index, { times }] of answers.entries()) {
       const task = tasks[index]
@@ -238,13 +240,13 @@ export class Searcher {
   async #isThere(attempt: Attempt, shard: ShardId, node: RetrievalNode): Promise<boolean> {
     const { holdings, keeper } = this.#options
     if (holdings.isHeld(node, shard)) return true
-    const loading = keeper.load(attempt.corpus, shard, node, attempt.planned)
+    const loading = keeper.load(attempt.corpus, shard, node)
     try {
       await withDeadline(loading, LOAD_WAIT_MS, 'for a shard to be loaded')
       return true
     } catch (thrown) {
       const { code } = KvasirError.from(thrown)
-      if (code === 'deadline' || code === 'overloaded' || code === 'not_found') return false
+      if (NOT_THERE.has(code)) return false
       throw thrown
     }
   }

@@ -9,7 +9,7 @@
  * H3. A device keeps no shard of a corpus that its plan there does not name, once it has loaded another.
  */
 import type { CorpusRef } from '@kvasir/proto/kvasir/memory/v1/corpus'
-import { OverloadedError } from '@kvasir/runtime/errors'
+import { CancelledError, OverloadedError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import { callUnary } from '@kvasir/runtime/rpc-client'
 import { corpusKey } from './corpus-directory.js'
@@ -79,14 +79,15 @@ export class ShardHoldings {
   }
 
   /**
-   * Has the device fetch the shard; `planned` are all that it is to hold of this corpus. Throws what the
-   * device throws: OverloadedError where it has no room, NotFoundError where the owner has another version.
+   * Has the device fetch the shard; `planned` are all that it is to hold of this corpus at the time. Throws
+   * CancelledError where the shard is not among them any more, and what the device throws: OverloadedError
+   * where it has no room, NotFoundError where the owner has another version.
    */
   load(
     node: RetrievalNode,
     owner: RetrievalNode,
     shard: ShardId,
-    planned: readonly ShardId[],
+    planned: () => readonly ShardId[],
   ): Promise<void> {
     const holdings = this.#of(node)
     const key = shardKey(shard)
@@ -132,7 +133,7 @@ export class ShardHoldings {
     node: RetrievalNode,
     owner: RetrievalNode,
     shard: ShardId,
-    planned: readonly ShardId[],
+    planned: () => readonly ShardId[],
   ): Promise<void> {
     await this.#clear(node, shard, planned)
     const { corpus, version, firstDocument, documentCount } = shard
@@ -160,11 +161,13 @@ export class ShardHoldings {
   }
 
   /** Makes room: older versions go, and, since single ranges cannot, everything where a range is not planned. */
-  async #clear(node: RetrievalNode, shard: ShardId, planned: readonly ShardId[]): Promise<void> {
+  async #clear(node: RetrievalNode, shard: ShardId, planned: () => readonly ShardId[]): Promise<void> {
     const ofCorpus = [...(this.#of(node).held.get(corpusKey(shard.corpus))?.values() ?? [])].map(
       (held) => held.shard,
     )
-    const isPlanned = (held: ShardId) => planned.some((one) => shardKey(one) === shardKey(held))
+    const wanted = new Set(planned().map(shardKey))
+    if (!wanted.has(shardKey(shard))) throw new CancelledError('The shard is not wanted there any more.')
+    const isPlanned = (held: ShardId) => wanted.has(shardKey(held))
     const isStray = ofCorpus.some((held) => held.version >= shard.version && !isPlanned(held))
     // Older ones may be there also where none is known, of the time before this coordinator.
     if (isStray) await this.unload([node], shard.corpus, 0n)

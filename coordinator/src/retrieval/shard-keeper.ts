@@ -83,13 +83,9 @@ export class ShardKeeper {
   }
 
   /** Has the device hold the shard. Throws what `ShardHoldings.load` throws. */
-  async load(
-    corpus: ReachableCorpus,
-    shard: ShardId,
-    node: RetrievalNode,
-    planned: readonly ShardId[],
-  ): Promise<void> {
-    const { clock, holdings } = this.#options
+  async load(corpus: ReachableCorpus, shard: ShardId, node: RetrievalNode): Promise<void> {
+    const { clock, holdings, log } = this.#options
+    const planned = () => this.#plannedOn(node, shard)
     try {
       await holdings.load(node, corpus.owner, shard, planned)
     } catch (thrown) {
@@ -102,6 +98,7 @@ export class ShardKeeper {
       } catch (again) {
         if (KvasirError.from(again).code === 'overloaded') {
           const device = { deviceId: node.ref.deviceId, life: lifeOf(node.ref) }
+          log.info({ deviceId: device.deviceId, corpus: corpus.ref.name }, messageOf(again))
           this.#placement.refused(corpus.key, device, shard.documentCount, clock.nowMs())
         }
         throw again
@@ -115,9 +112,8 @@ export class ShardKeeper {
     if (documents === 0n) return
     try {
       const placed = await this.place(corpus, { version, documents })
-      const planned = placed.map(({ shard }) => shard)
       const missing = placed.filter(({ node }) => lifeOf(node.ref) !== lifeOf(corpus.owner.ref))
-      await Promise.all(missing.map(({ shard, node }) => this.load(corpus, shard, node, planned)))
+      await Promise.all(missing.map(({ shard, node }) => this.load(corpus, shard, node)))
     } catch (thrown) {
       const { log } = this.#options
       log.warn({ corpus: corpus.ref.name }, `shards were not loaded ahead of searches: ${messageOf(thrown)}`)
@@ -138,6 +134,13 @@ export class ShardKeeper {
   /** The plan in force for this version; empty where there is none yet. */
   shardsOf(key: string, version: bigint): readonly PlannedShard[] {
     return this.#placement.version(key) === version ? this.#placement.shards(key) : []
+  }
+
+  /** What the plan in force wants the device to hold of the shard's corpus. */
+  #plannedOn({ ref }: RetrievalNode, { corpus, version }: ShardId): readonly ShardId[] {
+    return this.shardsOf(corpusKey(corpus), version).flatMap(({ deviceId, ...range }) =>
+      deviceId === ref.deviceId ? { corpus, version, ...range } : [],
+    )
   }
 
   #searchers(): readonly RetrievalNode[] {

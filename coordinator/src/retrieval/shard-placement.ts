@@ -16,7 +16,7 @@ export const IDLE_MS = 60_000
 /** A device that failed is passed over for so long. */
 export const AVOID_MS = 5_000
 /** A device is not asked again for so long to hold more than it refused. */
-const REFUSED_MS = 60_000
+const REFUSED_MS = 10_000
 /** After a refusal a shard of this part of it is tried. */
 const REFUSED_SHARE = 0.8
 
@@ -107,7 +107,8 @@ export class ShardPlacement {
     const entry = this.#entries.get(key)
     if (!entry) return
     const bytes = shardBytes(entry.corpus, documents)
-    const bytesMax = bytesOn(entry, deviceId) - Math.ceil(bytes * (1 - REFUSED_SHARE))
+    const planned = Math.max(bytes, bytesOn(entry, deviceId))
+    const bytesMax = planned - Math.ceil(bytes * (1 - REFUSED_SHARE))
     this.#refusals.set(`${key} ${life}`, { bytesMax, untilMs: nowMs + REFUSED_MS })
   }
 

@@ -123,6 +123,8 @@ export class FakeOwner extends FakeDevice {
   onDocuments: Hook = () => {}
   /** Whether it answers for versions before the newest. */
   keepsVersions = true
+  /** Distinct words, as it tells of every corpus. */
+  terms = 0n
   readonly #versions = new Map<bigint, readonly FakeDocument[]>()
   #version = 0n
 
@@ -233,7 +235,7 @@ export class FakeOwner extends FakeDevice {
       documents: BigInt(documents.length),
       textBytes: bytes,
       postingsBytes: bytes,
-      terms: 0n,
+      terms: this.terms,
       createdMs: 1_000n,
     }
   }
