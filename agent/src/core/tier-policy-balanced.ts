@@ -16,12 +16,23 @@
  * expectation takes longer than in the nearest. With dense attention all pages are read equally and
  * surely; once the shares are right within one page, nothing moves at all.
  */
+import { firstFew } from './page-selection.js'
 import type { TierMove, TierPage, TierState } from './tier-policy.js'
 
 /** Steps within which a move must have paid for itself. */
 const HORIZON_STEPS = 16
 /** Of sums of reads: a page that makes two tiers equal is not too hot. */
 const ROUNDING = 1e-6
+
+/** Pages of one tier that may be moved, the hottest that are read at most `readsMax` times first. */
+interface Hot {
+  readonly readsMax: number
+  /** The least reads of those that are read more often; infinite where none are. */
+  readonly tooHot: number
+  /** Few, or all that there are. */
+  readonly few: number[]
+  readonly areAll: boolean
+}
 
 export function balanced(state: TierState): TierMove[] {
   const { bytesPerSecond } = state
@@ -33,19 +44,23 @@ class Balance {
   /** Seconds that each tier is busy with the reads of a step, unexpected ones of farther tiers included. */
   private readonly busy: number[]
   private readonly free: number[]
-  /** Of each tier, the pages that may still be moved. */
-  private readonly movable: Set<number>[]
+  /** Of each tier, the pages that may be moved. */
+  private readonly movable: number[][]
+  private readonly moved = new Set<number>()
+  /** Of each tier; worked out when they are first needed. */
+  private readonly hot: Hot[] = []
+  private readonly cold: number[][] = []
 
   constructor(private readonly state: TierState) {
     const { pages, free, bytesPerSecond } = state
     this.free = [...free]
     this.busy = bytesPerSecond.map(() => 0)
-    this.movable = bytesPerSecond.map(() => new Set())
+    this.movable = bytesPerSecond.map(() => [])
     const variances = bytesPerSecond.map(() => 0)
     for (const [index, { tier, reads, fixed }] of pages.entries()) {
       this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(reads, tier)
       variances[tier] = (variances[tier] ?? 0) + Math.max(0, reads * (1 - reads))
-      if (!fixed) this.movable[tier]?.add(index)
+      if (!fixed) this.movable[tier]?.push(index)
     }
     for (const [tier, variance] of variances.entries()) {
       if (tier > 0) this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(Math.sqrt(variance), tier)
@@ -76,13 +91,13 @@ class Balance {
     if (!this.pays(from, to, reads, room ? 1 : 2)) return undefined
     this.busy[from] = (this.busy[from] ?? 0) - this.seconds(reads, from)
     this.busy[to] = (this.busy[to] ?? 0) + this.seconds(reads, to)
-    this.movable[from]?.delete(page)
+    this.moved.add(page)
     if (exchanged === undefined) {
       this.free[from] = (this.free[from] ?? 0) + 1
       this.free[to] = (this.free[to] ?? 0) - 1
       return [{ page, to }]
     }
-    this.movable[to]?.delete(exchanged)
+    this.moved.add(exchanged)
     return [
       { page: exchanged, to: from },
       { page, to },
@@ -91,21 +106,41 @@ class Balance {
 
   /** The hottest page of a tier that is read at most so often: one above would turn the imbalance round. */
   private hottest(tier: number, readsMax: number): number | undefined {
-    let hottest: number | undefined
-    for (const index of this.movable[tier] ?? []) {
-      const page = this.page(index)
-      if (page.reads > readsMax) continue
-      if (hottest === undefined || hotter(page, this.page(hottest))) hottest = index
+    let hot = this.hot[tier]
+    // What was too hot may not be any more, and what was hot enough may have been used up.
+    if (hot === undefined || readsMax >= hot.tooHot) hot = this.findHot(tier, readsMax)
+    for (;;) {
+      const { few } = hot
+      const from = few.findIndex((index) => this.page(index).reads <= readsMax && !this.moved.has(index))
+      if (from >= 0) return few[from]
+      if (hot.areAll || hot.readsMax === readsMax) return undefined
+      hot = this.findHot(tier, readsMax)
     }
-    return hottest
+  }
+
+  private findHot(tier: number, readsMax: number): Hot {
+    let tooHot = Number.POSITIVE_INFINITY
+    const right: number[] = []
+    for (const index of this.movable[tier] ?? []) {
+      if (this.moved.has(index)) continue
+      const { reads } = this.page(index)
+      if (reads <= readsMax) right.push(index)
+      else if (reads < tooHot) tooHot = reads
+    }
+    const { movesMax } = this.state
+    const few = firstFew(right, movesMax, (a, b) => -hotter(this.page(a), this.page(b)))
+    const hot = { readsMax, tooHot, few, areAll: few.length === right.length }
+    this.hot[tier] = hot
+    return hot
   }
 
   private coldest(tier: number): number | undefined {
-    let coldest: number | undefined
-    for (const index of this.movable[tier] ?? []) {
-      if (coldest === undefined || hotter(this.page(coldest), this.page(index))) coldest = index
-    }
-    return coldest
+    const { movesMax } = this.state
+    // Few are moved, so that some of these are left.
+    this.cold[tier] ??= firstFew(this.movable[tier] ?? [], movesMax + 1, (a, b) =>
+      hotter(this.page(a), this.page(b)),
+    )
+    return this.cold[tier].find((index) => !this.moved.has(index))
   }
 
   /** Reads whose move from one tier to the other makes both busy equally long. */
@@ -135,8 +170,9 @@ class Balance {
   }
 }
 
-function hotter(a: TierPage, b: TierPage): boolean {
-  return (a.reads - b.reads || a.mass - b.mass || b.idleSteps - a.idleSteps) > 0
+/** Above 0 where `a` is. */
+function hotter(a: TierPage, b: TierPage): number {
+  return a.reads - b.reads || a.mass - b.mass || b.idleSteps - a.idleSteps
 }
 
 function indexOfLargest(values: readonly number[]): number {
