@@ -35,6 +35,9 @@ import { TransferTimes } from './transfer-times.js'
 /** Data in a full chunk. */
 export const CHUNK_BYTES = 1 << 20
 
+/** Chunks with the transport at a time: while one goes out the next is put together. */
+const LEAVING_MAX = 3
+
 export interface OutgoingParts {
   /** Empty for cached blocks, which are asked for by hash. */
   readonly transferId: string
@@ -77,7 +80,9 @@ export class OutgoingTransfer {
   private handedOver = 0n
   private acknowledgeTimer: NodeJS.Timeout | undefined
   private receiver = 'the receiver'
-  /** Settles when the last chunk handed over has left; never rejects. */
+  /** Chunks that the transport has and has not yet sent, in order. */
+  private readonly leaving: Promise<void>[] = []
+  /** Settles when the last chunk was handed over; never rejects. */
   private onItsWay: Promise<void> = Promise.resolve()
 
   constructor(private readonly parts: OutgoingParts) {
@@ -255,10 +260,17 @@ export class OutgoingTransfer {
       this.failure.signal.throwIfAborted()
       this.handedOver = sequence
       this.watchAcknowledgement()
-      await send({ message: { $case: 'chunk', value: chunk } })
+      await this.handOver(send({ message: { $case: 'chunk', value: chunk } }))
     } catch (thrown) {
       this.fail(KvasirError.from(thrown))
     }
+  }
+
+  /** Returns when the transport has room for another chunk. */
+  private async handOver(leaving: Promise<void>): Promise<void> {
+    leaving.catch((thrown: unknown) => this.fail(KvasirError.from(thrown)))
+    this.leaving.push(leaving)
+    if (this.leaving.length >= LEAVING_MAX) await this.leaving.shift()
   }
 
   private bytesOf({ bounds, count }: Run): number {
