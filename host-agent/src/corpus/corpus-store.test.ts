@@ -1,5 +1,13 @@
 /** Corpora on disk and in memory: what goes in, what is refused, what a restart and a crash leave. */
-import { appendFileSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { ShardStore } from '@kvasir/engine/bm25/shard-store'
 import { deferred } from '@kvasir/runtime/deferred'
@@ -247,6 +255,24 @@ describe('a corpus', () => {
     await small.close()
   })
 
+  test('on a full disk takes nothing, says so, and goes on when there is room', async () => {
+    await ingest(store, ref, [numbered(['flow'])])
+    const empty = refOf('more')
+    await store.create(empty, NEVER)
+    const documents = join(home.folder, 'shared', 'more', 'documents.jsonl')
+    rmSync(documents, { force: true })
+    symlinkSync('/dev/full', documents)
+    const usedBytes = store.usedBytes
+    await expect(ingest(store, empty, [numbered(['heat'])])).rejects.toEqual(
+      fails('overloaded', 'disk that holds the corpora is full'),
+    )
+    expect(store.usedBytes).toBe(usedBytes)
+    expect((await search(store, ref, 'flow')).ids).toEqual(['d0'])
+    rmSync(documents)
+    expect((await ingest(store, empty, [numbered(['heat'])])).added).toBe(1n)
+    expect((await search(store, empty, 'heat')).ids).toEqual(['d0'])
+  })
+
   test('takes one upload at a time, and none that is cut off', async () => {
     const held = deferred<void>()
     async function* parts() {
@@ -337,6 +363,23 @@ describe('a restart', () => {
     expect((await ingest(again, ref, [numbered(['after'], 3)])).added).toBe(1n)
     const third = home.store()
     expect((await search(third, ref, 'after')).ids).toEqual(['d3'])
+  })
+
+  test('reads the small corpora first, so that they wait for no large one', async () => {
+    const names = ['a-large', 'b-small', 'c-empty']
+    for (const name of names) await store.create(refOf(name), NEVER)
+    await ingest(store, refOf('a-large'), [
+      numbered(Array.from({ length: 5_000 }, () => 'heat flow '.repeat(20))),
+    ])
+    await ingest(store, refOf('b-small'), [numbered(['heat'])])
+    const again = home.store()
+    const order: string[] = []
+    const opened = names.map(async (name) => {
+      await (await again.corpus(refOf(name), NEVER)).prepare('heat', NEVER)
+      order.push(name)
+    })
+    await Promise.all(opened)
+    expect(order).toEqual(['c-empty', 'b-small', 'a-large'])
   })
 
   test('with documents that are damaged says so, and the corpus can be deleted', async () => {

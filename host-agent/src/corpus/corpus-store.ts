@@ -185,10 +185,11 @@ export class CorpusStore {
     }
   }
 
-  /** One after the other, so that reading takes one core's time and no more. */
+  /** One after the other, so that reading takes one core's time and no more; the small ones wait for no large one. */
   private async openAll(): Promise<void> {
     const { log } = this.options
-    for (const corpus of [...this.corpora.values()]) {
+    const textBytes = ({ info }: Corpus) => Number(info.textBytes)
+    for (const corpus of [...this.corpora.values()].sort((a, b) => textBytes(a) - textBytes(b))) {
       const { name, documents } = corpus.info
       try {
         await corpus.open()
