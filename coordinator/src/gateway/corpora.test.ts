@@ -303,7 +303,7 @@ describe('retrieval for a completion', () => {
     await expectRefusal(of({ retrieval: { corpus: 'empty' } }), 404, 'corpus_empty')
     await expectRefusal(of({ retrieval: { corpus: 'tales', k: 0 } }), 400, 'invalid_value')
     await expectRefusal(of({ retrieval: { corpus: 'tales', k: 51 } }), 400, 'invalid_value')
-    await expectRefusal(of({ retrieval: {} }), 400, 'invalid_type')
+    await expectRefusal(of({ retrieval: {} }), 400, 'missing_required_parameter')
     await expectRefusal(of({ retrieval: { corpus: 'tales', top: 3 } }), 400, 'unsupported_parameter')
     await expectRefusal(of({ prompt: byteIds('wolf'), retrieval }), 400, 'invalid_value', /token ids/)
     await expectRefusal(of({ prompt: ' ', retrieval }), 400, 'empty_query')

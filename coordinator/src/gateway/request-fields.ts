@@ -125,7 +125,7 @@ function fieldError(error: z.ZodError, fields: Record<string, unknown>) {
     )
   }
   const param = pathText(issue.path)
-  if (issue.path.length === 1 && !Object.hasOwn(fields, param)) {
+  if (isMissing(issue, fields)) {
     return badRequest(`The field "${param}" is missing.`, 'missing_required_parameter', param)
   }
   const detail = issue.message.replace(/^Invalid (input|option): /, '').replace(/^Too (small|big): /, '')
@@ -134,6 +134,17 @@ function fieldError(error: z.ZodError, fields: Record<string, unknown>) {
     issue.code === 'invalid_type' ? 'invalid_type' : 'invalid_value',
     param,
   )
+}
+
+/** A field that is there and of a wrong type is not missing. */
+function isMissing({ path }: z.core.$ZodIssue, fields: Record<string, unknown>): boolean {
+  let value: unknown = fields
+  for (const step of path) {
+    if (typeof value !== 'object' || value === null || !Object.hasOwn(value, step)) return true
+    value = Reflect.get(value, step)
+  }
+  // Nulls inside a field mean the same as leaving it out.
+  return value === undefined || value === null
 }
 
 /** ['messages', 0, 'role'] → messages[0].role */

@@ -27,7 +27,7 @@ const stages = (prefix: Partial<PrefixDecision>, reuse: typeof FETCHED | null, c
 
 describe('the stages of prefix reuse', () => {
   test('are hashes, lookup, fetch and prefill of the rest, with the times of computing it all beside them', () => {
-    const fetch = { device: HOST, tokens: 96, tier: 'dram', fetchMs: 2, computeMs: 15 }
+    const fetch = { device: HOST, tokens: 96, tier: 'dram', fetchMs: 2, computeMs: 15.0042 }
     const all = stages({ fetch, localTokens: 32, computeTokens: 32, prefillMs: 7 }, FETCHED, 4_500)
     expect(all.map(({ stage, what, devices }) => [stage, what, ...devices])).toEqual([
       ['prepare', 'hashes of 8 blocks', 'coordinator'],
@@ -39,7 +39,7 @@ describe('the stages of prefix reuse', () => {
       transferMs: 2,
       transferBytes: 65_536,
       measuredMs: 1.25,
-      alternative: { devices: ['gpu-0'], pipelineMs: 20 },
+      alternative: { devices: ['gpu-0'], pipelineMs: 20.004 },
       reason: 'Fetching is predicted to take 2 ms and computing 15 ms.',
     })
     expect(all[3]).toMatchObject({ predictedMs: 5, measuredMs: 4.5 })

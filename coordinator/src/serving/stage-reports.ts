@@ -91,12 +91,16 @@ export function prefixStages(
   const slower = unused.find(({ why }) => why === 'slower')
   const fetchMs = fetch?.fetchMs ?? 0
   return [
-    own('prepare', `hashes of ${prefix.blocks} blocks`, 'The coordinator has the prompt’s tokens.'),
+    own(
+      'prepare',
+      `hashes of ${counted(prefix.blocks, 'block')}`,
+      'The coordinator has the prompt’s tokens.',
+    ),
     own('relevancy', 'directory lookup', 'The coordinator follows which device holds which blocks.'),
     {
       pipeline: 'prefix',
       stage: 'retrieval',
-      what: fetch ? `fetch of ${fetch.tokens - localTokens} tokens` : 'nothing fetched',
+      what: fetch ? `fetch of ${counted(fetch.tokens - localTokens, 'token')}` : 'nothing fetched',
       devices: [fetch?.device.deviceId ?? prefill.deviceId],
       predictedMs: 0,
       transferMs: round(fetchMs),
@@ -108,7 +112,7 @@ export function prefixStages(
     {
       pipeline: 'prefix',
       stage: 'apply',
-      what: `prefill of ${computeTokens} tokens`,
+      what: `prefill of ${counted(computeTokens, 'token')}`,
       devices: [prefill.deviceId],
       predictedMs: round(Math.max(0, prefillMs - fetchMs)),
       transferMs: 0,
@@ -139,11 +143,19 @@ function retrievalReason(
   slowerDeviceId: string | undefined,
 ): string {
   if (fetch) {
-    return `Fetching is predicted to take ${round(fetch.fetchMs)} ms and computing ${round(fetch.computeMs)} ms.`
+    return `Fetching is predicted to take ${msText(fetch.fetchMs)} and computing ${msText(fetch.computeMs)}.`
   }
   if (slowerDeviceId) return `Fetching from ${slowerDeviceId} is predicted to take longer than computing.`
   if (localTokens > 0) return `${prefillDeviceId} holds what is cached itself.`
   return 'Nothing of the prompt is known to be cached.'
+}
+
+function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`
+}
+
+function msText(ms: number): string {
+  return `${Number(ms.toPrecision(3))} ms`
 }
 
 /** Microseconds are as fine as any of these times is meant. */
