@@ -30,9 +30,25 @@ export function numberOption(min: number, max: number): (text: string) => number
 
 /** Bytes a second, as a plain number or with k, M or G: 25M is 25,000,000. */
 export function rateOption(text: string): number {
+  const value = scaled(text)
+  if (value >= 1) return value
+  throw new InvalidArgumentError('Give bytes a second, such as 25000000 or 25M.')
+}
+
+/** Bytes of a memory, at least `min`, as a plain number or with k, M or G: 64M is 64,000,000. */
+export function bytesOption(min: 0 | 1): (text: string) => number {
+  return (text) => {
+    const value = scaled(text)
+    if (value >= min && Number.isSafeInteger(value)) return value
+    throw new InvalidArgumentError(
+      `Give bytes, such as 64000000, 64M or 1.5G${min === 0 ? '; 0 for none' : '; it cannot be 0'}.`,
+    )
+  }
+}
+
+/** NaN for what is no number with a known unit. */
+function scaled(text: string): number {
   const match = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text)
   const scale = { '': 1, k: 1e3, M: 1e6, G: 1e9 }[match?.[2] ?? '']
-  const value = Number(match?.[1]) * (scale ?? Number.NaN)
-  if (value >= 1) return Math.round(value)
-  throw new InvalidArgumentError('Give bytes a second, such as 25000000 or 25M.')
+  return Math.round(Number(match?.[1]) * (scale ?? Number.NaN))
 }

@@ -6,7 +6,7 @@ import { InvalidInputError } from '@kvasir/runtime/errors'
 import { projectRoot } from '@kvasir/runtime/state-folder'
 import type { Command } from 'commander'
 import type { ClusterWish } from '../supervisor/cluster-plan.js'
-import { countOption, rateOption } from './option-values.js'
+import { bytesOption, countOption, rateOption } from './option-values.js'
 
 export interface UpOptions {
   readonly port?: number
@@ -15,6 +15,9 @@ export interface UpOptions {
   readonly gpus: number
   readonly fpgas: number
   readonly linkBytesPerSecond?: number
+  readonly hbmBytes?: number
+  readonly ddrBytes?: number
+  readonly hostBytes?: number
 }
 
 export const modelDefault = path.join(projectRoot(), 'models', 'skald')
@@ -35,6 +38,17 @@ export function addUpOptions(command: Command): Command {
       "hold every agent's link to this rate (default: as fast as it goes)",
       rateOption,
     )
+    .option(
+      '--hbm-bytes <bytes>',
+      'KV memory of each gpu and fpga agent, such as 64M (default: 268M)',
+      bytesOption(1),
+    )
+    .option(
+      '--ddr-bytes <bytes>',
+      'second KV memory of each fpga agent, 0 for none (default: four times its HBM)',
+      bytesOption(0),
+    )
+    .option('--host-bytes <bytes>', 'KV memory of the host agent (default: 268M)', bytesOption(1))
 }
 
 /**
@@ -51,6 +65,9 @@ export async function clusterWish(options: UpOptions): Promise<ClusterWish> {
     fpgas: options.fpgas,
     port: options.port,
     linkBytesPerSecond: options.linkBytesPerSecond,
+    hbmBytes: options.hbmBytes,
+    ddrBytes: options.ddrBytes,
+    hostBytes: options.hostBytes,
     devicePrefix: options.nats === undefined ? '' : `${hostname().replace(/[^A-Za-z0-9]+/g, '-')}-`,
   }
 }

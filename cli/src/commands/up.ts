@@ -109,8 +109,13 @@ function argumentsOf(options: CommandOptions): string[] {
   const args = ['--model', options.model, '--gpus', String(options.gpus), '--fpgas', String(options.fpgas)]
   if (options.port !== undefined) args.push('--port', String(options.port))
   if (options.nats !== undefined) args.push('--nats', options.nats)
-  if (options.linkBytesPerSecond !== undefined) {
-    args.push('--link-bytes-per-second', String(options.linkBytesPerSecond))
+  for (const [flag, value] of [
+    ['--link-bytes-per-second', options.linkBytesPerSecond],
+    ['--hbm-bytes', options.hbmBytes],
+    ['--ddr-bytes', options.ddrBytes],
+    ['--host-bytes', options.hostBytes],
+  ] as const) {
+    if (value !== undefined) args.push(flag, String(value))
   }
   return args
 }

@@ -45,6 +45,17 @@ test('a port by name, a held link and a prefix reach every process they concern'
   }
 })
 
+test('sizes of memories reach the agents that have them', () => {
+  const plan = planCluster({ ...wish, hbmBytes: 2_000_000, ddrBytes: 0, hostBytes: 3_000_000 }, natsUrl)
+  const sizes = plan.agents.map(({ name, args }) => [name, args.slice(args.indexOf('--tier-bytes'))])
+  expect(Object.fromEntries(sizes)).toEqual({
+    'host-0': ['--tier-bytes', '3000000'],
+    'gpu-0': ['--tier-bytes', '2000000'],
+    'fpga-0': ['--tier-bytes', '2000000', '--ddr-bytes', '0'],
+    'fpga-1': ['--tier-bytes', '2000000', '--ddr-bytes', '0'],
+  })
+})
+
 test('a cluster without a device that computes is refused', () => {
   expect(() => planCluster({ ...wish, gpus: 0, fpgas: 0 }, natsUrl)).toThrow(/at least one/)
 })

@@ -17,6 +17,10 @@ export interface ClusterWish {
   readonly port: number | undefined
   /** Rate that every agent's link is held to, bytes a second; undefined: as fast as it goes. */
   readonly linkBytesPerSecond: number | undefined
+  /** Bytes for KV in the HBM of each gpu and fpga agent, the DDR of each fpga agent, the host agent's DRAM. */
+  readonly hbmBytes?: number | undefined
+  readonly ddrBytes?: number | undefined
+  readonly hostBytes?: number | undefined
   /** Prefix of device ids, '' for none. */
   readonly devicePrefix: string
   /** Further settings of agents, by kind. */
@@ -58,10 +62,7 @@ export function planCluster(wish: ClusterWish, natsUrl: string): ClusterPlan {
   }
 
   function agent(kind: AgentKind, index: number, args: readonly string[]): PlannedProcess {
-    const link =
-      wish.linkBytesPerSecond === undefined
-        ? []
-        : ['--link-bytes-per-second', String(wish.linkBytesPerSecond)]
+    const link = flag('--link-bytes-per-second', wish.linkBytesPerSecond)
     const name = `${kind}-${index}`
     return {
       name,
@@ -73,10 +74,16 @@ export function planCluster(wish: ClusterWish, natsUrl: string): ClusterPlan {
         `${wish.devicePrefix}${name}`,
         ...args,
         ...link,
+        ...flag('--tier-bytes', kind === 'host' ? wish.hostBytes : wish.hbmBytes),
+        ...flag('--ddr-bytes', kind === 'fpga' ? wish.ddrBytes : undefined),
         ...(wish.agentFlags?.[kind] ?? []),
       ],
     }
   }
+}
+
+function flag(name: string, value: number | undefined): string[] {
+  return value === undefined ? [] : [name, String(value)]
 }
 
 function numbered<T>(count: number, make: (index: number) => T): T[] {
