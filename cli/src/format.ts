@@ -36,6 +36,14 @@ function significant(value: number): string {
   return value.toFixed(digits)
 }
 
+/**
+ * A text of somebody else's for one line of a terminal: white space is shown as a space, and what would move the
+ * cursor, colour what follows or turn its direction as \ufffd.
+ */
+export function formatForeign(text: string): string {
+  return text.replaceAll(/\s+/g, ' ').replaceAll(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, '\ufffd')
+}
+
 /** 1 chunk, 3 chunks. */
 export function formatCount(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`

@@ -5,7 +5,7 @@ import { answerMsMax, callApi } from '../client/api-client.js'
 import { addDocuments, corpusPath, readDocuments, searchCorpus } from '../client/corpora.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
-import { formatBytes, formatCount, formatDuration } from '../format.js'
+import { formatBytes, formatCount, formatDuration, formatForeign } from '../format.js'
 import { color, print, printJson, renderTable, say } from '../terminal.js'
 import { positiveOption } from './option-values.js'
 import { interruptSignal, type Run } from './run-command.js'
@@ -76,13 +76,14 @@ async function add(name: string, file: string, { json }: Options): Promise<ExitC
         `added ${formatCount(report.added, 'document')} to ${name}, which has ${report.corpus.documents} now`,
       )
     }
-    for (const { line, message } of report.problems) say(`line ${line}: ${message}`)
+    for (const { line, message } of report.problems) say(`line ${line}: ${formatForeign(message)}`)
     const untold = report.rejected - report.problems.length
     if (untold > 0) say(`and ${formatCount(untold, 'more line')} were not taken`)
     return report.rejected === 0 ? EXIT.ok : EXIT.failure
   } catch (error) {
-    if (interrupted.aborted) return EXIT.interrupted
-    throw error
+    if (!interrupted.aborted) throw error
+    say('The upload was interrupted: nothing of it was added.')
+    return EXIT.interrupted
   }
 }
 
@@ -100,7 +101,7 @@ async function list({ json }: Options): Promise<ExitCode> {
 async function search(name: string, query: string, { k, json }: Options & { k: number }): Promise<ExitCode> {
   const report = await searchCorpus(locateCluster(), name, query, k)
   if (json) printJson(report)
-  else print(found(report))
+  else print(found(report, await isEmpty(report)))
   return EXIT.ok
 }
 
@@ -131,16 +132,27 @@ function rowOf(corpus: CorpusReport): string[] {
   ]
 }
 
-function found({ documents, tookMs, stages }: SearchReport): string {
+/** Whether nothing was found since nothing is there. */
+async function isEmpty({ corpus, documents }: SearchReport): Promise<boolean> {
+  return documents.length === 0 && (await answerOf<CorpusReport>(corpusPath(corpus))).documents === 0
+}
+
+function found({ corpus, documents, tookMs, stages }: SearchReport, empty: boolean): string {
+  if (empty)
+    return `The corpus ${corpus} is empty: add documents with \`npx kvasir corpus add ${corpus} FILE\`.`
   const searchers = stages.find(({ stage }) => stage === 'relevancy')?.devices ?? []
   const by = searchers.length === 0 ? '' : ` on ${searchers.join(' and ')}`
   const footer = color.dim(`${formatCount(documents.length, 'document')} in ${formatDuration(tookMs)}${by}`)
   if (documents.length === 0) return `No document has a word of the query.\n${footer}`
-  const rows = documents.map(({ id, title, text, score }) => [score.toFixed(3), id, snippet(title || text)])
+  const rows = documents.map(({ id, title, text, score }) => [
+    score.toFixed(3),
+    snippet(id),
+    snippet(title || text),
+  ])
   return `${renderTable(rows, ['score', 'id', 'document'])}\n${footer}`
 }
 
 function snippet(text: string): string {
-  const line = [...text.replaceAll(/\s+/g, ' ').trim()]
+  const line = [...formatForeign(text).trim()]
   return line.length <= snippetCharacters ? line.join('') : `${line.slice(0, snippetCharacters).join('')}…`
 }

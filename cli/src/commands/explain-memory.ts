@@ -3,7 +3,7 @@
  * attended and read its tiers, what was retrieved, and where each stage of that ran and why.
  */
 import type { BlockRun, RequestReport, StageReport } from '@kvasir/coordinator/generation'
-import { formatBytes, formatCount, formatDuration, formatShare } from '../format.js'
+import { formatBytes, formatCount, formatDuration, formatForeign, formatShare } from '../format.js'
 import { color, renderTable } from '../terminal.js'
 
 /** Lines to print, with an empty one before each part; none where nothing happened. */
@@ -74,7 +74,11 @@ function explainAttention({ attention, tierReads }: RequestReport): string[] {
 function explainRetrieval({ retrieval }: RequestReport): string[] {
   if (retrieval === null) return []
   const title = `retrieved from ${retrieval.corpus}: ${formatCount(retrieval.documents.length, 'document')}`
-  const rows = retrieval.documents.map(({ id, title: name, score }) => [score.toFixed(2), id, name])
+  const rows = retrieval.documents.map(({ id, title: name, score }) => [
+    score.toFixed(2),
+    formatForeign(id),
+    formatForeign(name),
+  ])
   return ['', color.bold(title), ...(rows.length === 0 ? [] : [renderTable(rows, ['score', 'id', 'title'])])]
 }
 

@@ -15,12 +15,13 @@ export async function runLocally(
   signal: AbortSignal,
   write: (text: string) => void,
 ): Promise<RunDocument> {
-  if (options.corpus !== undefined) {
-    throw new InvalidInputError('With --local there is no cluster that has a corpus: leave --corpus out.')
+  if (options.corpus !== undefined || options.retrieve !== undefined) {
+    const option = options.corpus === undefined ? '--retrieve' : '--corpus'
+    throw new InvalidInputError(`With --local there is no cluster that has a corpus: leave ${option} out.`)
   }
   const textModel = await loadTextModel(options.model)
   const promptTokens = encodePrompt(textModel, prompt)
-  const attention = localAttention(options)
+  const attention = localAttention(options, textModel)
   const room = textModel.contextTokensMax - promptTokens.length
   if (room < 1) {
     throw new InvalidInputError(

@@ -19,6 +19,7 @@ import {
 import { locateCluster } from '../client/locate-cluster.js'
 import { firstModel } from '../client/models.js'
 import { EXIT } from '../exit-codes.js'
+import { formatForeign } from '../format.js'
 import { print, printJson, say, withProgress } from '../terminal.js'
 import { countOption, numberOption, positiveOption } from './option-values.js'
 import { interruptSignal, type Run } from './run-command.js'
@@ -94,9 +95,7 @@ export function runCommandOf(program: Command, run: Run): void {
             : await runOnCluster(prompt, options, interrupted, write)
           if (options.json) printJson(document)
           else print('')
-          for (const { id, title, score } of document.retrieval?.documents ?? []) {
-            say(`used document ${id} "${title}" of ${options.corpus} (score ${score.toFixed(3)})`)
-          }
+          sayRetrieved(document.retrieval)
           return EXIT.ok
         } catch (error) {
           if (interrupted.aborted) return EXIT.interrupted
@@ -175,6 +174,18 @@ function attentionOf({ attention, budget, attend }: RunOptions): { attention?: o
   const size = budget === undefined ? {} : { budget: /^\d+$/.test(budget) ? Number(budget) : budget }
   return {
     attention: { method: attention ?? 'auto', ...size, ...(attend === undefined ? {} : { place: attend }) },
+  }
+}
+
+function sayRetrieved(retrieval: RunDocument['retrieval']): void {
+  if (retrieval === null) return
+  const { corpus, documents } = retrieval
+  if (documents.length === 0)
+    say(`no document of ${corpus} was put before the prompt: none matches it, or fits`)
+  for (const { id, title, score } of documents) {
+    say(
+      `used document ${formatForeign(id)} "${formatForeign(title)}" of ${corpus} (score ${score.toFixed(3)})`,
+    )
   }
 }
 
