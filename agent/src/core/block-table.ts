@@ -167,16 +167,19 @@ export class BlockTable {
     return this.evict(this.evictable.size).toReversed()
   }
 
-  /** Evicts the block that goes first among the cached ones of one tier; false where there is none. */
-  evictIn(tier: number): boolean {
+  /** Evicts the blocks that go first among the cached ones of one tier, at most `count`; returns how many. */
+  evictIn(tier: number, count: number): number {
+    const gone: EvictedBlock[] = []
+    if (count < 1) return 0
     for (const hash of this.evictable.order()) {
       const block = this.blockOf(hash)
       if (this.tierOf(block) !== tier) continue
       this.forget(hash)
-      this.evicted([{ hash, block }])
-      return true
+      gone.push({ hash, block })
+      if (gone.length === count) break
     }
-    return false
+    this.evicted(gone)
+    return gone.length
   }
 
   /**

@@ -13,6 +13,8 @@ import { type TierMove, type TierPage, type TierPolicy, tierPolicy } from './tie
 
 /** Most moves between two steps: they are traffic that the next step waits for. */
 const MOVES_MAX = 32
+/** Planning looks at all pages. With more than this it rests for steps, so that it takes the same of each. */
+const PAGES_A_STEP = 1_024
 
 interface Movable extends TierPage {
   readonly block: number
@@ -21,6 +23,8 @@ interface Movable extends TierPage {
 export class TierMover {
   private readonly policy: TierPolicy
   private readonly bytesPerSecond: readonly number[]
+  /** Steps in which nothing is planned. */
+  private restSteps = 0
 
   constructor(private readonly options: CoreOptions) {
     this.policy = tierPolicy(options.tierPolicy)
@@ -34,10 +38,13 @@ export class TierMover {
 
   /** To be called between steps. */
   move(state: DeviceState): void {
+    this.restSteps -= 1
+    if (this.restSteps >= 0) return
     const { table } = state.memory
     const asFree = this.cachedAsFree(state)
     const free = asFree.map((counts, tier) => table.freeIn(tier) + (counts ? table.cachedIn(tier) : 0))
     const pages = this.pages(state, asFree)
+    this.restSteps = Math.floor(pages.length / PAGES_A_STEP)
     const { bytesPerSecond } = this
     const { blockBytes } = this.options
     const moves = this.policy({ pages, free, bytesPerSecond, blockBytes, movesMax: MOVES_MAX })
@@ -49,7 +56,7 @@ export class TierMover {
       // Pages that change places need a free block to begin with.
       const stuck = waiting.length === left.length
       const scratch = waiting.find(({ to }) => asFree[to] === true)
-      if (stuck && (scratch === undefined || !table.evictIn(scratch.to))) return
+      if (stuck && (scratch === undefined || table.evictIn(scratch.to, 1) === 0)) return
       left = waiting
     }
   }
@@ -65,7 +72,7 @@ export class TierMover {
     for (const [tier, counts] of asFree.entries()) {
       const coming = moves.filter(({ to }) => to === tier).length
       const going = moves.filter(({ page }) => pages[page]?.tier === tier).length
-      while (counts && table.freeIn(tier) < coming - going && table.evictIn(tier));
+      if (counts) table.evictIn(tier, coming - going - table.freeIn(tier))
     }
   }
 
@@ -116,20 +123,23 @@ export class TierMover {
       if (sequence !== undefined && isSettled(sequence)) settled.push([counter, sequence])
       else for (const block of memory.blocks(counter)) unsettled.add(block)
     }
-    const pages = new Map<number, { -readonly [Name in keyof Movable]: Movable[Name] }>()
+    const pages: Movable[] = []
+    /** Those of several leases, which alone can be met twice. */
+    const shared = new Map<number, { -readonly [Name in keyof Movable]: Movable[Name] }>()
     for (const [counter, { computedTokens }] of settled) {
       const blocks = memory.blocks(counter)
       const first = memory.firstPage(counter)
       const heat = state.heat.of(counter)
       for (let index = 0; index < blocksForTokens(computedTokens) - first; index += 1) {
         const block = blocks[index] ?? 0
-        const page = first + index
-        const known = pages.get(block)
+        const { reads, mass, idleSteps } = heat(first + index)
+        const known = shared.get(block)
         if (known === undefined) {
           const fixed = unsettled.has(block) || table.isGuarded(block)
-          pages.set(block, { block, tier: table.tierOf(block), fixed, ...heat(page) })
+          const page = { block, tier: table.tierOf(block), fixed, reads, mass, idleSteps }
+          pages.push(page)
+          if (table.refsOf(block) > 1) shared.set(block, page)
         } else {
-          const { reads, mass, idleSteps } = heat(page)
           known.reads += reads
           known.mass += mass
           known.idleSteps = Math.min(known.idleSteps, idleSteps)
@@ -141,10 +151,10 @@ export class TierMover {
     for (const block of table.evictableBlocks()) {
       const tier = table.tierOf(block)
       if (asFree[tier] === true) continue
-      pages.set(block, { block, tier, fixed: false, reads: 0, mass: 0, idleSteps })
+      pages.push({ block, tier, fixed: false, reads: 0, mass: 0, idleSteps })
       idleSteps -= 1
     }
-    return [...pages.values()]
+    return pages
   }
 
   /** Of each tier, whether its cached blocks are given up for others: where they could not go farther. */
