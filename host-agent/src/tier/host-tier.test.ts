@@ -1,13 +1,17 @@
 /** A device with little memory and the host tier of its machine, over real gRPC: blocks go out and come back. */
 
+import { kvTransferService } from '@kvasir/agent/kv-service'
+import type { AgentLimits } from '@kvasir/agent/limits'
 import { type ServingDevice, startServingDevice } from '@kvasir/agent/serving-device'
 import { agentSettings } from '@kvasir/agent/settings'
 import { expectedTokens } from '@kvasir/agent/testing/fake-driver'
 import { promptOf, readDecode, TestDevice, type TestDeviceOptions } from '@kvasir/agent/testing/test-devices'
-import { KvServiceClient } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { KvServiceClient, KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { systemClock } from '@kvasir/runtime/clock'
+import { withSignal } from '@kvasir/runtime/deferred'
 import { createLogger } from '@kvasir/runtime/log'
-import { callServerStream, createRpcClient } from '@kvasir/runtime/rpc-client'
+import { callServerStream, callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
+import { bidi, startRpcServer } from '@kvasir/runtime/rpc-server'
 import { afterEach, describe, expect, it } from 'vitest'
 import { HostTier } from './host-tier.js'
 
@@ -17,7 +21,7 @@ afterEach(async () => {
   await Promise.all(closing.splice(0).map((close) => close()))
 })
 
-async function startHost(tierBytes = 1 << 20): Promise<ServingDevice> {
+async function startHost(tierBytes = 1 << 20, limits: Partial<AgentLimits> = {}): Promise<ServingDevice> {
   const host = await startServingDevice({
     definition: {
       kind: 'host',
@@ -29,6 +33,7 @@ async function startHost(tierBytes = 1 << 20): Promise<ServingDevice> {
       memory: (parts) => new HostTier('dram', parts),
     },
     settings: agentSettings.parse({ deviceId: 'host-0', tierBytes }),
+    limits,
     clock: systemClock,
     log: createLogger({ service: 'host-0', terminal: false }),
   })
@@ -144,6 +149,35 @@ describe('blocks that leave a device', () => {
     await expect.poll(() => heldBy(host).length).toBe(3)
     const [fill] = host.loadReport(1n).tiers
     expect(fill?.cachedBytes).toBe(3n * 768n)
+  })
+})
+
+describe('a device that offers blocks and does not send them', () => {
+  it('is waited for once, not for each of its offers, and what it offered is wanted again', async () => {
+    const host = await startHost(1 << 20, { fetchSilenceMs: 1_000 })
+    let pulls = 0
+    const pull = bidi(async (_incoming: AsyncIterable<unknown>, { signal }) => {
+      pulls += 1
+      await withSignal(new Promise(() => {}), signal)
+    })
+    const implementation = { ...kvTransferService(host.device), pull }
+    const services = [{ definition: KvServiceService, implementation }]
+    const silent = await startRpcServer({ host: '127.0.0.1', port: 0, services })
+    closing.push(() => silent.close())
+    const client = createRpcClient(KvServiceClient, host.control.address)
+    closing.push(async () => client.close())
+    const offer = async (block: number) => {
+      const { wanted } = await callUnary(client, 'offer', {
+        ...{ deviceId: 'fpga-0', endpoint: silent.address, modelDigest: 'digest', blockLayerBytes: 256n },
+        variant: { numerics: 'PROFILE_EXACT', dtype: 'PRECISION_F32', layers: { first: 0, count: 2 } },
+        hashes: [Buffer.alloc(16, block)],
+      })
+      return wanted.length
+    }
+    for (let block = 0; block < 8; block += 1) expect(await offer(block)).toBe(1)
+    expect(await offer(7)).toBe(0)
+    await expect.poll(() => offer(7), { timeout: 3_000 }).toBe(1)
+    expect(pulls).toBeLessThanOrEqual(2)
   })
 })
 

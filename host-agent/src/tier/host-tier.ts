@@ -16,7 +16,13 @@ import { hashText } from '@kvasir/agent/kv-index'
 import type { Run } from '@kvasir/agent/ready-blocks'
 import type { LoadReport } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { CachedBlocks, OfferRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
-import { CancelledError, InvalidInputError, messageOf, OverloadedError } from '@kvasir/runtime/errors'
+import {
+  CancelledError,
+  InvalidInputError,
+  messageOf,
+  NotFoundError,
+  OverloadedError,
+} from '@kvasir/runtime/errors'
 import { BlockStore, blockBytesOf, type StoredBlock } from './block-store.js'
 
 const PULLS_MAX = 2
@@ -151,17 +157,23 @@ export class HostTier implements BlockHolder {
     for (;;) {
       const task = this.tasks.get(deviceId)?.shift()
       if (task === undefined) break
-      await this.pullTask(task)
+      if (await this.pullTask(task)) continue
+      // The device keeps what it offered for a short while only: with each failure waited for, all is gone at the end.
+      for (const { shape, hashes } of this.tasks.get(deviceId)?.splice(0) ?? []) this.redeem(shape, hashes)
     }
     this.tasks.delete(deviceId)
     this.pulling.delete(deviceId)
     this.startPulls()
   }
 
-  /** Pulls a task's blocks; where one is gone from its device, those behind it are asked for anew. Never rejects. */
-  private async pullTask(task: Task): Promise<void> {
+  /**
+   * Pulls a task's blocks; where one is gone from its device, those behind it are asked for anew. False where
+   * the device does not send. Never rejects.
+   */
+  private async pullTask(task: Task): Promise<boolean> {
     const { log } = this.parts
     let rest = task.hashes
+    let sends = true
     try {
       while (rest.length > 0 && !this.closed.signal.aborted) {
         const received = await this.pullRun(task, rest)
@@ -170,8 +182,10 @@ export class HostTier implements BlockHolder {
       }
     } catch (error) {
       log.warn(`blocks offered by device ${task.deviceId} could not be fetched: ${messageOf(error)}`)
+      sends = error instanceof NotFoundError
     }
     this.redeem(task.shape, rest)
+    return sends
   }
 
   /** The number of leading blocks that are held now. Throws where the pull fails. */
