@@ -47,6 +47,8 @@ interface Followed {
   askAgainAtMs: number
   failures: number
   checkedAtMs: number
+  /** Blocks of it were taken for gone too soon after the last check to ask again at once. */
+  isToBeChecked: boolean
   /** In order of arrival. */
   waiting: KvChange[]
   waitingHashes: number
@@ -80,6 +82,7 @@ export class KvFollower {
       askAgainAtMs: nowMs,
       failures: 0,
       checkedAtMs: nowMs,
+      isToBeChecked: false,
       waiting: [],
       waitingHashes: 0,
     }
@@ -115,7 +118,9 @@ export class KvFollower {
   /** A device says how many events there were: reports come after the events before them, so more are missing ones. */
   reported({ kvSequence, ...ref }: DeviceRef & { readonly kvSequence?: number }, nowMs: number): void {
     const followed = this.#find(ref)
-    if (followed && kvSequence !== undefined && kvSequence > followed.sequence) this.#heal(followed, nowMs)
+    if (!followed) return
+    if (kvSequence !== undefined && kvSequence > followed.sequence) this.#heal(followed, nowMs)
+    if (followed.isToBeChecked && nowMs - followed.checkedAtMs >= RECHECK_MS) this.#check(followed, nowMs)
   }
 
   /** The answer to an asked-for snapshot; null where there was none. */
@@ -142,18 +147,21 @@ export class KvFollower {
       return
     }
     followed.isHealing = false
+    followed.isToBeChecked = false
     followed.failures = 0
     this.#healing.delete(followed)
   }
 
-  /** The device did not have blocks that it was thought to hold: it is not asked for them again. */
+  /**
+   * The device did not have blocks that it was thought to hold, or did not give them: it is not asked for them
+   * again before it said that it has them, since it tells only once of a block that it keeps.
+   */
   missed(ref: DeviceRef, hashes: readonly string[], nowMs: number): void {
     const followed = this.#find(ref)
     if (!followed) return
     this.#directory.remove(ref.deviceId, hashes)
-    if (followed.isHealing || nowMs - followed.checkedAtMs < RECHECK_MS) return
-    followed.checkedAtMs = nowMs
-    this.#heal(followed, nowMs)
+    followed.isToBeChecked = true
+    if (nowMs - followed.checkedAtMs >= RECHECK_MS) this.#check(followed, nowMs)
   }
 
   /** Devices to be asked for a snapshot now. Each is answered with `snapshot`. */
@@ -178,6 +186,12 @@ export class KvFollower {
   #find(ref: DeviceRef): Followed | undefined {
     const followed = this.#devices.get(ref.deviceId)
     return followed?.ref.incarnation === ref.incarnation ? followed : undefined
+  }
+
+  #check(followed: Followed, nowMs: number): void {
+    if (followed.isHealing) return
+    followed.checkedAtMs = nowMs
+    this.#heal(followed, nowMs)
   }
 
   #heal(followed: Followed, nowMs: number): void {
