@@ -21,7 +21,7 @@ export const coordinatorConfigSchema = z
     advertiseHost: z
       .string()
       .optional()
-      .describe('Host name under which agents reach this server; `host` by default, or the machine’s name.'),
+      .describe("Host name under which agents reach this server; `host` by default, or the machine's name."),
     coordinatorId: z
       .string()
       .regex(/^[A-Za-z0-9_-]{1,64}$/, 'use letters, digits, "-" or "_"')

@@ -43,6 +43,7 @@ describe('a retrieval', () => {
       alternative: { devices: expect.arrayContaining(['fpga-0']) },
     })
     expect(plan.stages[2]?.transferBytes).toBe(0)
+    expect(plan.stages[0]?.what).toBe("the query's words and their weights")
   })
 
   test('stays with the owner when bringing the shard takes longer than searching it there', () => {

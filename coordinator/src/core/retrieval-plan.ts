@@ -101,7 +101,7 @@ export function planRetrieval(input: RetrievalPlanInput, costs: StageCosts): Ret
   const stages: Stage[] = [
     {
       name: 'prepare',
-      what: 'the query’s words and their weights',
+      what: "the query's words and their weights",
       options: [
         {
           devices: [owner.deviceId],

@@ -62,6 +62,12 @@ describe('the published stage placement model', () => {
     expect(plan.totalMs * 1000).toBeCloseTo(279.5, 1)
     expect(choiceMs(pipeline, onGpu) * 1000).toBeCloseTo(376.3, 1)
     expect(choiceMs(pipeline, onGpu) / plan.totalMs).toBeCloseTo(1.35, 2)
+    expect(plan.stages.map(({ reason }) => reason)).toEqual([
+      'With this stage on gpu all stages together are predicted to take 0.28 ms; with it on fpga, 1.14 ms.',
+      'With this stage on fpga all stages together are predicted to take 0.28 ms; with it on gpu, 0.368 ms.',
+      'With this stage on fpga all stages together are predicted to take 0.28 ms; with it on gpu, 0.326 ms.',
+      'With this stage on gpu all stages together are predicted to take 0.28 ms; with it on fpga, 0.299 ms.',
+    ])
     // Their scores would have to travel when only one of the two were there.
     expect(plan.stages[1]?.alternative?.pipelineMs).toBeGreaterThan(plan.totalMs)
   })

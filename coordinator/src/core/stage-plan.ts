@@ -221,8 +221,8 @@ function reasonFor(
     return `Runs on ${here} in one call with the stage before it.`
   }
   if (!alternative) return `${here} alone can run it.`
-  const elsewhere = `the whole pipeline ${msText(alternative.pipelineMs)} with it on ${listOf(alternative.devices)}`
-  return `Predicted ${msText(totalMs)} with it on ${here}; ${elsewhere}.`
+  const elsewhere = `with it on ${listOf(alternative.devices)}, ${msText(alternative.pipelineMs)}`
+  return `With this stage on ${here} all stages together are predicted to take ${msText(totalMs)}; ${elsewhere}.`
 }
 
 function listOf(devices: readonly string[]): string {
