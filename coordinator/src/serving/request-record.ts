@@ -26,6 +26,10 @@ export class RequestRecord {
   readonly #traceId: string
   readonly #submittedAtMs: number
   readonly #placements: Decision[] = []
+  /** The last placement that gave tokens, how many did, and whether one of them merged two devices' attention. */
+  #source: Decision | undefined
+  #sources = 0
+  #wasMerged = false
   #predicted: { readonly ttftMs: number; readonly tpotMs: number } | null = null
   #placedAtMs: number | null = null
   #firstTokenAtMs: number | null = null
@@ -58,6 +62,12 @@ export class RequestRecord {
   }
 
   emitted(nowMs: number): void {
+    const source = this.#placements.at(-1)
+    if (source !== this.#source) {
+      this.#source = source
+      this.#sources += 1
+      this.#wasMerged ||= source?.attention.place === 'partial'
+    }
     this.#firstTokenAtMs ??= nowMs
     this.#lastTokenAtMs = nowMs
   }
@@ -70,11 +80,6 @@ export class RequestRecord {
     this.#reads = sumOfReads(this.#reads, figures.reads)
     this.#attention = addAttention(this.#attention, figures.attention ?? NO_ATTENTION)
     this.#prefillUs = figures.prefill?.computeUs ?? null
-  }
-
-  /** Whether attention of two devices was merged, in some placement. */
-  get #wasMerged(): boolean {
-    return this.#placements.some(({ attention }) => attention.place === 'partial')
   }
 
   /** `running`: figures of the epoch that is not over. */
@@ -101,7 +106,7 @@ export class RequestRecord {
       cachedTokens: cachedTokens(promptTokens, reuse),
       // In `exact` every device computes the same; in other profiles a move may change the text, and so may
       // sums in another order where attention was merged.
-      numericsChanged: this.#placements.length > 1 && (this.#profile !== 'exact' || this.#wasMerged),
+      numericsChanged: this.#sources > 1 && (this.#profile !== 'exact' || this.#wasMerged),
       nearTies,
       finishReason: this.finishReason,
       error: this.error,
