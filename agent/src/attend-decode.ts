@@ -5,13 +5,13 @@
  * Invariants: decode steps begin only once the other device is ready; its loss ends this sequence and no
  * other; when the sequence ends, so does what the other device holds for it.
  */
+import { type AttentionBudget, attentionAt } from '@kvasir/engine/attention-budget'
 import type { AttentionUse } from '@kvasir/engine/device-driver'
 import type { AttentionFigures } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { AttendMode } from '@kvasir/proto/kvasir/memory/v1/memory'
 import { KvasirError } from '@kvasir/runtime/errors'
 import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
 import type { Attributes } from '@opentelemetry/api'
-import { type AttentionBudget, attentionAt } from './attend-budget.js'
 import { AttentionSums } from './attend-figures.js'
 import type { CoreEvent, StepPart } from './core/events.js'
 import type { DeviceRunner, StepAttention } from './device-runner.js'
@@ -48,9 +48,9 @@ export class DecodeAttention {
 
   /** What a row of a decode step adds. */
   at({ start }: StepPart): StepAttention {
-    const { budget } = this.request
+    const { budget, seed } = this.request
     return {
-      ...(budget === undefined ? {} : { attention: attentionAt(budget, start) }),
+      ...(budget === undefined ? {} : { attention: attentionAt(budget, start, seed) }),
       ...(this.offload === undefined ? {} : { remote: this.offload.remote }),
       ...(this.isPlain ? {} : { trackPages: true }),
     }
@@ -119,6 +119,6 @@ export function coreOffload({
 }
 
 /** Such as "512 tokens" or "25%". */
-function budgetText({ tokens, share }: AttentionBudget): string {
-  return tokens > 0 ? `${tokens} tokens` : `${share * 100}%`
+function budgetText({ budget }: AttentionBudget): string {
+  return 'tokens' in budget ? `${budget.tokens} tokens` : `${budget.share * 100}%`
 }

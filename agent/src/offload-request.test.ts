@@ -21,7 +21,7 @@ const check = (changes: Partial<DecodeRequest>) => checkAttentionRequest({ ...re
 
 describe('a request for attention on another device', () => {
   it('names it, what it answers with, and the full pages of the prompt', () => {
-    expect(check({})).toEqual({ budget: undefined, offload: undefined })
+    expect(check({})).toEqual({ budget: undefined, seed: 0n, offload: undefined })
     expect(check({ offload })).toMatchObject({ offload: { deviceId: 'fpga-0', pages: 6 } })
     const indices = { ...offload, mode: AttendMode.INDICES }
     expect(check({ offload: indices, attention: half })).toMatchObject({
