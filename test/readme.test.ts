@@ -15,6 +15,8 @@ let workplace: Workplace
 let start: RunningCommand
 let url = ''
 let traceId = ''
+/** Of the `kvasir run` before. */
+let requestId = ''
 
 beforeAll(async () => {
   workplace = new Workplace()
@@ -32,6 +34,11 @@ const expectations: Record<string, RegExp | 'runs'> = {
   'npx kvasir run': /\S+ \S+/,
   'npx kvasir devices': /fpga-1/,
   'npx kvasir trace': /prefill\.run/,
+  'npx kvasir explain': /gpu-0 prefills[\s\S]*attention: page-bounds/,
+  'npx kvasir kv': /host-0 +dram/,
+  'npx kvasir corpus create': /made the corpus tales/,
+  printf: /added 1 document to tales/,
+  'npx kvasir corpus search': /1 +The Fox and the Grapes/,
   curl: /"object":"chat\.completion"/,
 }
 
@@ -47,12 +54,16 @@ for (const line of commands) {
   const known = Object.keys(expectations).find((key) => line.startsWith(key)) ?? ''
   const expected = expectations[known]
   if (!(expected instanceof RegExp)) continue
-  test(`${known} works as the README says`, { timeout: 60_000 }, async () => {
+  test(`${line.slice(0, 60)} works as the README says`, { timeout: 60_000 }, async () => {
     const result = await workplace.run(
-      line.replace('TRACE_ID', traceId).replace('http://127.0.0.1:8080', url),
+      line
+        .replace('TRACE_ID', traceId)
+        .replace('REQUEST_ID', requestId)
+        .replace('http://127.0.0.1:8080', url),
     )
     expect(result.stderr + result.stdout).toMatch(expected)
     expect(result.code).toBe(0)
+    requestId = /req-[0-9a-f]+/.exec(result.stderr)?.[0] ?? requestId
   })
 }
 

@@ -96,6 +96,7 @@ export function runCommandOf(program: Command, run: Run): void {
           if (options.json) printJson(document)
           else print('')
           sayRetrieved(document.retrieval)
+          sayRequest(document, options)
           return EXIT.ok
         } catch (error) {
           if (interrupted.aborted) return EXIT.interrupted
@@ -175,6 +176,15 @@ function attentionOf({ attention, budget, attend }: RunOptions): { attention?: o
   return {
     attention: { method: attention ?? 'auto', ...size, ...(attend === undefined ? {} : { place: attend }) },
   }
+}
+
+/** What to ask next; a program reads it in the document. */
+function sayRequest({ requestId, usage }: RunDocument, { json }: RunOptions): void {
+  if (json || requestId === null) return
+  const { cachedTokens, promptTokens } = usage
+  say(
+    `${cachedTokens} of ${promptTokens} prompt tokens were cached; \`npx kvasir explain ${requestId}\` says more`,
+  )
 }
 
 function sayRetrieved(retrieval: RunDocument['retrieval']): void {
