@@ -47,6 +47,8 @@ export interface UnusedSource {
   /** Predicted; 0 where it could not be asked. */
   readonly fetchMs: number
   readonly computeMs: number
+  /** Of the whole prefill with it, as PrefixPlan.prefillMs. */
+  readonly prefillMs: number
 }
 
 /** How one device would prefill. */
@@ -54,10 +56,13 @@ export interface PrefixPlan {
   readonly localTokens: number
   readonly localTier: string
   readonly fetch: PlannedFetch | null
-  /** What is left to compute. */
+  /** What is left to compute, and the time of that alone. */
   readonly computeTokens: number
+  readonly computeMs: number
   /** The fetch and the wait for other prompts, which go on at the same time, and the computation. */
   readonly prefillMs: number
+  /** The same with nothing fetched. */
+  readonly unfetchedMs: number
   readonly unused: readonly UnusedSource[]
 }
 
@@ -112,19 +117,23 @@ export class PrefixChoice {
       const restMs = this.#prefillMs(device, model, source.tokens)
       const totalMs = restMs + Math.max(0, fetchMs - aheadMs)
       const computeMs = localMs - restMs
-      seen.push({ ...source, why: totalMs < localMs ? 'second-best' : 'slower', fetchMs, computeMs })
+      const why = totalMs < localMs ? 'second-best' : 'slower'
+      seen.push({ ...source, why, fetchMs, computeMs, prefillMs: totalMs })
       if (totalMs >= (best?.totalMs ?? localMs)) continue
       const { tokens, tier } = source
       best = { fetch: { device: from.ref, tokens, tier, fetchMs, computeMs }, totalMs }
     }
     const fetch = best?.fetch ?? null
     const haveTokens = fetch?.tokens ?? localTokens
+    const computeTokens = this.#prompt.prefillTokens - haveTokens
     return {
       localTokens,
       localTier: localTokens > 0 ? this.#tier(deviceId) : '',
       fetch,
-      computeTokens: this.#prompt.prefillTokens - haveTokens,
+      computeTokens,
+      computeMs: this.#costs.prefillMs(device.facts, model, computeTokens, haveTokens),
       prefillMs: best?.totalMs ?? localMs,
+      unfetchedMs: localMs,
       unused: seen.filter(({ deviceId }) => deviceId !== fetch?.device.deviceId).slice(0, UNUSED_KEPT),
     }
   }
@@ -138,7 +147,7 @@ export class PrefixChoice {
       if (holder.deviceId === deviceId || tokens <= localTokens) return []
       const tier = this.#tier(holder.deviceId)
       const why = this.#whyNot(holder.deviceId) ?? 'slower'
-      return [{ deviceId: holder.deviceId, tokens, tier, why, fetchMs: 0, computeMs: 0 }]
+      return [{ deviceId: holder.deviceId, tokens, tier, why, fetchMs: 0, computeMs: 0, prefillMs: 0 }]
     })
   }
 

@@ -11,7 +11,9 @@ const NOTHING: PrefixDecision = {
   localTier: '',
   fetch: null,
   computeTokens: 128,
+  computeMs: 10,
   prefillMs: 10,
+  unfetchedMs: 10,
   unused: [],
   heldByDecodeTokens: 0,
 }
@@ -23,7 +25,7 @@ const FETCH: PlannedFetch = {
   computeMs: 20,
 }
 const unused = (deviceId: string, tokens: number, why: UnusedSource['why']): UnusedSource => {
-  return { deviceId, tokens, tier: 'hbm', why, fetchMs: 30, computeMs: 20 }
+  return { deviceId, tokens, tier: 'hbm', why, fetchMs: 30, computeMs: 20, prefillMs: 40 }
 }
 
 /** A prompt of 128 tokens, 8 blocks. */

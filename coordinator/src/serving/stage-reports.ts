@@ -75,7 +75,7 @@ export function prefixStages(
   computeUs: number | null,
 ): StageReport[] {
   if (prefix.blocks === 0) return []
-  const { fetch, localTokens, prefillMs, computeTokens, unused } = prefix
+  const { fetch, localTokens, computeTokens, computeMs } = prefix
   const own = (stage: 'prepare' | 'relevancy', what: string, reason: string): StageReport => ({
     pipeline: 'prefix',
     stage,
@@ -88,13 +88,12 @@ export function prefixStages(
     alternative: null,
     reason,
   })
-  const slower = unused.find(({ why }) => why === 'slower')
   const fetchMs = fetch?.fetchMs ?? 0
   return [
     own(
       'prepare',
       `hashes of ${counted(prefix.blocks, 'block')}`,
-      'The coordinator has the prompt’s tokens.',
+      "The coordinator has the prompt's tokens.",
     ),
     own('relevancy', 'directory lookup', 'The coordinator follows which device holds which blocks.'),
     {
@@ -107,14 +106,14 @@ export function prefixStages(
       transferBytes: reuse?.fetchedBytes ?? 0,
       measuredMs: reuse && reuse.fetchedTokens > 0 ? round(reuse.fetchMs) : null,
       alternative: retrievalAlternative(prefix, prefill.deviceId),
-      reason: retrievalReason(prefix, prefill.deviceId, slower?.deviceId),
+      reason: retrievalReason(prefix, prefill.deviceId),
     },
     {
       pipeline: 'prefix',
       stage: 'apply',
       what: `prefill of ${counted(computeTokens, 'token')}`,
       devices: [prefill.deviceId],
-      predictedMs: round(Math.max(0, prefillMs - fetchMs)),
+      predictedMs: round(computeMs),
       transferMs: 0,
       transferBytes: 0,
       measuredMs: computeUs === null ? null : round(computeUs / 1000),
@@ -126,26 +125,26 @@ export function prefixStages(
 
 /** With the blocks computed where they were fetched, or fetched where they were computed. */
 function retrievalAlternative(
-  { fetch, unused, prefillMs }: Decision['prefix'],
+  { fetch, unused, unfetchedMs }: Decision['prefix'],
   prefillDeviceId: string,
 ): StageReport['alternative'] {
-  if (fetch) {
-    return { devices: [prefillDeviceId], pipelineMs: round(prefillMs - fetch.fetchMs + fetch.computeMs) }
-  }
+  if (fetch) return { devices: [prefillDeviceId], pipelineMs: round(unfetchedMs) }
   const slower = unused.find(({ why }) => why === 'slower')
   if (!slower) return null
-  return { devices: [slower.deviceId], pipelineMs: round(prefillMs - slower.computeMs + slower.fetchMs) }
+  return { devices: [slower.deviceId], pipelineMs: round(slower.prefillMs) }
 }
 
 function retrievalReason(
-  { fetch, localTokens }: Decision['prefix'],
+  { fetch, localTokens, unused }: Decision['prefix'],
   prefillDeviceId: string,
-  slowerDeviceId: string | undefined,
 ): string {
   if (fetch) {
     return `Fetching is predicted to take ${msText(fetch.fetchMs)} and computing ${msText(fetch.computeMs)}.`
   }
-  if (slowerDeviceId) return `Fetching from ${slowerDeviceId} is predicted to take longer than computing.`
+  const slower = unused.find(({ why }) => why === 'slower')
+  if (slower) return `Fetching from ${slower.deviceId} is predicted to take longer than computing.`
+  const [other] = unused
+  if (other) return `More of it is cached on ${other.deviceId}, which cannot be asked now.`
   if (localTokens > 0) return `${prefillDeviceId} holds what is cached itself.`
   return 'Nothing of the prompt is known to be cached.'
 }
