@@ -25,7 +25,7 @@ describe('a request for attention on another device', () => {
     expect(check({ offload })).toMatchObject({ offload: { deviceId: 'fpga-0', pages: 6 } })
     const indices = { ...offload, mode: AttendMode.INDICES }
     expect(check({ offload: indices, attention: half })).toMatchObject({
-      budget: { method: 'page-bounds', share: 0.5 },
+      budget: { method: 'page-bounds', budget: { share: 0.5 } },
       offload: { mode: AttendMode.INDICES },
     })
   })
