@@ -115,7 +115,9 @@ export class Demotion {
       loaded.driver.readBlocks(layer, ids),
     )
     const bytes = blocks.length * loaded.blockBytes
-    const timer = setTimeout(() => this.drop(hashes), limits.stagingMs)
+    // What was released meanwhile may be staged anew, with other blocks.
+    const dropRest = () => this.drop(hashes.filter((hash) => this.staged.get(hash)?.batch === batch))
+    const timer = setTimeout(dropRest, limits.stagingMs)
     const batch: Batch = { bytes, layers, left: blocks.length, timer }
     for (const [place, { hash, tier }] of blocks.entries()) {
       this.staged.set(hash, { layers, place, batch, tier })
@@ -124,7 +126,7 @@ export class Demotion {
     this.stagedBytes += bytes
     Promise.all(layers).catch((error: unknown) => {
       log.warn({ err: error }, 'blocks that left the cache could not be read')
-      this.drop(hashes)
+      dropRest()
     })
   }
 
