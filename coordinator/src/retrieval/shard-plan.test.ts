@@ -42,6 +42,11 @@ describe('a corpus is held', () => {
     ])
   })
 
+  test('to the last byte of the room', () => {
+    // 343 ÷ 1,000 of 10,000 bytes is a little more than 3,430 in floating point.
+    expect(planShards(corpus, [device('a', 3_430)], [])).toEqual([shard('a', 0, 343), shard(null, 343, 657)])
+  })
+
   test('by its owner where there is no room', () => {
     expect(planShards(corpus, [], [])).toEqual([shard(null, 0, 1_000)])
     expect(planShards(corpus, [device('a', 2_500)], [])).toEqual([shard('a', 0, 250), shard(null, 250, 750)])

@@ -64,8 +64,9 @@ export function planShards(
  * whose exponent is 0.4 to 0.6), so that two halves take more than the whole.
  */
 export function shardBytes(corpus: ShardedCorpus, documents: number): number {
-  const share = documents / corpus.documents
-  return Math.ceil((corpus.bytes - corpus.termBytes) * share + corpus.termBytes * Math.sqrt(share))
+  // Multiplied first: of a rounded share the bytes could come out above a whole number, and so one too many.
+  const documentBytes = ((corpus.bytes - corpus.termBytes) * documents) / corpus.documents
+  return Math.ceil(documentBytes + corpus.termBytes * Math.sqrt(documents / corpus.documents))
 }
 
 /** The most documents whose shard takes at most `bytes`. */
