@@ -33,8 +33,8 @@ export function kvCommand(program: Command, run: Run): void {
       }),
     )
   kv.command('evict [device]')
-    .description('make a device (all by default) give up the blocks that nobody leases')
-    .option('--drop', 'drop them; else they go to the host tier first')
+    .description('make a device (all but host memory by default) give up the blocks that nobody leases')
+    .option('--drop', 'drop them, of host memory too; else they go to the host tier first')
     .option('--json', 'print one JSON document')
     .action((device: string | undefined, _options: EvictOptions, command: Command) =>
       // --json is an option of `kv` too, which takes it wherever it stands.

@@ -144,6 +144,18 @@ export function explainNoPlacement(filtered: Readonly<Record<PlacedRole, FilterC
   return roles.length > 0 ? `devices turned away for ${roles.join('; for ')}` : 'no device is known'
 }
 
+/** What to do after that: where no device is large enough, waiting does not help. */
+export function stepAfterNoPlacement(filtered: Readonly<Record<PlacedRole, FilterCounts>>): string {
+  const isFor = (role: PlacedRole, reasons: readonly FilterReason[]) =>
+    filtered[role].every((count, index) => count === 0 || reasons.includes(FILTER_REASONS[index] ?? 'lost'))
+  const isTooLarge = (['prefill', 'decode'] as const).some(
+    (role) =>
+      (filtered[role][FILTER_REASONS.indexOf('too-small')] ?? 0) > 0 &&
+      isFor(role, ['too-small', 'model', 'capability']),
+  )
+  return isTooLarge ? 'shorten the prompt or the answer, or give the devices more memory for KV' : 'try again'
+}
+
 const FILTER_TEXT: Record<FilterReason, string> = {
   lost: 'not heard from',
   draining: 'draining',

@@ -9,7 +9,7 @@
  * M3. A request survives a bounded number of failures.
  */
 import { isRemote } from './attention-choice.js'
-import { explainNoPlacement } from './decision.js'
+import { explainNoPlacement, stepAfterNoPlacement } from './decision.js'
 import type { DeviceRef } from './facts.js'
 import {
   fitsEmptyDevices,
@@ -314,8 +314,9 @@ export class RequestMachine {
   #failUnplaced(request: Request, nowMs: number): void {
     const outcome = place(this.#input(request, nowMs), this.#cluster, this.#limits, nowMs)
     const why = outcome.placed ? 'others were first' : explainNoPlacement(outcome.filtered)
+    const step = outcome.placed ? 'try again' : stepAfterNoPlacement(outcome.filtered)
     const seconds = this.#limits.placementDeadlineMs / 1000
-    const message = `No device took the request within ${seconds} s (${why}); try again.`
+    const message = `No device took the request within ${seconds} s (${why}); ${step}.`
     this.#book.fail(request, 'unavailable', message)
   }
 }

@@ -126,3 +126,18 @@ test('a request that no device has the memory for holds up no other one', () => 
   hand.submit('small', 100)
   expect(hand.of('reserve').map(({ requestId }) => requestId)).toEqual(['small'])
 })
+
+test('a request that every device is too small for is told to be smaller, not to try again', () => {
+  const hand = new Hand([
+    testDevice({ deviceId: 'fpga-0', kvTokens: 512 }),
+    testDevice({ deviceId: 'host-0', capabilities: ['kv-tier'] }),
+  ])
+  hand.pass(500)
+  hand.submit('huge', 1_000)
+  hand.pass(PLACEMENT_DEADLINE_MS + TICK_MS)
+  expect(hand.of('fail')).toMatchObject([
+    {
+      message: expect.stringMatching(/too small for it even when empty.*; shorten the prompt .* more memory/),
+    },
+  ])
+})

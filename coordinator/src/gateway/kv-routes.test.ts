@@ -29,12 +29,15 @@ const device = (deviceId: string, state: 'ready' | 'lost' = 'ready'): KvReport['
   ],
 })
 
+const gpu = device('host-0')
+const hostDevice = { ...gpu, kind: 'host', tiers: gpu.tiers.map((tier) => ({ ...tier, kind: 'host-dram' })) }
+
 function app() {
   const service = scriptedService()
   const asked: { deviceIds: readonly string[]; drop: boolean }[] = []
   service.kv = () => ({
     directory: { blocks: 1, blocksMax: 10, droppedBlocks: 0, healing: [] },
-    devices: [device('gpu-0'), device('fpga-0'), device('fpga-1', 'lost')],
+    devices: [device('gpu-0'), device('fpga-0'), device('fpga-1', 'lost'), hostDevice],
   })
   service.evict = async (deviceIds, drop) => {
     asked.push({ deviceIds, drop })
@@ -54,6 +57,16 @@ describe('POST /v1/kv/evict', () => {
       { deviceId: 'fpga-0', blocks: 2, error: null },
     ])
     expect(asked).toEqual([{ deviceIds: ['gpu-0', 'fpga-0'], drop: false }])
+  })
+
+  test('asks host memory, behind which there is no other, only where blocks are dropped or it is named', async () => {
+    const { server, asked } = app()
+    await server.inject({ method: 'POST', url: '/v1/kv/evict', payload: { drop: true } })
+    await server.inject({ method: 'POST', url: '/v1/kv/evict', payload: { device: 'host-0' } })
+    expect(asked).toEqual([
+      { deviceIds: ['gpu-0', 'fpga-0', 'host-0'], drop: true },
+      { deviceIds: ['host-0'], drop: false },
+    ])
   })
 
   test('asks the one device that is named, and drops where it is told to', async () => {

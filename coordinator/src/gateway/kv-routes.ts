@@ -8,8 +8,10 @@ import type { GenerationService } from '../generation.js'
 import { ApiError } from './api-error.js'
 import { parseFields } from './request-fields.js'
 
+const HOST_TIER = 'host-dram'
+
 const evictSchema = z.strictObject({
-  /** Device id; all that hold blocks where it is missing. */
+  /** Device id. Without it: all that hold blocks, and, where blocks are not dropped, all that can hand theirs over. */
   device: z.string().min(1).optional(),
   /** Drops the blocks; else they go to the host tier first, where there is one. */
   drop: z.boolean().optional(),
@@ -20,11 +22,8 @@ export function registerKvRoutes(app: FastifyInstance, service: GenerationServic
 
   app.post('/v1/kv/evict', async (request) => {
     const { device, drop = false } = parseFields(evictSchema, request.body ?? {})
-    const holders = service
-      .kv()
-      .devices.filter(({ state, tiers }) => state !== 'lost' && tiers.length > 0)
-      .map(({ deviceId }) => deviceId)
-    if (device !== undefined && !holders.includes(device)) {
+    const holders = service.kv().devices.filter(({ state, tiers }) => state !== 'lost' && tiers.length > 0)
+    if (device !== undefined && !holders.some(({ deviceId }) => deviceId === device)) {
       throw new ApiError({
         status: 404,
         message: `There is no device "${device}" that holds KV blocks here. GET /v1/kv lists those that do.`,
@@ -32,6 +31,17 @@ export function registerKvRoutes(app: FastifyInstance, service: GenerationServic
         param: 'device',
       })
     }
-    return { devices: await service.evict(device === undefined ? holders : [device], drop) }
+    const asked = holders.filter(
+      ({ deviceId, tiers }) =>
+        // Behind host memory there is no other: its blocks would be dropped while others arrive.
+        device === deviceId ||
+        (device === undefined && (drop || tiers.some(({ kind }) => kind !== HOST_TIER))),
+    )
+    return {
+      devices: await service.evict(
+        asked.map(({ deviceId }) => deviceId),
+        drop,
+      ),
+    }
   })
 }
