@@ -68,8 +68,13 @@ async function add(name: string, file: string, { json }: Options): Promise<ExitC
     const of = source.bytes === undefined ? '' : ` of ${formatBytes(source.bytes)}`
     say(`sent ${formatBytes(sentBytes)}${of} …`)
   }
+  let allSent = false
+  async function* documents() {
+    yield* source.chunks
+    allSent = true
+  }
   try {
-    const report = await addDocuments(locateCluster(), name, source.chunks, interrupted, onSent)
+    const report = await addDocuments(locateCluster(), name, documents(), interrupted, onSent)
     if (json) printJson(report)
     else {
       print(
@@ -82,7 +87,11 @@ async function add(name: string, file: string, { json }: Options): Promise<ExitC
     return report.rejected === 0 ? EXIT.ok : EXIT.failure
   } catch (error) {
     if (!interrupted.aborted) throw error
-    say('The upload was interrupted: nothing of it was added.')
+    say(
+      allSent
+        ? 'Interrupted before the answer came: `npx kvasir corpus list` says whether the documents were added.'
+        : 'The upload was interrupted: nothing of it was added.',
+    )
     return EXIT.interrupted
   }
 }

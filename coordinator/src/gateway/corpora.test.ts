@@ -145,6 +145,19 @@ describe('corpora', () => {
     expect((await search({ query: 'dragon' })).body.documents).toEqual([])
   })
 
+  test('take queries of any letters, and no half of one', async () => {
+    owner.add(tales, [['wolf']])
+    const search = (query: string) => post('/v1/corpora/tales/search', { query })
+    for (const query of ['🙂', '‮עברית', 'e\u0301', '東京', '\0', 'the of and', '…']) {
+      expect(await search(query), query).toMatchObject({ status: 200, body: { documents: [] } })
+    }
+    await expectRefusal(search('wolf \ud800'), 400, 'invalid_value', /half a surrogate pair/)
+    for (const name of ['🙂', '東京', 'a\0', '\ud83d', '..', '', 'x'.repeat(65)]) {
+      await expectRefusal(post('/v1/corpora', { name }), 400, 'invalid_input', /1 to 64/)
+    }
+    await expectRefusal(call(`/v1/corpora/${encodeURIComponent('🙂')}`), 404, 'corpus_not_found')
+  })
+
   test('without a device that keeps them are unavailable', async () => {
     owner.state = 'lost'
     await expectRefusal(post('/v1/corpora', { name: 'tales' }), 503, 'unavailable', /No host agent/)
