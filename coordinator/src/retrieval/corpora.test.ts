@@ -78,6 +78,9 @@ describe('a search', () => {
       { stage: 'retrieval', measuredMs: 0.005 },
     ])
     expect(stages[1]?.alternative?.devices).toEqual(['host-0'])
+    expect(stages[1]?.reason).toMatch(
+      /^fpga-[01] holds the postings: all stages together are predicted to take [\d.]+ ms, and [\d.]+ ms with host-0, which searches only where no other device can\.$/,
+    )
   })
 
   test('over two shards finds exactly what it finds over one', async () => {

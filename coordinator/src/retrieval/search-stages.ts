@@ -64,9 +64,15 @@ export function planSearch(search: StagedSearch, costs: StageCosts): readonly Pl
     const reason =
       stage.stage === 'retrieval'
         ? stage.reason
-        : `The postings are on ${devices}: predicted ${msText(planned.totalMs)} in all, and ${msText(alone.totalMs)} by ${search.owner.deviceId} alone, which stands in where no device retrieves.`
+        : placeText(devices, planned.totalMs, search.owner.deviceId, alone.totalMs)
     return { ...stage, alternative, reason }
   })
+}
+
+/** The owner may be the quicker one, which does not make it search: it keeps the documents of all. */
+function placeText(devices: string, totalMs: number, ownerId: string, aloneMs: number): string {
+  const there = `${devices} ${devices.includes(' and ') ? 'hold' : 'holds'} the postings: all stages together are predicted to take ${msText(totalMs)}`
+  return `${there}, and ${msText(aloneMs)} with ${ownerId}, which searches only where no other device can.`
 }
 
 /** Teaches the predictions what a shard took. */
