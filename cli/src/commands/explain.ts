@@ -1,4 +1,5 @@
 /** `kvasir explain ID`: where a request was placed and why, and how the prediction compares. */
+import { FILTER_TEXT } from '@kvasir/coordinator/core/decision'
 import type { PlacementReport, RequestReport } from '@kvasir/coordinator/generation'
 import type { Command } from 'commander'
 import { callJson } from '../client/api-client.js'
@@ -83,8 +84,9 @@ function explainPlacement(placement: PlacementReport, all: boolean): string[] {
 }
 
 function turnedAway(role: string, counts: Readonly<Record<string, number>>): string[] {
-  const reasons = Object.entries(counts).map(([reason, count]) => `${count} by "${reason}"`)
-  return reasons.length === 0 ? [] : [`devices filtered out for ${role}: ${reasons.join(', ')}`]
+  const texts: Readonly<Record<string, string>> = FILTER_TEXT
+  const reasons = Object.entries(counts).map(([reason, count]) => `${count} ${texts[reason] ?? reason}`)
+  return reasons.length === 0 ? [] : [`devices turned away for ${role}: ${reasons.join(', ')}`]
 }
 
 function comparison({ predicted, measured }: RequestReport): string {

@@ -141,7 +141,9 @@ export function explainNoPlacement(filtered: Readonly<Record<PlacedRole, FilterC
     return reasons.length > 0 ? [`${role}: ${reasons.join(', ')}`] : []
   }
   const roles = [...list('prefill'), ...list('decode'), ...list('attend')]
-  return roles.length > 0 ? `devices turned away for ${roles.join('; for ')}` : 'no device is known'
+  return roles.length > 0
+    ? `devices turned away for ${roles.join('; for ')}`
+    : 'no device that computes is known'
 }
 
 /** What to do after that: where no device is large enough, waiting does not help. */
@@ -156,7 +158,8 @@ export function stepAfterNoPlacement(filtered: Readonly<Record<PlacedRole, Filte
   return isTooLarge ? 'shorten the prompt or the answer, or give the devices more memory for KV' : 'try again'
 }
 
-const FILTER_TEXT: Record<FilterReason, string> = {
+/** Each after a number of devices. */
+export const FILTER_TEXT: Readonly<Record<FilterReason, string>> = {
   lost: 'not heard from',
   draining: 'draining',
   protocol: 'of another protocol version',

@@ -129,6 +129,8 @@ export function place(
   const tokens = tokensWeighed(input)
   const mayOffload = looksForAttendants(input.attention, input.prefillTokens, tokens)
   for (const device of view.devices()) {
+    // Who has no model at all, such as a host agent, is no device that could be turned away.
+    if (device.facts.models.length === 0) continue
     for (const role of mayOffload ? PLACED_ROLES : ROLES) {
       const turnedAway = filter(device, role, input, view, limits, nowMs)
       if (turnedAway) turnAway(role, turnedAway)
