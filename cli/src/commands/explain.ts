@@ -51,7 +51,7 @@ function explain(report: RequestReport, all: boolean): string {
   lines.push(...explainMemory(report))
   if (report.numericsChanged) {
     lines.push(
-      'The request moved to a device with other numerics, so its text may differ from an undisturbed run.',
+      'A part was computed with other numerics, on another device or after attention moved, so its text may differ from an undisturbed run.',
     )
   }
   if (report.nearTies > 0) {
