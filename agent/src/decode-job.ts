@@ -61,6 +61,7 @@ export async function runDecode(
         firstIndex,
         sampling,
         stopTokens: new Set(request.sampling?.stopTokens),
+        ...(request.replay === undefined ? {} : { replay: request.replay.tokens }),
         // A block's name says nothing of attention: what is generated with another kind than dense here has other KV.
         hashes: attention.isPlain ? hashes : undefined,
         owner,

@@ -62,6 +62,8 @@ export interface SequenceStart {
   readonly firstIndex: number
   readonly sampling: SamplingParameters
   readonly stopTokens: ReadonlySet<number>
+  /** Its first tokens, which are known already and taken whatever would be sampled. */
+  readonly replay?: readonly number[]
   /** Names its blocks; undefined where none is reused and none left behind. */
   readonly hashes: HashChain | undefined
   readonly owner: SequenceOwner
@@ -170,8 +172,9 @@ export class DeviceRunner {
   received(id: number, firstToken: number): void {
     const sequence = this.sequences.get(id)
     if (sequence === undefined) return
-    sequence.tokens.push(firstToken)
-    this.apply({ type: 'received', sequence: id, stopped: sequence.stopTokens.has(firstToken) })
+    const token = sequence.replay?.[0] ?? firstToken
+    sequence.tokens.push(token)
+    this.apply({ type: 'received', sequence: id, stopped: sequence.stopTokens.has(token) })
   }
 
   /** Refuses new work; resolves when all that runs has ended, by itself or at the deadline. */
@@ -384,7 +387,9 @@ export class DeviceRunner {
   private sample(sequence: RunningSequence, logits: Float32Array): SampledToken | undefined {
     const index = sequence.firstIndex + sequence.tokens.length - sequence.promptTokens
     try {
-      return sampleToken(logits, sequence.sampling, index)
+      const sampled = sampleToken(logits, sequence.sampling, index)
+      const known = sequence.replay?.[index]
+      return known === undefined ? sampled : { ...sampled, id: known }
     } catch (thrown) {
       this.fail(sequence.id, KvasirError.from(thrown))
       return undefined

@@ -104,6 +104,7 @@ export function checkDecode(request: DecodeRequest, model: LoadedModelFacts) {
   if (request.maxTokens <= request.firstIndex) {
     throw invalid('DecodeRequest.max_tokens must be greater than first_index.', 'max_tokens')
   }
+  checkReplay(request, model)
   checkPrefix(request.prefix, 'DecodeRequest', request.tokens.length)
   const { source } = request
   if (source !== undefined) {
@@ -112,6 +113,17 @@ export function checkDecode(request: DecodeRequest, model: LoadedModelFacts) {
     if (source.transferId === '') throw missing('DecodeRequest.source', 'transfer_id')
   }
   return { identity, lease, sampling: checkSampling(request.sampling, 'DecodeRequest'), source }
+}
+
+function checkReplay({ replay, firstIndex, maxTokens }: DecodeRequest, model: LoadedModelFacts): void {
+  if (replay === undefined) return
+  checkTokens(replay.tokens, 'DecodeRequest.replay', model)
+  if (firstIndex !== 0) {
+    throw invalid('DecodeRequest.replay begins with the first token; set first_index to 0.', 'first_index')
+  }
+  if (replay.tokens.length >= maxTokens) {
+    throw invalid('DecodeRequest.max_tokens must be greater than the tokens of replay.', 'max_tokens')
+  }
 }
 
 function checkPrefix(prefix: CachedPrefix | undefined, message: string, promptTokens: number): void {

@@ -106,6 +106,8 @@ export type CoordinatorAction =
       readonly prefill: DeviceRef | null
       readonly decode: DeviceRef
       readonly firstIndex: number
+      /** So many tokens, from the first on, are decoded again as they stand; then `firstIndex` is 0. */
+      readonly replayed: number
       /** The calls' deadline, from now. */
       readonly timeoutMs: number
     }

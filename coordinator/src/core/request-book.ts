@@ -10,7 +10,7 @@ import { PAGE_TOKENS } from './attention-plan.js'
 import type { ClusterView } from './cluster-view.js'
 import type { Decision } from './decision.js'
 import type { CoordinatorAction, FailCode } from './protocol.js'
-import { type Epoch, movesToAnotherDevice, type Request, type Share } from './request.js'
+import { type Epoch, movesToAnotherDevice, mustReplay, type Request, type Share } from './request.js'
 import { ShareBook } from './share-book.js'
 import { WaitQueue } from './wait-queue.js'
 
@@ -83,6 +83,7 @@ export class RequestBook {
       number: decision.epoch,
       decision,
       firstIndex: request.emitted,
+      isReplay: mustReplay(request),
       placedAtMs: nowMs,
       shares: new Map(),
       awaitsPrefill: false,
@@ -93,7 +94,7 @@ export class RequestBook {
     const { prefill, decode } = decision
     if (movesToAnotherDevice(epoch)) {
       epoch.awaitsPrefill = true
-      epoch.decodeNext += 1
+      if (!epoch.isReplay) epoch.decodeNext += 1
       this.#shares.take(request, epoch, 'prompt', prefill, { kvTokens: tokens.prompt })
     }
     this.#shares.take(request, epoch, 'turn', prefill, { prefillTokens: decision.prefix.computeTokens })
@@ -119,7 +120,8 @@ export class RequestBook {
       epoch: epoch.number,
       prefill: movesToAnotherDevice(epoch) ? epoch.decision.prefill : null,
       decode: epoch.decision.decode,
-      firstIndex: epoch.firstIndex,
+      firstIndex: epoch.isReplay ? 0 : epoch.firstIndex,
+      replayed: epoch.isReplay ? epoch.firstIndex : 0,
       timeoutMs: Math.max(1, Math.ceil(request.deadlineMs - nowMs)),
     })
   }

@@ -26,6 +26,7 @@ import {
   type Epoch,
   isNeeded,
   isPrefillOver,
+  mustReplay,
   type Request,
 } from './request.js'
 import { RETRY_AFTER_MS, RequestBook } from './request-book.js'
@@ -197,8 +198,10 @@ export class RequestMachine {
   }
 
   #input(request: Request, nowMs: number): PlacementInput {
-    const tokensLeft = request.maxTokens - request.emitted
-    const prefillTokens = request.promptTokens + request.emitted
+    // What is decoded again is not prefilled, and is room and steps like what is still to come.
+    const prefilled = mustReplay(request) ? 0 : request.emitted
+    const tokensLeft = request.maxTokens - prefilled
+    const prefillTokens = request.promptTokens + prefilled
     return {
       requestId: request.requestId,
       epoch: request.epochs + 1,
@@ -206,7 +209,8 @@ export class RequestMachine {
       profile: request.profile,
       blockHashes: request.blockHashes,
       prefillTokens,
-      reserveTokens: prefillTokens + Math.min(tokensLeft, RESERVE_AHEAD_TOKENS),
+      reserveTokens:
+        request.promptTokens + Math.min(request.emitted + RESERVE_AHEAD_TOKENS, request.maxTokens),
       tokensLeft,
       attention: {
         wish: request.attention,
@@ -224,6 +228,8 @@ export class RequestMachine {
     this.#book.giveBack(epoch, 'turn')
     if (!epoch.awaitsPrefill) return
     epoch.awaitsPrefill = false
+    // The token that it sampled was emitted long ago.
+    if (epoch.isReplay) return
     if (stopped) {
       this.#book.finish(request, 'stop')
       return

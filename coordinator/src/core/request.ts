@@ -25,7 +25,10 @@ export type Share =
 export interface Epoch {
   readonly number: number
   readonly decision: Decision
+  /** Tokens that the client has when it begins. */
   readonly firstIndex: number
+  /** They are decoded again: the calls begin with the first token, and all come from the decoding device. */
+  readonly isReplay: boolean
   readonly placedAtMs: number
   readonly shares: Map<Share, { readonly device: DeviceRef; readonly commitment: Commitment }>
   /** The first token comes from another device and is not here yet. */
@@ -68,6 +71,14 @@ export interface Request {
   movedBecause: string | null
   /** Devices to avoid, until when, and how often they failed this request. */
   readonly avoided: Map<string, { untilMs: number; failures: number }>
+}
+
+/**
+ * Whether what was generated must be decoded again and not prefilled: prefill is dense, and would give it
+ * other KV than the attention that it was generated with.
+ */
+export function mustReplay({ emitted, attentionSettled }: Request): boolean {
+  return emitted > 0 && attentionSettled !== null && attentionSettled.method !== 'dense'
 }
 
 export function movesToAnotherDevice(epoch: Epoch): boolean {

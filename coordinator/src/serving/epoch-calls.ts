@@ -96,10 +96,11 @@ export class EpochCalls {
     })
   }
 
-  /** `tokens`: prompt and what was emitted before. */
-  run(action: RunAction, tokens: number[]): void {
+  /** `emitted`: tokens of earlier epochs, which are prefilled behind the prompt, or decoded again. */
+  run(action: RunAction, prompt: readonly number[], emitted: readonly number[]): void {
+    const tokens = action.replayed > 0 ? [...prompt] : [...prompt, ...emitted]
     if (action.prefill) this.#calls.push(this.#prefill(action.prefill, action, tokens))
-    this.#calls.push(this.#decode(action, tokens))
+    this.#calls.push(this.#decode(action, tokens, emitted.slice(0, action.replayed)))
   }
 
   /** Ends the epoch before its time. `why` reaches the spans of what still runs. */
@@ -166,13 +167,13 @@ export class EpochCalls {
     }
   }
 
-  async #decode(action: RunAction, tokens: number[]): Promise<void> {
+  async #decode(action: RunAction, tokens: number[], replay: number[]): Promise<void> {
     const { decode } = action
     await this.#call('decode', SPAN.decode, decode, async (client, span) => {
       const stream = callServerStream(
         client.inference,
         'decode',
-        decodeRequest(this.#setting, tokens, action.firstIndex, action.prefill, this.#leases),
+        decodeRequest(this.#setting, { ...action, tokens, replay }, this.#leases),
         { timeoutMs: action.timeoutMs, signal: this.#abort.signal },
       )
       for await (const { event } of stream) this.#decodeEvent(event, action, tokens.length, span)

@@ -55,12 +55,19 @@ export function prefillRequest(subject: EpochSubject, tokens: number[], firstInd
   }
 }
 
-/** `prefill`: another device that does; null where the decoding one prefills itself. */
+export interface DecodeStart {
+  /** Prompt and what is prefilled behind it. */
+  readonly tokens: number[]
+  readonly firstIndex: number
+  /** Tokens that are decoded again as they stand. */
+  readonly replay: number[]
+  /** Another device that prefills; null where the decoding one does. */
+  readonly prefill: DeviceRef | null
+}
+
 export function decodeRequest(
   subject: EpochSubject,
-  tokens: number[],
-  firstIndex: number,
-  prefill: DeviceRef | null,
+  { tokens, firstIndex, replay, prefill }: DecodeStart,
   leases: ReadonlyMap<LeasePurpose, Lease>,
 ): DecodeRequest {
   const { request, decision, clients } = subject
@@ -76,6 +83,7 @@ export function decodeRequest(
     reuse: reuseMode(request),
     attention: attentionMessage(decision.attention),
     offload: offloadMessage(decision.attention, leases.get(LeasePurpose.ATTEND), clients),
+    ...(replay.length === 0 ? {} : { replay: { tokens: replay } }),
   }
 }
 

@@ -157,6 +157,14 @@ test('a move in mid-stream changes the order of sums, and says so', async () => 
   })
   expect(gathered.ids).toEqual(fakeTokens(promptTokens, 60))
   expect(cluster.serving.request(request.requestId)?.numericsChanged).toBe(true)
+  // What the client had is decoded again and not prefilled, which would be dense.
+  const again = fpgas.flatMap(({ decodes }) => decodes)
+  expect(again.length).toBeGreaterThan(0)
+  for (const { tokens, firstIndex, replay } of again) {
+    expect({ tokens, firstIndex }).toEqual({ tokens: promptTokens, firstIndex: 0 })
+    expect(replay?.tokens.length).toBeGreaterThanOrEqual(10)
+    expect(replay?.tokens).toEqual(fakeTokens(promptTokens, replay?.tokens.length ?? 0))
+  }
   await until('no device attends', () => fpgas.every(({ attendLeases }) => attendLeases.size === 0))
 })
 

@@ -109,7 +109,7 @@ export class RequestSession implements Generation {
         break
       case 'run':
         this.#record.state = action.prefill ? 'prefill' : 'decode'
-        this.#epoch?.run(action, [...this.#setting.request.promptTokens, ...this.#tokens.ids()])
+        this.#epoch?.run(action, this.#setting.request.promptTokens, this.#tokens.ids())
         break
       case 'emit':
         this.#record.emitted(this.#setting.clock.nowMs())

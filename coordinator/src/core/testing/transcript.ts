@@ -293,7 +293,8 @@ function write(action: CoordinatorAction): string {
       const where = action.prefill
         ? `prefill on ${action.prefill.deviceId}, decode on ${action.decode.deviceId}`
         : `prefill and decode on ${action.decode.deviceId}`
-      return `run ${action.requestId}.${action.epoch} from token ${action.firstIndex}: ${where}`
+      const again = action.replayed > 0 ? `, ${action.replayed} of them again` : ''
+      return `run ${action.requestId}.${action.epoch} from token ${action.firstIndex}${again}: ${where}`
     }
     case 'emit':
       return action.count === 1
