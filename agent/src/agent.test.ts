@@ -64,7 +64,11 @@ describe('an agent of an unknown kind', () => {
       capabilities: ['CAPABILITY_PREFILL', 'CAPABILITY_DECODE'],
       decodeSlots: 8,
       // 100 whole blocks of 768 bytes fit into 76,900 bytes.
-      tiers: [{ name: 'hbm', capacityBytes: 76_800n }],
+      tiers: [
+        { name: 'hbm', capacityBytes: 76_800n },
+        // Four times as large by default, and as slow as published.
+        { name: 'ddr', capacityBytes: 307_200n, modelled: true },
+      ],
       models: [{ name: FAKE_MODEL, profile: 'PROFILE_EXACT', kvBytesPerToken: 48n }],
       endpoints: { control: agent.control, kv: agent.kv },
       modelled: false,
