@@ -129,6 +129,14 @@ export class ShardHoldings {
     )
   }
 
+  /** The corpus is gone: a device that still holds shards of it lets go of them when it needs the room. */
+  forget(corpus: CorpusRef): void {
+    for (const { held, certain } of this.#byLife.values()) {
+      held.delete(corpusKey(corpus))
+      certain.delete(corpusKey(corpus))
+    }
+  }
+
   async #load(
     node: RetrievalNode,
     owner: RetrievalNode,

@@ -124,6 +124,7 @@ export class ShardKeeper {
   async removed(ref: CorpusRef): Promise<void> {
     this.#placement.remove(corpusKey(ref))
     await this.#options.holdings.unload(this.#searchers(), ref, 0n)
+    this.#options.holdings.forget(ref)
   }
 
   /** A call to the device failed: plans pass it over for a while. */
