@@ -9,7 +9,8 @@
 import { blocksForTokens } from './block-allocator.js'
 import type { CoreOptions } from './core-options.js'
 import type { DeviceState, Sequence } from './device-state.js'
-import { type TierMove, type TierPage, type TierPolicy, tierPolicy } from './tier-policy.js'
+import { tierPolicy } from './tier-policies.js'
+import type { TierMove, TierPage, TierPolicy } from './tier-policy.js'
 
 /** Most moves between two steps: they are traffic that the next step waits for. */
 const MOVES_MAX = 32

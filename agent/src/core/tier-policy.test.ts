@@ -6,7 +6,8 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { TierPolicyName } from './core-options.js'
 import { PageHeat } from './page-heat.js'
-import { type TierPage, tierPolicy } from './tier-policy.js'
+import { tierPolicy } from './tier-policies.js'
+import type { TierPage } from './tier-policy.js'
 
 const LEASE = 1n
 /** HBM and DRAM of their system, bytes a second. */

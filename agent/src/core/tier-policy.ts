@@ -12,10 +12,6 @@
  * in both tiers. Unlike theirs, tiers are exclusive: a page is in one place, and giving the
  * near tier's room up costs a copy.
  */
-import type { TierPolicyName } from './core-options.js'
-import { balanced } from './tier-policy-balanced.js'
-import { reactive } from './tier-policy-reactive.js'
-
 export interface TierPage {
   /** Tier it is in; 0 is the nearest. */
   readonly tier: number
@@ -49,14 +45,3 @@ export interface TierMove {
 
 /** In the order in which they are to be made: each has a free block in its tier when its turn comes. */
 export type TierPolicy = (state: TierState) => TierMove[]
-
-export function tierPolicy(name: TierPolicyName): TierPolicy {
-  switch (name) {
-    case 'static':
-      return () => []
-    case 'reactive':
-      return reactive
-    case 'balanced':
-      return balanced
-  }
-}
