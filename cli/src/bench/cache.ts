@@ -4,7 +4,7 @@
  * Every round takes a prompt that nobody has seen and asks for its first token: cold, with the
  * prefix in the prefilling device, on the other device alone, and in host DRAM alone; and a second
  * unseen prompt with reuse switched off, which says what looking for nothing costs. Figures are
- * medians of per-round ratios. Fetches are held against a plain socket of the same run.
+ * medians of per-round ratios. Fetches are held against a plain socket, measured in every round too.
  */
 import type { KvReport, PrefixReport, RequestReport } from '@kvasir/coordinator/generation'
 import { loadTextModel } from '@kvasir/engine/text/text-model'
@@ -31,7 +31,7 @@ const prefillDevice = 'gpu-0'
 const decodeDevice = 'fpga-0'
 const hostDevice = 'host-0'
 const newTokens = 2
-const rawTcpBytes = 512 << 20
+const rawTcpBytes = 256 << 20
 const settleMsMax = 15_000
 const pollMs = 5
 
@@ -47,6 +47,9 @@ interface Round {
   readonly other: Asked
   readonly host: Asked
 }
+
+/** A round, and what a plain socket moved in it, bytes a second. */
+type MeasuredRound = Round & { readonly rawTcp: number }
 
 export async function benchCache(options: CacheOptions, signal: AbortSignal): Promise<BenchResult> {
   const { name: model, vocabularySize } = await loadTextModel(options.model)
@@ -83,29 +86,26 @@ export async function benchCache(options: CacheOptions, signal: AbortSignal): Pr
       return { cold, withoutReuse, local, other, host }
     }
 
-    const rounds: Round[] = []
+    const rounds: MeasuredRound[] = []
     for (let index = 0; index <= options.rounds; index++) {
-      const measured = await round(index)
+      const measured = { ...(await round(index)), rawTcp: await rawTcpBytesPerSecond(rawTcpBytes) }
       // The first one compiles code and teaches the coordinator what things cost.
       if (index === 0) continue
       rounds.push(measured)
       say(
-        `round ${index} of ${options.rounds}: cold ${formatDuration(measured.cold.ttftMs)}, host ${formatDuration(measured.host.ttftMs)}`,
+        `round ${index} of ${options.rounds}: cold ${formatDuration(measured.cold.ttftMs)}, host ${formatDuration(measured.host.ttftMs)}, a plain socket ${formatRate(measured.rawTcp)}`,
       )
     }
-    const rawTcp = await rawTcpBytesPerSecond(rawTcpBytes)
-    say(`a plain socket moves ${formatRate(rawTcp)}`)
-    return resultOf(rounds, rawTcp)
+    return resultOf(rounds)
   })
 }
 
-function resultOf(rounds: readonly Round[], rawTcp: number): BenchResult {
+function resultOf(rounds: readonly MeasuredRound[]): BenchResult {
   const ratio = (of: (round: Round) => Asked, to: (round: Round) => Asked): number =>
     rounded(median(rounds.map((round) => of(round).ttftMs / to(round).ttftMs)))
-  const fetches = rounds.flatMap(({ other, host }) =>
-    [other, host].flatMap(({ report }) => rateOf(report.prefix)),
+  const fetches = rounds.flatMap(({ other, host, rawTcp }) =>
+    [other, host].flatMap(({ report }) => rateOf(report.prefix).map((rate) => ({ rate, rawTcp }))),
   )
-  const fetched = median(fetches)
   return {
     figures: {
       coldTtftMs: rounded(median(rounds.map(({ cold }) => cold.ttftMs))),
@@ -125,12 +125,15 @@ function resultOf(rounds: readonly Round[], rawTcp: number): BenchResult {
         ({ cold }) => cold,
         ({ withoutReuse }) => withoutReuse,
       ),
-      fetchOfLink: rounded(fetched / rawTcp),
-      fetchBytesPerSecond: rounded(fetched),
-      rawTcpBytesPerSecond: rounded(rawTcp),
+      fetchOfLink: rounded(median(fetches.map(({ rate, rawTcp }) => rate / rawTcp))),
+      fetchBytesPerSecond: rounded(median(fetches.map(({ rate }) => rate))),
+      rawTcpBytesPerSecond: rounded(median(rounds.map(({ rawTcp }) => rawTcp))),
     },
-    rows: rounds.flatMap((round, index) =>
-      Object.entries(round).map(([where, asked]: [string, Asked]) => rowOf(index + 1, where, asked)),
+    rows: rounds.flatMap(({ rawTcp, ...round }, index) =>
+      Object.entries(round).map(([where, asked]: [string, Asked]) => ({
+        ...rowOf(index + 1, where, asked),
+        rawTcpBytesPerSecond: rounded(rawTcp),
+      })),
     ),
   }
 }
