@@ -56,6 +56,7 @@ async function* messages(parts: readonly Buffer[]): AsyncGenerator<IngestRequest
   for (const part of parts) {
     for (let at = 0; at < part.length; at += 777) yield { jsonl: part.subarray(at, at + 777) }
   }
+  yield { jsonl: Buffer.alloc(0), complete: true }
 }
 const ingest = (parts: readonly Buffer[]) => callClientStream(client('host-0'), 'ingest', messages(parts))
 
@@ -215,6 +216,17 @@ test('kill -9 of the owner in the middle of an upload: afterwards the corpus is 
   const { added, corpus: after } = await ingest([jsonl([{ _id: 'new-0', text: 'snow' }])])
   expect(Number(added)).toBe(1)
   expect(after?.version).toBeGreaterThan(again.version)
+})
+
+test('an upload that ends before it is said to be complete adds nothing', async () => {
+  async function* cutOff(): AsyncGenerator<IngestRequest> {
+    yield { corpus, jsonl: jsonl([{ _id: 'cut', text: 'off' }]) }
+  }
+  const before = await prepare('off')
+  await expect(callClientStream(client('host-0'), 'ingest', cutOff())).rejects.toEqual(
+    fails('cancelled', 'nothing of it was added'),
+  )
+  expect((await prepare('off')).documents).toBe(before.documents)
 })
 
 test('calls at the wrong endpoint, and corpora of others, are refused', async () => {

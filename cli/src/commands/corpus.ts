@@ -70,7 +70,12 @@ async function add(name: string, file: string, { json }: Options): Promise<ExitC
   }
   let allSent = false
   async function* documents() {
-    yield* source.chunks
+    for await (const chunk of source.chunks) {
+      interrupted.throwIfAborted()
+      yield chunk
+    }
+    // Ctrl-C ends what is piped in, too: that is no end of the documents.
+    interrupted.throwIfAborted()
     allSent = true
   }
   try {
@@ -87,6 +92,8 @@ async function add(name: string, file: string, { json }: Options): Promise<ExitC
     return report.rejected === 0 ? EXIT.ok : EXIT.failure
   } catch (error) {
     if (!interrupted.aborted) throw error
+    // What still waits for more of it would keep this process.
+    process.stdin.destroy()
     say(
       allSent
         ? 'Interrupted before the answer came: `npx kvasir corpus list` says whether the documents were added.'

@@ -192,6 +192,7 @@ async function* messagesOf(
 ): AsyncGenerator<IngestRequest> {
   yield { corpus: ref, jsonl: Buffer.alloc(0) }
   for await (const bytes of jsonl) yield { corpus: undefined, jsonl: bytes }
+  yield { jsonl: Buffer.alloc(0), complete: true }
 }
 
 function nameTaken({ name }: CorpusRef): AlreadyExistsError {

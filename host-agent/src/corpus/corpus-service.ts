@@ -7,9 +7,14 @@ import type { Device } from '@kvasir/agent/device'
 import { corpusRefusals } from '@kvasir/agent/shard-refusals'
 import { checkedQuery, checkedShard } from '@kvasir/agent/shard-requests'
 import { shardSearch } from '@kvasir/agent/shard-search'
-import type { CorpusRef, CorpusServiceServer, ShardChunk } from '@kvasir/proto/kvasir/memory/v1/corpus'
+import type {
+  CorpusRef,
+  CorpusServiceServer,
+  IngestRequest,
+  ShardChunk,
+} from '@kvasir/proto/kvasir/memory/v1/corpus'
 import { withDeadline } from '@kvasir/runtime/deferred'
-import { InvalidInputError, messageOf, OverloadedError } from '@kvasir/runtime/errors'
+import { CancelledError, InvalidInputError, messageOf, OverloadedError } from '@kvasir/runtime/errors'
 import { type CallContext, clientStream, type Send, serverStream, unary } from '@kvasir/runtime/rpc-server'
 import type { CorpusStore } from './corpus-store.js'
 
@@ -33,7 +38,7 @@ export function corpusControlService(device: Device, store: CorpusStore): Corpus
       const first = await withDeadline(messages.next(), OPEN_MS, 'waiting for the name of the corpus')
       const ref = required(first.done === true ? undefined : first.value.corpus, 'IngestRequest.corpus')
       const corpus = await store.corpus(ref, signal)
-      const chunks = jsonlOf(first.done === true ? undefined : first.value.jsonl, messages)
+      const chunks = jsonlOf(first.done === true ? undefined : first.value, messages)
       try {
         const outcome = await corpus.ingest(chunks, signal)
         const { added, rejected } = outcome
@@ -105,16 +110,19 @@ async function sendShard(
   }
 }
 
+/** Throws CancelledError for an upload that ends before it says so: a call that is cancelled may look like one that ended. */
 async function* jsonlOf(
-  first: Uint8Array | undefined,
-  rest: AsyncIterator<{ readonly jsonl: Uint8Array }>,
+  first: IngestRequest | undefined,
+  rest: AsyncIterator<IngestRequest>,
 ): AsyncGenerator<Uint8Array> {
-  if (first !== undefined) yield first
-  for (;;) {
+  let message = first
+  while (message !== undefined) {
+    yield message.jsonl
+    if (message.complete === true) return
     const next = await rest.next()
-    if (next.done === true) return
-    yield next.value.jsonl
+    message = next.done === true ? undefined : next.value
   }
+  throw new CancelledError('The upload was cut off, and nothing of it was added; upload the documents again.')
 }
 
 function required(corpus: CorpusRef | undefined, field: string): CorpusRef {
