@@ -32,6 +32,8 @@ const decodeDevice = 'fpga-0'
 const hostDevice = 'host-0'
 const newTokens = 2
 const rawTcpBytes = 256 << 20
+/** As a cluster that serves has made them. */
+const warmUpFetches = 30
 const settleMsMax = 15_000
 const pollMs = 5
 
@@ -69,6 +71,13 @@ export async function benchCache(options: CacheOptions, signal: AbortSignal): Pr
       await call()
       await settled(url, signal, (held) => held(device) === 0, call)
     }
+    /** The first token with the prefix in host memory alone. */
+    const fromHost = async (seed: number): Promise<Asked> => {
+      await evict(prefillDevice, false)
+      await evict(decodeDevice, false)
+      await settled(url, signal, (held) => held(hostDevice) >= blocks)
+      return ask(2 * seed, true)
+    }
     const round = async (seed: number): Promise<Round> => {
       // In turns, so that neither is always the first.
       const withoutFirst = seed % 2 === 0 ? await ask(2 * seed + 1, false) : undefined
@@ -78,10 +87,9 @@ export async function benchCache(options: CacheOptions, signal: AbortSignal): Pr
       const local = await ask(2 * seed, true)
       await evict(prefillDevice, true)
       const other = await ask(2 * seed, true)
-      await evict(prefillDevice, false)
-      await evict(decodeDevice, false)
-      await settled(url, signal, (held) => held(hostDevice) >= blocks)
-      const host = await ask(2 * seed, true)
+      const host = await fromHost(seed)
+      // The first prompt is not measured, and its blocks make the way often: transfers are then compiled code.
+      for (let turn = 0; seed === 0 && turn < warmUpFetches; turn++) await fromHost(seed)
       for (const device of [prefillDevice, decodeDevice, hostDevice]) await evict(device, true)
       return { cold, withoutReuse, local, other, host }
     }
