@@ -14,9 +14,10 @@ import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
 import type { Attributes } from '@opentelemetry/api'
 import { AttentionSums } from './attend-figures.js'
 import type { CoreEvent, StepPart } from './core/events.js'
-import type { DeviceRunner, StepAttention } from './device-runner.js'
+import type { DeviceRunner } from './device-runner.js'
 import { Offload, type OffloadParts } from './offload.js'
 import type { AttentionRequest } from './offload-request.js'
+import type { StepAttention } from './sequence-owner.js'
 
 export class DecodeAttention {
   private readonly sums: AttentionSums

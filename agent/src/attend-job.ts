@@ -26,9 +26,10 @@ import { type CheckedOpen, readAttendOpen } from './attend-open.js'
 import { bringPages } from './attend-pages.js'
 import type { EndReason, TierTraffic } from './core/events.js'
 import { type Device, type LoadedDevice, loadedDevice } from './device.js'
-import { RefusedByCore, type SequenceOwner, type SequenceStart } from './device-runner.js'
+import { RefusedByCore } from './device-runner.js'
 import { hashText } from './kv-index.js'
 import { endError, refusalError } from './refusals.js'
+import type { SequenceOwner, SequenceStart } from './sequence-owner.js'
 
 /** Queries that wait for an answer. A decoding device asks one layer at a time. */
 const QUERIES_MAX = 16

@@ -1,8 +1,10 @@
 /**
  * The first message of an Attend stream: read within a deadline, checked before any work is done.
  */
+
 import type { LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
+import { HASH_BYTES } from '@kvasir/engine/text/block-hash'
 import type { Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { AttendMode, type AttendOpen, type AttendRequest } from '@kvasir/proto/kvasir/memory/v1/memory'
 import { withDeadline } from '@kvasir/runtime/deferred'
@@ -11,7 +13,6 @@ import { checkLease } from './validation.js'
 
 /** The caller says at once what it wants. */
 const OPEN_MS = 5_000
-const HASH_BYTES = 16
 const REQUIRED = ['requestId', 'sourceEndpoint', 'sourceDeviceId', 'transferId'] as const
 
 export interface CheckedOpen extends AttendOpen {

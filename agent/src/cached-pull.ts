@@ -2,6 +2,7 @@
  * Serves a Pull of cached blocks: whatever of the leading run is still here, with the same chunks, window and
  * acknowledgements as any transfer.
  */
+import { HASH_BYTES } from '@kvasir/engine/text/block-hash'
 import {
   PullContent,
   type PullOpen,
@@ -12,8 +13,6 @@ import { InvalidInputError, OverloadedError } from '@kvasir/runtime/errors'
 import { BLOCK_TOKENS } from './core/block-allocator.js'
 import type { Device } from './device.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
-
-const HASH_BYTES = 16
 
 export class CachedPulls {
   private serving = 0

@@ -12,11 +12,12 @@ import type { DecodeAttention } from './attend-decode.js'
 import type { EndReason, StepPart, TierTraffic } from './core/events.js'
 import type { DecodeOutbox } from './decode-outbox.js'
 import type { Device } from './device.js'
-import type { SequenceOwner, StepAttention } from './device-runner.js'
 import type { ReceivedKv } from './incoming-transfer.js'
+import { microseconds } from './microseconds.js'
 import { PrefillSpan } from './prefill-span.js'
 import { localReuse } from './prefix-reuse.js'
 import { endError } from './refusals.js'
+import type { SequenceOwner, StepAttention } from './sequence-owner.js'
 import { tokenMessage } from './token-message.js'
 
 const FINISHED: Partial<Record<EndReason, FinishReason>> = {
@@ -157,8 +158,4 @@ export class DecodeOwner implements SequenceOwner {
 
 function tierRead({ tier, readBytes, movedBytes }: TierTraffic): TierRead {
   return { tier, readBytes: BigInt(Math.round(readBytes)), movedBytes: BigInt(Math.round(movedBytes)) }
-}
-
-function microseconds(ms: number): bigint {
-  return BigInt(Math.round(ms * 1_000))
 }

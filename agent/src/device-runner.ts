@@ -12,62 +12,14 @@
  *    before anybody else hears of the event: whoever is told may bring about the next event, whose steps may
  *    use the blocks just emptied, and which may remove what was stored just now.
  */
-import type { AttentionUse, DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
-import { type SampledToken, type SamplingParameters, sampleToken } from '@kvasir/engine/sampler'
+import type { DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
+import { type SampledToken, sampleToken } from '@kvasir/engine/sampler'
 import type { Clock } from '@kvasir/runtime/clock'
 import { InternalError, KvasirError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import type { AgentCore } from './core/agent-core.js'
-import type {
-  CoreAction,
-  CoreEvent,
-  CoreLoad,
-  EndReason,
-  PageUse,
-  Refusal,
-  StepPart,
-  TierTraffic,
-} from './core/events.js'
-import type { HashChain } from './hash-chain.js'
-
-export interface SequenceOwner {
-  /** A prefill has memory, with the KV of its first `cachedTokens` tokens. */
-  admitted?(counter: bigint, cachedTokens: number, tokensAhead: number): void
-  /** The device works on it for the first time. */
-  started?(): void
-  /** A layer has computed the first `tokens` tokens of the prompt. */
-  layerComputed?(layer: number, tokens: number): void
-  /** The prompt is computed; called before `sampled`. */
-  promptComputed?(): void
-  /** `stopped`: the token is a stop token, which is not emitted and ends the sequence. */
-  sampled?(token: SampledToken, index: number, stopped: boolean): void
-  /** What its row of a decode step adds: which pages it attends to, and whether another device answers for some. */
-  attention?(part: StepPart): StepAttention
-  /**
-   * A step in which it took part, with the number of sequences that shared it; `use`: what its attention
-   * read, where that was tracked.
-   */
-  stepped?(role: StepPart['role'], elapsedUs: number, sequences: number, use: AttentionUse | undefined): void
-  /** `error`: what went wrong where the reason is `failed`. `reads`: what its attention read, by tier. */
-  ended(reason: EndReason, error: KvasirError | undefined, reads: readonly TierTraffic[]): void
-}
-
-export type StepAttention = Pick<StepSequence, 'attention' | 'remote' | 'trackPages'>
-
-export interface SequenceStart {
-  readonly id: number
-  /** The prompt; sampled tokens are added here. */
-  readonly tokens: number[]
-  /** Index of the next token to be sampled. */
-  readonly firstIndex: number
-  readonly sampling: SamplingParameters
-  readonly stopTokens: ReadonlySet<number>
-  /** Its first tokens, which are known already and taken whatever would be sampled. */
-  readonly replay?: readonly number[]
-  /** Names its blocks; undefined where none is reused and none left behind. */
-  readonly hashes: HashChain | undefined
-  readonly owner: SequenceOwner
-}
+import type { CoreAction, CoreEvent, CoreLoad, PageUse, Refusal, StepPart } from './core/events.js'
+import type { SequenceOwner, SequenceStart } from './sequence-owner.js'
 
 interface RunningSequence extends SequenceStart {
   readonly promptTokens: number

@@ -17,13 +17,15 @@ import type { CallContext, Send } from '@kvasir/runtime/rpc-server'
 import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
 import { context } from '@opentelemetry/api'
 import { type Device, leaseOf, loadedDevice } from './device.js'
-import { RefusedByCore, type SequenceOwner } from './device-runner.js'
+import { RefusedByCore } from './device-runner.js'
 import { runReader, shapeOf } from './kv-shape.js'
+import { microseconds } from './microseconds.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
 import { PrefillSpan } from './prefill-span.js'
 import { fetchableTokens, fetchPrefix, hashesOf, localReuse } from './prefix-reuse.js'
 import { endError, refusalError } from './refusals.js'
 import { SendSpan } from './send-span.js'
+import type { SequenceOwner } from './sequence-owner.js'
 import { tokenMessage } from './token-message.js'
 import { checkPrefill } from './validation.js'
 
@@ -211,8 +213,4 @@ function noPull(device: Device, transferId: string): KvasirError {
     `No device pulled the KV of transfer ${transferId} within ${device.limits.pullMs} ms; place the request anew.`,
     { ids: { deviceId: device.deviceId, transferId } },
   )
-}
-
-function microseconds(ms: number): bigint {
-  return BigInt(Math.round(ms * 1_000))
 }

@@ -1,9 +1,11 @@
 /**
  * Checks what comes over gRPC before any work is done. Every fault names its field.
  */
+
 import type { LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import type { SamplingParameters } from '@kvasir/engine/sampler'
+import { HASH_BYTES } from '@kvasir/engine/text/block-hash'
 import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type {
   CachedPrefix,
@@ -16,7 +18,6 @@ import type { Lease, OfferRequest, ReserveRequest } from '@kvasir/proto/kvasir/k
 import { InvalidInputError, NotFoundError, UnsupportedError } from '@kvasir/runtime/errors'
 
 const TOP_LOGPROBS_MAX = 20
-const HASH_BYTES = 16
 /** As documented of OfferRequest. */
 const OFFER_HASHES_MAX = 4_096
 

@@ -8,6 +8,7 @@ import { context } from '@opentelemetry/api'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { CorpusReport, SearchReport } from '../retrieval/corpus-reports.js'
+import { roundMs } from '../round-ms.js'
 import { ApiError, badRequest } from './api-error.js'
 import type { ApiKeys } from './api-keys.js'
 import type { Exchanges } from './exchanges.js'
@@ -73,7 +74,7 @@ export function registerCorporaRoutes(
         const options = { k, signal: exchange.stopSignal() }
         const { documents, stages } = await named(corpora.search(refOf(request, name), query, options))
         exchange.succeeded()
-        const tookMs = Math.round((performance.now() - startedMs) * 1000) / 1000
+        const tookMs = roundMs(performance.now() - startedMs)
         return { corpus: name, k, documents, tookMs, stages }
       })
     },

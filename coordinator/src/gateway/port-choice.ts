@@ -52,7 +52,7 @@ function cannotListen(thrown: unknown, host: string, port: number): InvalidInput
   switch (codeOf(thrown)) {
     case 'EADDRINUSE':
       return new InvalidInputError(
-        `Port ${port} on ${host} is taken. Choose another with --port, or --port-preferred ${port} to take the next free one.`,
+        `Port ${port} on ${host} is taken. Choose another with --port, or leave --port out to take a free one.`,
         details,
       )
     case 'EACCES':

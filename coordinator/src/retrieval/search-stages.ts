@@ -15,6 +15,7 @@ import {
 import type { StageCosts } from '../core/stage-costs.js'
 import type { PlannedStage } from '../core/stage-plan.js'
 import type { StageReport } from '../generation.js'
+import { roundMs } from '../round-ms.js'
 
 /** One shard of a search, with the device that it was planned for. */
 export interface StagedShard {
@@ -178,9 +179,4 @@ function busiestMs(shards: readonly ShardTimes[], time: 'relevancyUs' | 'retriev
 
 function msText(ms: number): string {
   return `${Number(ms.toPrecision(3))} ms`
-}
-
-/** Microseconds are as fine as any of these times is meant. */
-function roundMs(ms: number): number {
-  return Math.round(ms * 1000) / 1000
 }

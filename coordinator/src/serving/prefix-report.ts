@@ -6,6 +6,7 @@ import type { Decision } from '../core/decision.js'
 import { BLOCK_TOKENS } from '../core/kv-blocks.js'
 import type { PlannedFetch, UnusedSource } from '../core/prefix-choice.js'
 import type { BlockRun, PrefixReport } from '../generation.js'
+import { roundMs } from '../round-ms.js'
 import type { ReuseFigures } from './prefix-calls.js'
 
 export interface PrefixFacts {
@@ -24,7 +25,7 @@ export function prefixReport(facts: PrefixFacts): PrefixReport {
     blocks: Math.ceil(promptTokens / BLOCK_TOKENS),
     cachedTokens: cachedTokens(promptTokens, reuse),
     fetchedBytes: reuse?.fetchedBytes ?? 0,
-    fetchMs: reuse && reuse.fetchedTokens > 0 ? round(reuse.fetchMs) : null,
+    fetchMs: reuse && reuse.fetchedTokens > 0 ? roundMs(reuse.fetchMs) : null,
     runs: reuse ? blockRuns(facts, reuse) : [],
     heldByDecodeTokens: Math.min(promptTokens, facts.heldByDecodeTokens),
   }
@@ -122,8 +123,4 @@ function tailReason(promptTokens: number): string {
 /** As fine as a person needs it. */
 function ms(value: number): string {
   return value < 10 ? value.toFixed(1) : value.toFixed(0)
-}
-
-function round(value: number): number {
-  return Math.round(value * 1000) / 1000
 }

@@ -4,6 +4,7 @@
 import { type Decision, explain, filterCounts } from '../core/decision.js'
 import type { ProfileName } from '../core/facts.js'
 import type { GenerationRequest, PlacementReport, RequestReport } from '../generation.js'
+import { roundMs } from '../round-ms.js'
 import { type AttentionSums, addAttention, NO_ATTENTION } from './attention-calls.js'
 import type { EpochFigures } from './epoch-figures.js'
 import { cachedTokens, prefixReport } from './prefix-report.js'
@@ -191,9 +192,4 @@ function placementReport(decision: Decision): PlacementReport {
       attend: filterCounts(decision.filtered.attend),
     },
   }
-}
-
-/** Microseconds are as fine as any of these times is meant. */
-function roundMs(ms: number): number {
-  return Math.round(ms * 1000) / 1000
 }

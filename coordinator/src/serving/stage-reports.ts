@@ -8,6 +8,7 @@
 import type { Decision } from '../core/decision.js'
 import type { PlannedStage } from '../core/stage-plan.js'
 import type { AttentionReport, StageReport } from '../generation.js'
+import { roundMs } from '../round-ms.js'
 import type { AttentionSums } from './attention-calls.js'
 import type { EpochFigures } from './epoch-figures.js'
 
@@ -26,13 +27,13 @@ export function stageReport(
     stage,
     what,
     devices,
-    predictedMs: round(computeMs),
-    transferMs: round(transferMs),
+    predictedMs: roundMs(computeMs),
+    transferMs: roundMs(transferMs),
     transferBytes: Math.round(transferBytes),
-    measuredMs: measuredMs === null ? null : round(measuredMs),
+    measuredMs: measuredMs === null ? null : roundMs(measuredMs),
     alternative: alternative && {
       devices: alternative.devices,
-      pipelineMs: round(alternative.pipelineMs),
+      pipelineMs: roundMs(alternative.pipelineMs),
     },
     reason,
   }
@@ -51,7 +52,7 @@ export function attentionReport({ attention }: Decision, sums: AttentionSums): A
     pages: sums.pages,
     pagesRead: sums.pagesRead,
     wireBytes: sums.wireBytes,
-    remoteMs: round(sums.remoteUs / 1000),
+    remoteMs: roundMs(sums.remoteUs / 1000),
   }
 }
 
@@ -102,9 +103,9 @@ export function prefixStages(
       what: fetch ? `fetch of ${counted(fetch.tokens - localTokens, 'token')}` : 'nothing fetched',
       devices: [fetch?.device.deviceId ?? prefill.deviceId],
       predictedMs: 0,
-      transferMs: round(fetchMs),
+      transferMs: roundMs(fetchMs),
       transferBytes: reuse?.fetchedBytes ?? 0,
-      measuredMs: reuse && reuse.fetchedTokens > 0 ? round(reuse.fetchMs) : null,
+      measuredMs: reuse && reuse.fetchedTokens > 0 ? roundMs(reuse.fetchMs) : null,
       alternative: retrievalAlternative(prefix, prefill.deviceId),
       reason: retrievalReason(prefix, prefill.deviceId),
     },
@@ -113,10 +114,10 @@ export function prefixStages(
       stage: 'apply',
       what: `prefill of ${counted(computeTokens, 'token')}`,
       devices: [prefill.deviceId],
-      predictedMs: round(computeMs),
+      predictedMs: roundMs(computeMs),
       transferMs: 0,
       transferBytes: 0,
-      measuredMs: computeUs === null ? null : round(computeUs / 1000),
+      measuredMs: computeUs === null ? null : roundMs(computeUs / 1000),
       alternative: null,
       reason: `${prefill.deviceId} was chosen to prefill.`,
     },
@@ -128,10 +129,10 @@ function retrievalAlternative(
   { fetch, unused, unfetchedMs }: Decision['prefix'],
   prefillDeviceId: string,
 ): StageReport['alternative'] {
-  if (fetch) return { devices: [prefillDeviceId], pipelineMs: round(unfetchedMs) }
+  if (fetch) return { devices: [prefillDeviceId], pipelineMs: roundMs(unfetchedMs) }
   const slower = unused.find(({ why }) => why === 'slower')
   if (!slower) return null
-  return { devices: [slower.deviceId], pipelineMs: round(slower.prefillMs) }
+  return { devices: [slower.deviceId], pipelineMs: roundMs(slower.prefillMs) }
 }
 
 function retrievalReason(
@@ -155,9 +156,4 @@ function counted(count: number, noun: string): string {
 
 function msText(ms: number): string {
   return `${Number(ms.toPrecision(3))} ms`
-}
-
-/** Microseconds are as fine as any of these times is meant. */
-function round(ms: number): number {
-  return Math.round(ms * 1000) / 1000
 }

@@ -9,7 +9,7 @@
 import { createHash } from 'node:crypto'
 import { BLOCK_TOKENS } from '../device-driver.js'
 
-const HASH_BYTES = 16
+export const HASH_BYTES = 16
 
 /**
  * The parent of a text's first block.

@@ -43,6 +43,17 @@ export interface CorpusStoreOptions {
   readonly log: Logger
 }
 
+/** A corpus without documents. */
+const EMPTY = {
+  version: 0,
+  documents: 0,
+  fileBytes: 0,
+  textBytes: 0,
+  postingsBytes: 0,
+  terms: 0,
+  analyzer: ANALYZER,
+}
+
 export class CorpusStore {
   private readonly corpora = new Map<string, Corpus>()
   /** Names whose corpus is being deleted. */
@@ -87,13 +98,7 @@ export class CorpusStore {
       name,
       tenantSalt: Buffer.from(ref.tenantSalt).toString('hex'),
       createdMs: clock.wallMs(),
-      version: 0,
-      documents: 0,
-      fileBytes: 0,
-      textBytes: 0,
-      postingsBytes: 0,
-      terms: 0,
-      analyzer: ANALYZER,
+      ...EMPTY,
     }
     const folder = new CorpusFolder(join(root, key))
     const corpus = this.corpusOf(folder, record)
@@ -171,16 +176,7 @@ export class CorpusStore {
       this.corpora.set(key, this.corpusOf(folder, record))
     } catch (error) {
       const tenantSalt = tenant === NO_TENANT ? '' : tenant
-      const none = {
-        createdMs: 0,
-        version: 0,
-        documents: 0,
-        fileBytes: 0,
-        textBytes: 0,
-        postingsBytes: 0,
-        terms: 0,
-      }
-      const record = { name, tenantSalt, ...none, analyzer: ANALYZER }
+      const record = { name, tenantSalt, createdMs: 0, ...EMPTY }
       this.corpora.set(key, this.corpusOf(folder, record, KvasirError.from(error)))
     }
   }
