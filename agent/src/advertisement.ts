@@ -41,7 +41,7 @@ export function advertisementOf(
     capabilities: [...definition.capabilities],
     tiers: tiers.map(tierMessage),
     compute: loaded === undefined ? [] : [{ precision: Precision.F32, peakOpsPerSecond: rates.opsPerSecond }],
-    kernels: loaded?.driver.describe().kernels.map(kernelMessage) ?? [],
+    kernels: loaded?.device.describe().kernels.map(kernelMessage) ?? [],
     models: loaded === undefined ? [] : [modelMessage(loaded.model)],
     decodeSlots,
     link: { class: definition.linkClass, bytesPerSecond: settings.linkBytesPerSecond, latencyUs: 0 },
@@ -72,6 +72,8 @@ export function loadReportOf(
     tiers: holder.fill(),
     leases: load.leases,
     draining: load.draining,
+    models: [],
+    arrivals: [],
     lastStepUs: BigInt(Math.round(runner.lastStepUs)),
     kvSequence: device.index.lastSequence,
     ...(corpus === undefined ? {} : { corpusBytesUsed: corpus.used }),
@@ -117,5 +119,7 @@ function modelMessage(model: LoadedModelFacts): Advertisement['models'][number] 
     layers: { first: 0, count: model.layers },
     parameters: BigInt(model.parameters),
     weightBytes: BigInt(model.weightBytes),
+    tiers: [],
+    compute: [],
   }
 }

@@ -1,4 +1,4 @@
-import type { DeviceDriver } from '@kvasir/engine/device-driver'
+import type { DriverModel } from '@kvasir/engine/device-driver'
 import type { KernelInput, KernelOutput } from '@kvasir/engine/kernels'
 import type { AttendQuery } from '@kvasir/proto/kvasir/memory/v1/memory'
 import { InvalidInputError } from '@kvasir/runtime/errors'
@@ -27,7 +27,7 @@ function answers(chosen: readonly number[][], mode: 'partial' | 'indices' = 'par
   const runKernel = (async (_name: string, input: Input) => {
     inputs.push(input)
     return output(input)
-  }) as unknown as DeviceDriver['runKernel']
+  }) as unknown as DriverModel['runKernel']
   const made = new AttendAnswers({
     driver: { runKernel },
     model,

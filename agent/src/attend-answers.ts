@@ -5,7 +5,7 @@
  * Invariants: queries come in the order of their ids; each is checked before the device sees it; the
  * blocks are asked for anew with each, since tier moves change them between steps.
  */
-import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
+import type { DriverModel, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import type { KernelOutput } from '@kvasir/engine/kernels'
 import type { AttendAnswer, AttendQuery } from '@kvasir/proto/kvasir/memory/v1/memory'
 import { InvalidInputError } from '@kvasir/runtime/errors'
@@ -13,7 +13,7 @@ import { bytesOf, floatsOf } from './attend-bytes.js'
 import type { PageUse } from './core/events.js'
 
 export interface AnswerParts {
-  readonly driver: Pick<DeviceDriver, 'runKernel'>
+  readonly driver: Pick<DriverModel, 'runKernel'>
   readonly model: Pick<LoadedModelFacts, 'layers' | 'heads' | 'kvHeads' | 'headDim'>
   /** partial: attention over the chosen pages; indices: their numbers. */
   readonly mode: 'partial' | 'indices'

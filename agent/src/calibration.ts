@@ -5,7 +5,7 @@
  *
  * What comes out is what the whole step achieved, not a peak of the hardware.
  */
-import type { DeviceDriver, LoadedModelFacts, StepSequence } from '@kvasir/engine/device-driver'
+import type { DriverModel, LoadedModelFacts, StepSequence } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { blocksForTokens } from './core/block-allocator.js'
 
@@ -20,7 +20,7 @@ const DECODE_STEPS = 3
 
 /** `kvBlocks`: size of the pool, nothing of which is in use yet. */
 export async function measureRates(
-  driver: DeviceDriver,
+  driver: DriverModel,
   model: LoadedModelFacts,
   kvBlocks: number,
 ): Promise<MeasuredRates> {

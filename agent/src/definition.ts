@@ -44,6 +44,4 @@ export interface TierDefinition {
 
 export interface DriverFactory {
   create(options: { readonly threads?: number }): DeviceDriver
-  /** Bytes of one KV block over all layers; asked before a model is loaded, since loading needs the size of the pool. */
-  blockBytes(model: string): Promise<number>
 }

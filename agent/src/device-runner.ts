@@ -12,7 +12,7 @@
  *    before anybody else hears of the event: whoever is told may bring about the next event, whose steps may
  *    use the blocks just emptied, and which may remove what was stored just now.
  */
-import type { DeviceDriver, StepResult, StepSequence } from '@kvasir/engine/device-driver'
+import type { DriverModel, StepResult, StepSequence } from '@kvasir/engine/device-driver'
 import { type SampledToken, sampleToken } from '@kvasir/engine/sampler'
 import type { Clock } from '@kvasir/runtime/clock'
 import { InternalError, KvasirError } from '@kvasir/runtime/errors'
@@ -46,7 +46,7 @@ export class RefusedByCore extends Error {
 
 export interface RunnerParts {
   readonly core: AgentCore
-  readonly driver: DeviceDriver | undefined
+  readonly driver: DriverModel | undefined
   /** Blocks leave the cache: must issue their reads before it returns. */
   readonly demote: (blocks: Demoted) => void
   /** The set of full blocks held has changed. */

@@ -1,7 +1,7 @@
 /**
  * What the services of one agent share: the device, its model and its books.
  */
-import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
+import type { DeviceDriver, DriverModel, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { Capability, type KvVariant } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvServiceClient, Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { MemoryServiceClient } from '@kvasir/proto/kvasir/memory/v1/memory'
@@ -17,10 +17,12 @@ import type { TransferRegistry } from './transfer-registry.js'
 
 /** A model and the device that runs it. */
 export interface LoadedDevice {
-  readonly driver: DeviceDriver
+  /** What the device can do without a model. */
+  readonly device: DeviceDriver
+  readonly driver: DriverModel
   readonly model: LoadedModelFacts
   readonly variant: KvVariant
-  /** Bytes of one block over all layers. */
+  /** Bytes of one block over all layers in the device's pool. */
   readonly blockBytes: number
 }
 

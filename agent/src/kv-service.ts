@@ -11,7 +11,14 @@ import {
 } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
-import { bidi, type CallContext, type Send, serverStream, unary } from '@kvasir/runtime/rpc-server'
+import {
+  bidi,
+  type CallContext,
+  clientStream,
+  type Send,
+  serverStream,
+  unary,
+} from '@kvasir/runtime/rpc-server'
 import { CachedPulls } from './cached-pull.js'
 import type { CoreEvent } from './core/events.js'
 import { type Device, leaseOf, loadedDevice } from './device.js'
@@ -77,6 +84,9 @@ export function kvControlService(device: Device): KvServiceServer {
     pull: bidi(async () => {
       throw elsewhere(device, 'Pull is served on the KV endpoint')
     }),
+    push: clientStream(async () => {
+      throw elsewhere(device, 'Push is served on the KV endpoint')
+    }),
   }
 }
 
@@ -92,6 +102,7 @@ export function kvTransferService(device: Device): KvServiceServer {
     snapshot: serverStream(refuse),
     offer: unary(refuse),
     pull: bidi((incoming, call, send) => servePull(device, cached, incoming, call, send)),
+    push: clientStream(refuse),
   }
 }
 

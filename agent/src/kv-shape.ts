@@ -1,5 +1,5 @@
 /** The sizes of a model's KV blocks, and how a device's blocks are read for sending. */
-import type { DeviceDriver, LoadedModelFacts } from '@kvasir/engine/device-driver'
+import type { DriverModel, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { type KvVariant, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvShape, ReadRun } from './block-holder.js'
@@ -40,7 +40,7 @@ export function runReader(
 
 /** Writes runs of a sequence to a device. */
 export function runWriter(
-  driver: DeviceDriver,
+  driver: DriverModel,
   blocks: readonly number[],
 ): (run: Run, data: Uint8Array, owned: boolean) => Promise<void> {
   return ({ layer, first, count, bounds }, data, owned) => {

@@ -12,7 +12,7 @@ const BLOCK_BYTES = 768
 async function tiersOf(settings: Partial<AgentSettings>, definition = fakeDefinition('npu')) {
   const parsed = agentSettings.parse({ deviceId: 'npu-0', model: FAKE_MODEL, ...settings })
   const { loaded, tiers } = await openDevice(definition, parsed, log)
-  await loaded?.driver.close()
+  await loaded?.device.close()
   return tiers.map(({ definition: { name }, blocks, capacityBytes }) => ({ name, blocks, capacityBytes }))
 }
 

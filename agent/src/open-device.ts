@@ -2,6 +2,7 @@
  * Gets a device ready before it serves: sizes its tiers, loads the model, measures what it achieves.
  */
 import { availableParallelism } from 'node:os'
+import { EXACT } from '@kvasir/engine/numerics'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import { type MeasuredRates, measureCopyRate, measureRates } from './calibration.js'
@@ -41,27 +42,29 @@ export async function openDevice(
     const rates = { opsPerSecond: 0, bytesPerSecond: measureCopyRate() }
     return { loaded: undefined, rates, tiers: sized.map((tier) => openedTier(tier, 0, rates)) }
   }
-  const blockBytes = await factory.blockBytes(settings.model)
-  for (const { definition: tier, bytes } of sized) {
-    if (bytes >= blockBytes) continue
-    throw new InvalidInputError(
-      `A tier of ${bytes} bytes holds no KV block of the model ${settings.model}; set ${tier.bytes} to at least ${blockBytes}.`,
-      { param: tier.bytes },
-    )
-  }
-  const kvBlocksMax = sized.reduce((sum, { bytes }) => sum + Math.floor(bytes / blockBytes), 0)
-  const driver = factory.create(settings.threads === undefined ? {} : { threads: settings.threads })
+  const device = factory.create(settings.threads === undefined ? {} : { threads: settings.threads })
   try {
-    const model = await driver.loadModel({ model: settings.model, kvBlocksMax })
+    const options = { model: settings.model, numerics: EXACT }
+    const { poolBlockBytes: blockBytes } = await device.inspectModel(options)
+    for (const { definition: tier, bytes } of sized) {
+      if (bytes >= blockBytes) continue
+      throw new InvalidInputError(
+        `A tier of ${bytes} bytes holds no KV block of the model ${settings.model}; set ${tier.bytes} to at least ${blockBytes}.`,
+        { param: tier.bytes },
+      )
+    }
+    const kvBlocksMax = sized.reduce((sum, { bytes }) => sum + Math.floor(bytes / blockBytes), 0)
+    const driver = await device.loadModel({ ...options, kvBlocksMax })
+    const model = driver.facts
     const rates = await measureRates(driver, model, kvBlocksMax)
     log.info(
       { model: model.name, digest: model.digest, kvBlocksMax, cores: availableParallelism(), ...rates },
       'model loaded and measured',
     )
-    const loaded = { driver, model, variant: exactVariant(model.layers), blockBytes }
+    const loaded = { device, driver, model, variant: exactVariant(model.layers), blockBytes }
     return { loaded, rates, tiers: sized.map((tier) => openedTier(tier, blockBytes, rates)) }
   } catch (error) {
-    await driver.close()
+    await device.close()
     throw error
   }
 }

@@ -72,7 +72,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
   const decodeSlots = loaded === undefined ? 0 : (settings.decodeSlots ?? definition.decodeSlotsDefault)
   const onBroken = (error: KvasirError) => options.onBroken?.(error)
   // An idle device runs no step that could fail.
-  void loaded?.driver.lost.then(onBroken)
+  void loaded?.device.lost.then(onBroken)
 
   const core = new AgentCore({
     deviceId,
@@ -85,7 +85,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     waitingMax: limits.waitingMax,
     contextTokensMax: loaded?.model.contextTokensMax ?? 0,
     limits: {
-      rowsMax: Math.min(limits.rowsMax, loaded?.driver.describe().rowsMax ?? 0),
+      rowsMax: Math.min(limits.rowsMax, loaded?.device.describe().rowsMax ?? 0),
       chunkTokens: limits.chunkTokens,
       sharedChunkTokens: limits.sharedChunkTokens,
     },
@@ -163,7 +163,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     await Promise.all(services.map((service) => service.close?.()))
     device.holder.close()
     for (const clients of [bulk, offers, attends]) clients.close()
-    await loaded?.driver.close()
+    await loaded?.device.close()
   }
 
   const listenAll = async (): Promise<[control: RpcServer, kv: RpcServer]> => {

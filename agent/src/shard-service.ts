@@ -228,7 +228,7 @@ class ShardService {
   }
 
   private get driver(): DeviceDriver {
-    return loadedDevice(this.device, Capability.RETRIEVE).driver
+    return loadedDevice(this.device, Capability.RETRIEVE).device
   }
 
   private notHeld(corpus: string): NotFoundError {

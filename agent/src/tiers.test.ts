@@ -22,19 +22,20 @@ function watched(moves: Moved[]): DriverFactory {
     ...ortFactory,
     create(options) {
       const driver = ortFactory.create(options)
-      let layers: number[] = []
       return {
         ...driver,
         async loadModel(load) {
           const model = await driver.loadModel(load)
-          layers = Array.from({ length: model.layers }, (_, layer) => layer)
-          return model
-        },
-        copyBlocks(from, to) {
-          const before = layers.map((layer) => driver.readBlocks(layer, from))
-          const copied = driver.copyBlocks(from, to)
-          moves.push({ before, after: layers.map((layer) => driver.readBlocks(layer, to)) })
-          return copied
+          const layers = Array.from({ length: model.facts.layers }, (_, layer) => layer)
+          return {
+            ...model,
+            copyBlocks(from, to) {
+              const before = layers.map((layer) => model.readBlocks(layer, from))
+              const copied = model.copyBlocks(from, to)
+              moves.push({ before, after: layers.map((layer) => model.readBlocks(layer, to)) })
+              return copied
+            },
+          }
         },
       }
     },

@@ -11,6 +11,7 @@ import { floats, sessionOptions, shapeTensor } from './ort-session.js'
 
 export class AttentionSessions {
   readonly #config: ModelConfig
+  readonly #all: ReadonlySet<InferenceSession>
   /** At most one thread a KV head: then no product is divided among threads. */
   readonly #narrow: InferenceSession
   /** All threads, for many rows: products are then divided by rows only. */
@@ -25,6 +26,7 @@ export class AttentionSessions {
     { narrow, wide, weighing }: Record<'narrow' | 'wide' | 'weighing', InferenceSession>,
   ) {
     this.#config = config
+    this.#all = new Set([narrow, wide, weighing])
     this.#narrow = narrow
     this.#wide = wide
     this.#weighing = weighing
@@ -44,6 +46,10 @@ export class AttentionSessions {
     const wide =
       threads > config.kvHeads ? await InferenceSession.create(model, sessionOptions(threads)) : narrow
     return new AttentionSessions(config, threads, { narrow, wide, weighing })
+  }
+
+  async release(): Promise<void> {
+    for (const session of this.#all) await session.release()
   }
 
   /**

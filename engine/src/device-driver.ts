@@ -1,6 +1,6 @@
 /**
- * The seam to a device, the same for GPUs and FPGAs: a pool of KV blocks and one
- * call that runs a batch of sequences through the model.
+ * The seam to a device, the same for GPUs and FPGAs: models are loaded on it, each with a pool of KV
+ * blocks and one call that runs a batch of sequences through the model.
  *
  * A prefill chunk and a decode step are the same call: a sequence brings the tokens
  * that are new to it (many in a prefill chunk, one in a decode step), so all rows of
@@ -10,19 +10,20 @@
  * D1 The driver never chooses blocks: ids come from the agent's allocator, 0 ≤ id < kvBlocksMax.
  * D2 `step` writes the K/V of the new tokens into the sequence's blocks before it resolves;
  *    a layer reported by `onLayer` is readable from then on, even while the step goes on.
- * D3 The logits of a sequence depend on its tokens alone: not on the batch, the chunking,
- *    or the block ids.
+ * D3 The logits of a sequence depend on its tokens and the KV in its blocks alone: not on the batch, the
+ *    chunking, or the block ids.
  * D4 Everything but another step is served between the layers of a running step, and while it waits for
  *    another device.
  * D5 Calls take effect in the order in which they were issued: a read sees what was there when it was
  *    issued, whatever is issued after it. So a block may be given to another as soon as its last read
- *    or copy was issued.
+ *    or copy was issued. This holds among the calls of one model; steps of different models take turns.
  * D6 The pages that sparse attention chooses depend on the sequence and its method alone, not on which
  *    device holds them: local and remote attention choose the same.
  */
 
 import type { KvasirError } from '@kvasir/runtime/errors'
-import type { KernelInput, KernelName, KernelOutput } from './kernels.js'
+import type { AttentionKernelName, KernelInput, KernelOutput, SearchKernelName } from './kernels.js'
+import type { Numerics } from './numerics.js'
 
 /** Tokens in a full KV block. */
 export const BLOCK_TOKENS = 16
@@ -134,11 +135,23 @@ export interface StepResult {
   readonly attention: readonly (AttentionUse | undefined)[]
 }
 
+/** What loading a model would take, known before anything is loaded. */
+export interface ModelPlan {
+  readonly name: string
+  readonly digest: string
+  /** Resident bytes of the weights, embeddings included. */
+  readonly weightBytes: number
+  /** Bytes of one block over all layers in the device's pool. */
+  readonly poolBlockBytes: number
+  readonly contextTokensMax: number
+}
+
 /** Facts of a loaded model that placement and memory accounting need. */
 export interface LoadedModelFacts {
   readonly name: string
   /** SHA-256 of the model's files, hexadecimal. */
   readonly digest: string
+  readonly numerics: Numerics
   readonly contextTokensMax: number
   readonly vocabularySize: number
   readonly layers: number
@@ -146,8 +159,12 @@ export interface LoadedModelFacts {
   readonly heads: number
   readonly kvHeads: number
   readonly headDim: number
-  /** Bytes of one block of one layer in wire layout `[K|V][kv head][token][head dim]`, f32. */
+  /** Tokens that attention looks back in at least one layer; absent where all layers see all tokens. */
+  readonly slidingWindowTokens?: number
+  /** Bytes of one block of one layer on the wire (kv-format.ts). */
   readonly blockLayerBytes: number
+  /** Bytes of one block over all layers in the device's pool. */
+  readonly poolBlockBytes: number
   readonly parameters: number
   /** Bytes of weights that one step reads. */
   readonly weightBytes: number
@@ -177,9 +194,13 @@ export interface DriverDescription {
   readonly rowsMax: number
 }
 
-export interface LoadModelOptions {
-  /** A directory in Hugging Face layout, or `dummy:NAME`. */
+export interface ModelOptions {
+  /** A directory in Hugging Face layout, a GGUF file, or `dummy:NAME`. */
   readonly model: string
+  readonly numerics: Numerics
+}
+
+export interface LoadModelOptions extends ModelOptions {
   /** Blocks in the KV pool. */
   readonly kvBlocksMax: number
 }
@@ -188,11 +209,25 @@ export interface DeviceDriver {
   /** Resolves when the device is gone by itself, not by `close`: every call rejects from then on. */
   readonly lost: Promise<KvasirError>
   describe(): DriverDescription
-  /** Rejects with InvalidInputError for a missing, corrupt or unsupported model. Called once. */
-  loadModel(options: LoadModelOptions): Promise<LoadedModelFacts>
+  /** Rejects as `loadModel` does, but for memory. */
+  inspectModel(options: ModelOptions): Promise<ModelPlan>
+  /**
+   * May be called again for another model. Rejects with InvalidInputError for a missing or corrupt model,
+   * UnsupportedError for one that this driver cannot run, OverloadedError where memory does not suffice.
+   */
+  loadModel(options: LoadModelOptions): Promise<DriverModel>
+  /** Rejects with UnsupportedError for a kernel it lacks, InvalidInputError beyond a declared limit. */
+  runKernel<Name extends SearchKernelName>(name: Name, input: KernelInput<Name>): Promise<KernelOutput<Name>>
+  /** Ends the device's thread or process. Pending calls reject. */
+  close(): Promise<void>
+}
+
+/** One model on a device. After `unload`, or once the device is lost, its calls reject. */
+export interface DriverModel {
+  readonly facts: LoadedModelFacts
   /** One at a time. `onLayer(layer)` is called as each layer's K/V are in the blocks. */
   step(sequences: readonly StepSequence[], onLayer?: (layer: number) => void): Promise<StepResult>
-  /** Ends a running step at its next layer, or at once where it waits for another device. */
+  /** Ends a running step at its next layer, or at once where it waits for another device or model. */
   cancelStep(): void
   /** Copies whole blocks of one layer out, `blocks.length * blockLayerBytes` bytes, wire layout. */
   readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array>
@@ -208,8 +243,11 @@ export interface DeviceDriver {
   /** Takes bounds that another device prepared; they stand until the block is written to. */
   writeBounds(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void>
   /** Rejects with UnsupportedError for a kernel it lacks, InvalidInputError beyond a declared limit. */
-  runKernel<Name extends KernelName>(name: Name, input: KernelInput<Name>): Promise<KernelOutput<Name>>
+  runKernel<Name extends AttentionKernelName>(
+    name: Name,
+    input: KernelInput<Name>,
+  ): Promise<KernelOutput<Name>>
   stats(): Promise<DriverStats>
-  /** Ends the device's thread or process. Pending calls reject. */
-  close(): Promise<void>
+  /** Frees the model and its pool after what was issued before. Pending steps are cancelled. */
+  unload(): Promise<void>
 }

@@ -4,9 +4,8 @@
  */
 import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { DeviceDriver } from './device-driver.js'
-import { createOrtDriver } from './ort-driver.js'
 import { NEAR_TIE, sampleToken } from './sampler.js'
+import { type LoadedDriver, loadedDriver } from './testing/loaded-driver.js'
 
 interface GoldenCase {
   prompt: string
@@ -21,11 +20,10 @@ const greedy = { temperature: 0, topP: 1, topK: 0, seed: 0n, logprobs: false, to
 const blocks = Uint32Array.from({ length: 16 }, (_, i) => i)
 const otherBlocks = Uint32Array.from({ length: 16 }, (_, i) => 31 - i)
 
-let driver: DeviceDriver
+let driver: LoadedDriver
 beforeAll(async () => {
-  driver = createOrtDriver()
-  const facts = await driver.loadModel({ model: 'skald', kvBlocksMax: 32 })
-  expect(facts).toMatchObject({ name: 'skald', parameters: 2_755_008, layers: 6, stopTokens: [1] })
+  driver = await loadedDriver('skald', 32)
+  expect(driver.facts).toMatchObject({ name: 'skald', parameters: 2_755_008, layers: 6, stopTokens: [1] })
 })
 afterAll(() => driver.close())
 

@@ -93,5 +93,9 @@ export interface Kernels {
 }
 
 export type KernelName = keyof Kernels
+/** Kernels that need no model: of DeviceDriver. */
+export type SearchKernelName = 'bm25-load' | 'bm25-unload' | 'bm25-search'
+/** Kernels of a model's attention: of DriverModel. */
+export type AttentionKernelName = Exclude<KernelName, SearchKernelName>
 export type KernelInput<Name extends KernelName> = Kernels[Name]['input']
 export type KernelOutput<Name extends KernelName> = Kernels[Name]['output']

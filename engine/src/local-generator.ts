@@ -14,11 +14,13 @@ import {
   type AttentionUse,
   BLOCK_TOKENS,
   type DeviceDriver,
+  type DriverModel,
   type LoadedModelFacts,
+  type ModelPlan,
   type StepSequence,
 } from './device-driver.js'
 import { DECODE_SEQUENCES_MAX, PREFILL_CHUNK_TOKENS, STEP_ROWS_MAX } from './limits.js'
-import { resolveModel } from './model-files.js'
+import { EXACT, type Numerics } from './numerics.js'
 import { createOrtDriver } from './ort-driver.js'
 import { type SampledToken, type SamplingParameters, sampleToken } from './sampler.js'
 
@@ -75,13 +77,15 @@ const WAITING_MAX = 1024
 
 export async function createLocalGenerator(options: {
   readonly model: string
+  readonly numerics?: Numerics
   readonly threads?: number
 }): Promise<LocalGenerator> {
-  const kvBlocksMax = await poolBlocks(options.model)
-  const driver = createOrtDriver(options.threads === undefined ? {} : { threads: options.threads })
+  const { model, numerics = EXACT, threads } = options
+  const driver = createOrtDriver(threads === undefined ? {} : { threads })
   try {
-    const facts = await driver.loadModel({ model: options.model, kvBlocksMax })
-    return new Generator(driver, facts, kvBlocksMax)
+    const kvBlocksMax = poolBlocks(await driver.inspectModel({ model, numerics }))
+    const loaded = await driver.loadModel({ model, numerics, kvBlocksMax })
+    return new Generator(driver, loaded, kvBlocksMax)
   } catch (error) {
     await driver.close()
     throw error
@@ -91,15 +95,17 @@ export async function createLocalGenerator(options: {
 class Generator implements LocalGenerator {
   readonly facts: LoadedModelFacts
   readonly #driver: DeviceDriver
+  readonly #model: DriverModel
   readonly #freeBlocks: number[]
   readonly #waiting: Sequence[] = []
   readonly #running: Sequence[] = []
   #stepping = false
   #closed = false
 
-  constructor(driver: DeviceDriver, facts: LoadedModelFacts, kvBlocksMax: number) {
+  constructor(driver: DeviceDriver, model: DriverModel, kvBlocksMax: number) {
     this.#driver = driver
-    this.facts = facts
+    this.#model = model
+    this.facts = model.facts
     this.#freeBlocks = Array.from({ length: kvBlocksMax }, (_, i) => kvBlocksMax - 1 - i)
   }
 
@@ -215,7 +221,7 @@ class Generator implements LocalGenerator {
       batch.push({ sequence, part: this.#part(sequence, tokens, count === left) })
       rows += count
     }
-    const { logits, attention } = await this.#driver.step(batch.map(({ part }) => part))
+    const { logits, attention } = await this.#model.step(batch.map(({ part }) => part))
     const width = this.facts.vocabularySize
     let row = 0
     for (const [i, { sequence, part }] of batch.entries()) {
@@ -262,10 +268,8 @@ function pagesOf({ cached, options: { attention, sampling } }: Sequence): Partia
 }
 
 /** Blocks for as many full contexts as fit the pool's memory, at least one. */
-async function poolBlocks(model: string): Promise<number> {
-  const { config } = await resolveModel(model)
-  const blockBytes = 2 * config.kvHeads * BLOCK_TOKENS * config.headDim * 4 * config.layers
-  const contextBlocks = Math.ceil(config.contextTokensMax / BLOCK_TOKENS)
-  const affordable = Math.floor(KV_POOL_BYTES / blockBytes)
+function poolBlocks({ contextTokensMax, poolBlockBytes }: ModelPlan): number {
+  const contextBlocks = Math.ceil(contextTokensMax / BLOCK_TOKENS)
+  const affordable = Math.floor(KV_POOL_BYTES / poolBlockBytes)
   return Math.max(contextBlocks, Math.min(affordable, contextBlocks * DECODE_SEQUENCES_MAX))
 }

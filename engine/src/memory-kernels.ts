@@ -33,6 +33,11 @@ export class MemoryKernels {
     return new MemoryKernels(config, slabs, scorer, await PartialSessions.create(config, slabs, threads))
   }
 
+  async release(): Promise<void> {
+    await this.#scorer.release()
+    await this.#partial.release()
+  }
+
   /** Scores of pages, their bounds prepared where missing: `[kv heads, blocks]`. */
   scores(layer: number, q: Float32Array, blocks: Uint32Array): Promise<Float32Array> {
     this.#slabs.prepareBounds(layer, blocks)

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { resolveModel } from './model-files.js'
+import { EXACT } from './numerics.js'
 import {
   safetensorsBytes,
   type TestTensor,
@@ -30,7 +31,7 @@ function testModel(...options: Parameters<typeof writeTestModel>): string {
   folders.push(folder)
   return folder
 }
-const load = (model: string) => Transformer.load({ model, kvBlocksMax: 8 }, 1, () => false)
+const load = (model: string) => Transformer.load({ model, numerics: EXACT, kvBlocksMax: 8 }, 1, () => false)
 async function logitsOf(model: string): Promise<Float32Array> {
   const step = { blocks: Uint32Array.of(0), start: 0, tokens: Uint32Array.of(1, 2, 3), wantLogits: true }
   const { logits } = await (await load(model)).step([step], { onLayer: () => {}, between: () => false })

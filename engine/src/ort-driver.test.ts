@@ -2,7 +2,9 @@ import type { Worker } from 'node:worker_threads'
 import { deferred } from '@kvasir/runtime/deferred'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { DeviceDriver } from './device-driver.js'
+import { EXACT } from './numerics.js'
 import { createOrtDriver } from './ort-driver.js'
+import { type LoadedDriver, loadedDriver } from './testing/loaded-driver.js'
 
 /** The workers that drivers started, to end one as a crash would. */
 const workers: Worker[] = []
@@ -17,18 +19,17 @@ vi.mock('node:worker_threads', async (original) => {
   return { ...actual, Worker: RecordedWorker }
 })
 
-const drivers: DeviceDriver[] = []
+const drivers: Pick<DeviceDriver, 'close'>[] = []
 afterEach(async () => {
   for (const driver of drivers.splice(0)) await driver.close()
 })
 
-async function loadedDriver(model: string): Promise<DeviceDriver> {
-  const driver = createOrtDriver()
+async function openDriver(model: string): Promise<LoadedDriver> {
+  const driver = await loadedDriver(model, 64)
   drivers.push(driver)
-  await driver.loadModel({ model, kvBlocksMax: 64 })
   return driver
 }
-const tinyDriver = () => loadedDriver('dummy:llama-tiny')
+const tinyDriver = () => openDriver('dummy:llama-tiny')
 
 const range = (from: number, count: number) => Uint32Array.from({ length: count }, (_, i) => from + i)
 const part = (blocks: Uint32Array, start: number, length: number) => ({
@@ -56,7 +57,7 @@ describe('KV blocks', () => {
   })
 
   it('are read while the step still runs', async () => {
-    const driver = await loadedDriver('skald')
+    const driver = await openDriver('skald')
     const order: string[] = []
     let reads: Promise<unknown> = Promise.resolve()
     await driver
@@ -69,7 +70,7 @@ describe('KV blocks', () => {
   })
 
   it('are scored and attended to while the step still runs, between its layers', async () => {
-    const driver = await loadedDriver('skald')
+    const driver = await openDriver('skald')
     const order: string[] = []
     const q = new Float32Array(6 * 32).fill(0.1)
     const kernels: Promise<unknown>[] = []
@@ -122,7 +123,7 @@ describe('KV blocks', () => {
 
 describe('a step', () => {
   it('ends early when cancelled, and the next one is whole', async () => {
-    const driver = await loadedDriver('skald')
+    const driver = await openDriver('skald')
     const layers: number[] = []
     const cancelled = await driver.step([part(range(0, 32), 0, 500)], (layer) => {
       layers.push(layer)
@@ -148,12 +149,61 @@ describe('a step', () => {
   })
 })
 
+describe('several models on one device', () => {
+  it('take turns, and each says what it says alone', async () => {
+    const driver = createOrtDriver()
+    drivers.push(driver)
+    const [tiny, skald] = [
+      await driver.loadModel({ model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 64 }),
+      await driver.loadModel({ model: 'skald', numerics: EXACT, kvBlocksMax: 64 }),
+    ]
+    const alone = [
+      await tiny.step([part(range(0, 9), 0, 140)]),
+      await skald.step([part(range(0, 9), 0, 140)]),
+    ]
+    const together = await Promise.all([
+      tiny.step([part(range(20, 9), 0, 140)]),
+      skald.step([part(range(20, 9), 0, 140)]),
+    ])
+    expect(together.map(({ logits }) => logits)).toEqual(alone.map(({ logits }) => logits))
+  })
+
+  it('one that is cancelled before its turn computes nothing, the other goes on', async () => {
+    const driver = createOrtDriver()
+    drivers.push(driver)
+    const [one, two] = [
+      await driver.loadModel({ model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 64 }),
+      await driver.loadModel({ model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 64 }),
+    ]
+    const first = one.step([part(range(0, 30), 0, 400)])
+    const second = two.step([part(range(0, 30), 0, 400)])
+    two.cancelStep()
+    expect(await second).toMatchObject({ cancelled: true })
+    expect(await first).toMatchObject({ cancelled: false })
+  })
+
+  it('one that is unloaded in the middle of its step ends it, and the other serves on', async () => {
+    const driver = createOrtDriver()
+    drivers.push(driver)
+    const [one, two] = [
+      await driver.loadModel({ model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 64 }),
+      await driver.loadModel({ model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 64 }),
+    ]
+    const first = one.step([part(range(0, 30), 0, 400)])
+    await one.unload()
+    expect(await first).toMatchObject({ cancelled: true })
+    await expect(one.stats()).rejects.toThrow('has been unloaded')
+    expect(await two.step([part(range(0, 1), 0, 9)])).toMatchObject({ cancelled: false })
+  })
+})
+
 describe('errors', () => {
   it('of a model reach the caller as what they are', async () => {
     const driver = createOrtDriver()
     drivers.push(driver)
-    await expect(driver.step([part(range(0, 1), 0, 4)])).rejects.toThrow('no model yet')
-    await expect(driver.loadModel({ model: 'dummy:no-such', kvBlocksMax: 4 })).rejects.toMatchObject({
+    const none = { model: 'dummy:no-such', numerics: EXACT }
+    await expect(driver.inspectModel(none)).rejects.toMatchObject({ name: 'NotFoundError' })
+    await expect(driver.loadModel({ ...none, kvBlocksMax: 4 })).rejects.toMatchObject({
       name: 'NotFoundError',
       message: expect.stringContaining('dummy:llama-0.5b'),
     })
@@ -205,7 +255,7 @@ describe('closing', () => {
 
   it('while a model is loading rejects the load', async () => {
     const driver = createOrtDriver()
-    const load = driver.loadModel({ model: 'dummy:llama-tiny', kvBlocksMax: 16 })
+    const load = driver.loadModel({ model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 16 })
     const rejected = expect(load).rejects.toThrow(/closed/)
     await driver.close()
     await rejected

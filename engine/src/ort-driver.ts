@@ -11,23 +11,19 @@
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { deferred, withDeadline } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError, KvasirError, messageOf } from '@kvasir/runtime/errors'
-import type {
-  DeviceDriver,
-  DriverStats,
-  LoadedModelFacts,
-  RemoteQuery,
-  StepSequence,
-} from './device-driver.js'
+import type { DeviceDriver, DriverModel, DriverStats, ModelPlan, StepSequence } from './device-driver.js'
 import { KERNEL_DESCRIPTIONS } from './kernel-limits.js'
-import type { KernelInput, KernelName, KernelOutput } from './kernels.js'
+import type { AttentionKernelName, KernelInput, KernelOutput, SearchKernelName } from './kernels.js'
 import { STEP_ROWS_MAX } from './limits.js'
 import {
+  type AttentionCall,
   buffersOf,
   compact,
   type FromWorker,
-  type KernelCall,
+  type LoadedInWorker,
   plainError,
   revivedError,
+  type SearchCall,
   type SentSequence,
   type SentStepResult,
   type ToWorker,
@@ -47,6 +43,14 @@ interface Pending {
   readonly reject: (error: KvasirError) => void
 }
 
+/** A step that the thread has been given. */
+interface GivenStep {
+  readonly sequences: readonly StepSequence[]
+  readonly onLayer: ((layer: number) => void) | undefined
+  /** By sequence: the error as its owner gave it, which the thread knows as data only. */
+  readonly remoteErrors: Map<number, KvasirError>
+}
+
 export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   const { port1: port, port2 } = new MessageChannel()
   // The same file from src/ and from dist/. Flags of this process, such as a test runner's, stay here.
@@ -57,15 +61,11 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     name: 'onnxruntime',
   })
   const pending = new Map<number, Pending>()
+  const steps = new Map<number, GivenStep>()
   let lastId = 0
   let ended: KvasirError | undefined
   const lost = deferred<KvasirError>()
   const exited = deferred<void>()
-  let stepId: number | undefined
-  let onLayer: ((layer: number) => void) | undefined
-  let stepping: readonly StepSequence[] = []
-  /** Of the running step, by sequence: the error as its owner gave it, which the thread knows as data only. */
-  const remoteErrors = new Map<number, KvasirError>()
 
   const end = (error: KvasirError) => {
     ended ??= error
@@ -86,8 +86,8 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     lose(new InternalError(`The engine's thread ended with code ${code}.`))
   })
   port.on('message', (message: FromWorker) => {
-    if (message.kind === 'layer') return onLayer?.(message.layer)
-    if (message.kind === 'ask') return void answer(message.ask, message.sequence, message.query)
+    if (message.kind === 'layer') return steps.get(message.id)?.onLayer?.(message.layer)
+    if (message.kind === 'ask') return void answer(message)
     const call = pending.get(message.id)
     pending.delete(message.id)
     if (message.kind === 'done') call?.resolve(message.value)
@@ -99,10 +99,8 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   }
 
   // Only the worker knows the results' types; both sides are of one version and one package.
-  function ask<T>(call: WorkerCall, transfer: ArrayBuffer[] = []): Promise<T> {
+  function ask<T>(call: WorkerCall, transfer: ArrayBuffer[] = [], id = ++lastId): Promise<T> {
     if (ended !== undefined) return Promise.reject(ended)
-    const id = ++lastId
-    if (call.kind === 'step') stepId = id
     return new Promise<T>((resolve, reject) => {
       pending.set(id, { resolve: (value) => resolve(value as T), reject })
       send({ id, call }, transfer)
@@ -110,79 +108,95 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   }
 
   /** Asks the other device in the thread's place. */
-  async function answer(id: number, sequence: number, query: RemoteQuery): Promise<void> {
-    const remote = stepping[sequence]?.remote
+  async function answer({ id, ask, sequence, query }: Extract<FromWorker, { kind: 'ask' }>): Promise<void> {
+    const step = steps.get(id)
+    const remote = step?.sequences[sequence]?.remote
     let reply: ToWorker
     try {
       if (remote === undefined) throw new InternalError(`Sequence ${sequence} has no other device to ask.`)
-      reply = { kind: 'answer', ask: id, answer: compact(await remote.ask(query)) }
+      reply = { kind: 'answer', ask, answer: compact(await remote.ask(query)) }
     } catch (thrown) {
       const error = KvasirError.from(thrown)
-      if (remote !== undefined && stepping[sequence]?.remote === remote) remoteErrors.set(sequence, error)
-      reply = { kind: 'answer', ask: id, answer: plainError(error) }
+      step?.remoteErrors.set(sequence, error)
+      reply = { kind: 'answer', ask, answer: plainError(error) }
     }
     if (ended === undefined) send(reply)
   }
 
-  function put(
-    kind: 'write' | 'write-bounds',
-    layer: number,
-    blocks: Uint32Array,
-    data: Uint8Array,
-    owned = false,
-  ): Promise<void> {
-    const own = owned ? data : compact(data)
-    return ask<void>({ kind, layer, blocks: compact(blocks), data: own }, buffersOf(own))
+  function loadedModel({ model, facts }: LoadedInWorker): DriverModel {
+    let stepId: number | undefined
+    const put = (
+      kind: 'write' | 'write-bounds',
+      layer: number,
+      blocks: Uint32Array,
+      data: Uint8Array,
+      owned = false,
+    ): Promise<void> => {
+      const own = owned ? data : compact(data)
+      return ask<void>({ kind, model, layer, blocks: compact(blocks), data: own }, buffersOf(own))
+    }
+    return {
+      facts,
+      async step(sequences, onLayer) {
+        if (stepId !== undefined) throw new InternalError('The model runs a step already; wait for it.')
+        const id = ++lastId
+        stepId = id
+        const given: GivenStep = { sequences, onLayer, remoteErrors: new Map() }
+        steps.set(id, given)
+        try {
+          const call = { kind: 'step', model, sequences: compact(sequences.map(withoutAsk)) } as const
+          const { failed, ...result } = await ask<SentStepResult>(call, [], id)
+          return {
+            ...result,
+            failed: failed.map(({ sequence, error }) => ({
+              sequence,
+              error: given.remoteErrors.get(sequence) ?? revivedError(error),
+            })),
+          }
+        } finally {
+          stepId = undefined
+          steps.delete(id)
+        }
+      },
+      cancelStep() {
+        if (stepId !== undefined && ended === undefined) send({ kind: 'cancel', id: stepId })
+      },
+      readBlocks: (layer, blocks) => ask<Uint8Array>({ kind: 'read', model, layer, blocks: compact(blocks) }),
+      writeBlocks: (layer, blocks, data, owned) => put('write', layer, blocks, data, owned),
+      copyBlocks: (from, to) => ask<void>({ kind: 'copy', model, from: compact(from), to: compact(to) }),
+      readBounds: (layer, blocks) =>
+        ask<Uint8Array>({ kind: 'read-bounds', model, layer, blocks: compact(blocks) }),
+      writeBounds: (layer, blocks, data) => put('write-bounds', layer, blocks, data),
+      runKernel<Name extends AttentionKernelName>(name: Name, input: KernelInput<Name>) {
+        // A name and the input that goes with it are one of the calls; the compiler does not see it for a variable name.
+        const kernel = { name, input: compact(input) } as unknown as AttentionCall
+        return ask<KernelOutput<Name>>({ kind: 'kernel', model, kernel })
+      },
+      stats: () => ask<DriverStats>({ kind: 'stats', model }),
+      unload: () => ask<void>({ kind: 'unload', model }),
+    }
   }
 
   return {
     lost: lost.promise,
     describe: () => ({
       name: 'onnxruntime-cpu',
-      kernels: [{ name: 'llama-f32', version: 1, limits: { rows: STEP_ROWS_MAX } }, ...KERNEL_DESCRIPTIONS],
+      kernels: [{ name: 'llama-step', version: 1, limits: { rows: STEP_ROWS_MAX } }, ...KERNEL_DESCRIPTIONS],
       rowsMax: STEP_ROWS_MAX,
     }),
-    loadModel: (load) => ask<LoadedModelFacts>({ kind: 'load', options: load, threads: options.threads }),
-    async step(sequences, layerDone) {
-      if (stepId !== undefined) throw new InternalError('The driver runs a step already; wait for it.')
-      onLayer = layerDone
-      stepping = sequences
-      try {
-        const { failed, ...result } = await ask<SentStepResult>({
-          kind: 'step',
-          sequences: compact(sequences.map(withoutAsk)),
-        })
-        return {
-          ...result,
-          failed: failed.map(({ sequence, error }) => ({
-            sequence,
-            error: remoteErrors.get(sequence) ?? revivedError(error),
-          })),
-        }
-      } finally {
-        stepId = undefined
-        onLayer = undefined
-        stepping = []
-        remoteErrors.clear()
-      }
+    inspectModel: (model) => ask<ModelPlan>({ kind: 'inspect', options: model }),
+    async loadModel(load) {
+      const call = { kind: 'load', options: load, threads: options.threads } as const
+      return loadedModel(await ask<LoadedInWorker>(call))
     },
-    cancelStep() {
-      if (stepId !== undefined && ended === undefined) send({ kind: 'cancel' })
-    },
-    readBlocks: (layer, blocks) => ask<Uint8Array>({ kind: 'read', layer, blocks: compact(blocks) }),
-    writeBlocks: (layer, blocks, data, owned) => put('write', layer, blocks, data, owned),
-    copyBlocks: (from, to) => ask<void>({ kind: 'copy', from: compact(from), to: compact(to) }),
-    readBounds: (layer, blocks) => ask<Uint8Array>({ kind: 'read-bounds', layer, blocks: compact(blocks) }),
-    writeBounds: (layer, blocks, data) => put('write-bounds', layer, blocks, data),
-    runKernel<Name extends KernelName>(name: Name, input: KernelInput<Name>) {
+    runKernel<Name extends SearchKernelName>(name: Name, input: KernelInput<Name>) {
       const own = compact(input)
-      // A name and the input that goes with it are one of the calls; the compiler does not see it for a variable name.
-      const kernel = { name, input: own } as unknown as KernelCall
+      // As above.
+      const kernel = { name, input: own } as unknown as SearchCall
       // A shard may be as large as the machine has room for once.
       const transfer = name === 'bm25-load' ? buffersOf(own) : []
-      return ask<KernelOutput<Name>>({ kind: 'kernel', kernel }, transfer)
+      return ask<KernelOutput<Name>>({ kind: 'search', kernel }, transfer)
     },
-    stats: () => ask<DriverStats>({ kind: 'stats' }),
     async close() {
       const isLost = lost.settled
       end(new CancelledError('The driver was closed.'))

@@ -1,23 +1,27 @@
 /**
- * The thread that ONNX Runtime lives in: it holds the model, the KV pool and shards of postings, and
+ * The thread that ONNX Runtime lives in: it holds models with their KV pools and shards of postings, and
  * blocks while it computes.
  *
  * W1 What arrives while a step runs is served between its calls into ONNX Runtime, in the order in which
  *    it came (worker-queue.ts); cancels and answers of other devices take effect at once.
  * W2 Results are transferred, not copied.
- * W3 It ends by itself, between two calls into ONNX Runtime: ending a thread inside one aborts the process.
+ * W3 One step runs at a time; those of other models wait for their turn in the order in which they came.
+ * W4 It ends by itself, between two calls into ONNX Runtime: ending a thread inside one aborts the process.
  */
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads'
-import { InternalError, InvalidInputError } from '@kvasir/runtime/errors'
+import { InvalidInputError, NotFoundError } from '@kvasir/runtime/errors'
 import { ShardStore } from './bm25/shard-store.js'
 import type { StepSequence } from './device-driver.js'
-import { runWorkerKernel } from './kernel-dispatch.js'
+import { runAttentionKernel, runSearchKernel } from './kernel-dispatch.js'
+import { inspectModel } from './model-plan.js'
 import { RemoteAsks } from './remote-asks.js'
 import { Transformer } from './transformer.js'
 import {
   buffersOf,
   type CallMessage,
   type FromWorker,
+  type LoadedInWorker,
+  type ModelCall,
   plainError,
   type SentSequence,
   type SentStepResult,
@@ -28,12 +32,23 @@ import { WorkerQueue } from './worker-queue.js'
 
 const port: MessagePort = workerData.port
 const shards = new ShardStore()
-const asks = new RemoteAsks((ask, sequence, query) => reply({ kind: 'ask', ask, sequence, query }))
+const models = new Map<number, Transformer>()
+const asks = new RemoteAsks((ask, sequence, query) => {
+  if (stepping !== undefined) reply({ kind: 'ask', id: stepping.id, ask, sequence, query })
+})
 const queue = new WorkerQueue<CallMessage>(begin)
-let model: Transformer | undefined
-let stepping = false
-let cancelled = false
+const steps: PendingStep[] = []
+let stepping: PendingStep | undefined
+let lastModel = 0
 let closing = false
+
+interface PendingStep {
+  readonly id: number
+  readonly model: number
+  readonly sequences: readonly SentSequence[]
+  cancelled: boolean
+  whenEnded?: () => void
+}
 
 port.on('message', accept)
 
@@ -43,19 +58,34 @@ function accept(message: ToWorker): void {
   } else if (message.kind === 'answer') {
     asks.answered(message.ask, message.answer)
   } else {
-    cancelled = stepping
-    if (cancelled) asks.cancel()
-    closing ||= message.kind === 'close'
+    if (message.kind === 'close') {
+      closing = true
+      steps.length = 0
+      if (stepping !== undefined) cancel(stepping)
+    } else {
+      const step = [stepping, ...steps].find((known) => known?.id === message.id)
+      if (step !== undefined) cancel(step)
+    }
     endWhenIdle()
   }
 }
 
+function cancel(step: PendingStep): void {
+  step.cancelled = true
+  if (step === stepping) asks.cancel()
+}
+
 function endWhenIdle(): void {
-  if (closing && queue.isEmpty && !stepping) port.close()
+  if (closing && queue.isEmpty && stepping === undefined) port.close()
 }
 
 /** What the queue waits for: all but a step. */
 function begin({ id, call }: CallMessage): Promise<void> | undefined {
+  if (call.kind === 'step') {
+    steps.push({ id, model: call.model, sequences: call.sequences, cancelled: false })
+    if (stepping === undefined) void runSteps()
+    return undefined
+  }
   let value: unknown
   try {
     value = serve(call)
@@ -67,14 +97,15 @@ function begin({ id, call }: CallMessage): Promise<void> | undefined {
     finish(id, value)
     return undefined
   }
-  const served = value
-    .then(
-      (result) => finish(id, result),
-      (error: unknown) => reply({ kind: 'failed', id, error: plainError(error) }),
-    )
-    // The queue counts this call as served a moment later.
-    .finally(() => setImmediate(endWhenIdle))
-  return call.kind === 'step' ? undefined : served
+  return (
+    value
+      .then(
+        (result) => finish(id, result),
+        (error: unknown) => reply({ kind: 'failed', id, error: plainError(error) }),
+      )
+      // The queue counts this call as served a moment later.
+      .finally(() => setImmediate(endWhenIdle))
+  )
 }
 
 function finish(id: number, value: unknown): void {
@@ -82,14 +113,26 @@ function finish(id: number, value: unknown): void {
 }
 
 /** What can be done at once is done when it returns; the rest is a promise. */
-function serve(call: WorkerCall): unknown {
-  if (call.kind === 'load') return load(call)
-  if (call.kind === 'kernel') return runWorkerKernel(call.kernel, { shards, memory: model?.kernels })
-  if (model === undefined) throw new InternalError('The driver has no model yet; load one first.')
-  const { slabs } = model
+function serve(call: Exclude<WorkerCall, { kind: 'step' }>): unknown {
   switch (call.kind) {
-    case 'step':
-      return step(model, call.sequences)
+    case 'inspect':
+      return inspectModel(call.options)
+    case 'load':
+      return load(call)
+    case 'search':
+      return runSearchKernel(call.kernel, shards)
+    case 'unload':
+      return unload(call.model)
+    default:
+      return serveModel(loaded(call.model), call)
+  }
+}
+
+function serveModel(
+  { slabs, kernels, stats }: Transformer,
+  call: Exclude<ModelCall, { kind: 'step' | 'unload' }>,
+): unknown {
+  switch (call.kind) {
     case 'read':
       slabs.check(call.layer, call.blocks)
       return slabs.readBlocks(call.layer, call.blocks)
@@ -111,39 +154,64 @@ function serve(call: WorkerCall): unknown {
       slabs.check(call.layer, call.blocks)
       checkBytes(call, slabs.bounds.blockBytes)
       return slabs.bounds.write(call.layer, call.blocks, call.data)
+    case 'kernel':
+      return runAttentionKernel(call.kernel, kernels)
     case 'stats':
-      return model.stats()
+      return stats()
   }
 }
 
-async function load(call: Extract<WorkerCall, { kind: 'load' }>): Promise<unknown> {
-  if (model !== undefined) throw new InternalError('The driver has loaded a model already.')
-  model = await Transformer.load(call.options, call.threads, () => {
+function loaded(model: number): Transformer {
+  const found = models.get(model)
+  if (found === undefined) throw new NotFoundError('The model has been unloaded; load it again.')
+  return found
+}
+
+async function load(call: Extract<WorkerCall, { kind: 'load' }>): Promise<LoadedInWorker> {
+  const model = await Transformer.load(call.options, call.threads, () => {
     drain()
     return closing
   })
-  return model.facts
+  lastModel += 1
+  models.set(lastModel, model)
+  return { model: lastModel, facts: model.facts }
 }
 
-async function step(loaded: Transformer, sent: readonly SentSequence[]): Promise<SentStepResult> {
-  if (stepping) throw new InternalError('The driver runs a step already; wait for it.')
-  stepping = true
-  cancelled = false
-  try {
-    const result = await loaded.step(sent.map(withAsk), {
-      onLayer: (layer) => reply({ kind: 'layer', layer }),
-      between: async () => {
-        drain()
-        await queue.caughtUp()
-        return cancelled
-      },
-    })
-    const failed = result.failed.map(({ sequence, error }) => ({ sequence, error: plainError(error) }))
-    return { ...result, failed }
-  } finally {
-    stepping = false
+/** A step of it that runs is cancelled and ends before what it uses is freed. */
+function unload(id: number): void {
+  const model = loaded(id)
+  models.delete(id)
+  for (const step of [stepping, ...steps]) if (step?.model === id) cancel(step)
+  if (stepping?.model === id) stepping.whenEnded = () => void model.release()
+  else void model.release()
+}
+
+/** One after the other, whichever model they are of. */
+async function runSteps(): Promise<void> {
+  for (stepping = steps.shift(); stepping !== undefined; stepping = steps.shift()) {
+    const { id } = stepping
+    try {
+      finish(id, await step(loaded(stepping.model), stepping))
+    } catch (error) {
+      reply({ kind: 'failed', id, error: plainError(error) })
+    }
     asks.cancel()
+    stepping.whenEnded?.()
   }
+  setImmediate(endWhenIdle)
+}
+
+async function step(model: Transformer, running: PendingStep): Promise<SentStepResult> {
+  const result = await model.step(running.sequences.map(withAsk), {
+    onLayer: (layer) => reply({ kind: 'layer', id: running.id, layer }),
+    between: async () => {
+      drain()
+      await queue.caughtUp()
+      return running.cancelled
+    },
+  })
+  const failed = result.failed.map(({ sequence, error }) => ({ sequence, error: plainError(error) }))
+  return { ...result, failed }
 }
 
 function withAsk({ remote, ...sequence }: SentSequence, index: number): StepSequence {

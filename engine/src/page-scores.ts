@@ -49,6 +49,10 @@ export class PageScorer {
     return new PageScorer(config, slabs, await InferenceSession.create(buildScoresGraph(config), options))
   }
 
+  release(): Promise<void> {
+    return this.#session.release()
+  }
+
   /** `q`: `[query heads, head dim]`; the blocks' bounds must stand. Returns `[kv heads, blocks]`. */
   async run(layer: number, q: Float32Array, blocks: Uint32Array): Promise<Float32Array> {
     const { heads, kvHeads, headDim } = this.#config

@@ -94,6 +94,10 @@ export class PartialSessions {
     return new PartialSessions(config, slabs, session)
   }
 
+  release(): Promise<void> {
+    return this.#session.release()
+  }
+
   /** `q`: `[query heads, head dim]`; `pages`: one entry a KV head. */
   async run(layer: number, q: Float32Array, pages: readonly HeadPages[]): Promise<PartialResult> {
     const { heads, kvHeads, headDim } = this.#config

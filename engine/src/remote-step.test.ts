@@ -5,31 +5,30 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
   BLOCK_TOKENS,
-  type DeviceDriver,
   type LoadedModelFacts,
   type RemoteAnswer,
   type RemoteAttention,
   type StepSequence,
 } from './device-driver.js'
-import { createOrtDriver } from './ort-driver.js'
 import { attendingDevice } from './testing/attending-device.js'
+import { type LoadedDriver, loadedDriver } from './testing/loaded-driver.js'
 
 const POOL_BLOCKS = 128
 const PROMPT = 150
 const PAGES = Math.floor(PROMPT / BLOCK_TOKENS) + 1
 const range = (from: number, count: number) => Uint32Array.from({ length: count }, (_, i) => from + i)
 
-let here: DeviceDriver
-let there: DeviceDriver
+let here: LoadedDriver
+let there: LoadedDriver
 let facts: LoadedModelFacts
 /** Of the prompt; its last page is written to by each decode step. */
 const blocks = range(0, PAGES)
 const tokens = Array.from({ length: PROMPT + 1 }, (_, i) => (i * i * 31 + i * 17) % 500)
 
 beforeAll(async () => {
-  ;[here, there] = [createOrtDriver({ threads: 1 }), createOrtDriver({ threads: 1 })]
-  facts = await here.loadModel({ model: 'dummy:llama-tiny', kvBlocksMax: POOL_BLOCKS })
-  await there.loadModel({ model: 'dummy:llama-tiny', kvBlocksMax: POOL_BLOCKS })
+  here = await loadedDriver('dummy:llama-tiny', POOL_BLOCKS, { threads: 1 })
+  there = await loadedDriver('dummy:llama-tiny', POOL_BLOCKS, { threads: 1 })
+  facts = here.facts
   const prompt = Uint32Array.from(tokens.slice(0, PROMPT))
   await here.step([{ blocks, start: 0, tokens: prompt, wantLogits: false }])
 })

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { BLOCK_TOKENS, type SparseAttention, type StepSequence } from './device-driver.js'
+import { EXACT } from './numerics.js'
 import { type StepHooks, Transformer } from './transformer.js'
 
 const hooks: StepHooks = { onLayer: () => {}, between: () => false }
@@ -20,7 +21,7 @@ describe.each(['skald', 'dummy:llama-tiny'])('%s', (name) => {
   const blocks = range(40, 20).reverse()
 
   beforeAll(async () => {
-    model = await Transformer.load({ model: name, kvBlocksMax: 128 }, 1, () => false)
+    model = await Transformer.load({ model: name, numerics: EXACT, kvBlocksMax: 128 }, 1, () => false)
     tokens = Array.from({ length: PROMPT + 1 }, (_, i) => (i * i * 31 + i * 17) % model.facts.vocabularySize)
     const whole = Uint32Array.from(tokens.slice(0, PROMPT))
     await model.step([{ blocks, start: 0, tokens: whole, wantLogits: false }], hooks)

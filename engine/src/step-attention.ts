@@ -56,6 +56,10 @@ export class StepAttention {
     )
   }
 
+  release(): Promise<void> {
+    return this.#sessions.release()
+  }
+
   /** `q` and the result: `[rows of the layout, heads · dim]`. `between`: others are served. */
   async run(
     layer: number,

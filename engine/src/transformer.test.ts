@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import type { StepSequence } from './device-driver.js'
 import { resolveModel } from './model-files.js'
+import { EXACT } from './numerics.js'
 import { referenceLogits } from './testing/reference-model.js'
 import { writeTestModel } from './testing/test-model.js'
 import { type StepHooks, Transformer } from './transformer.js'
@@ -37,7 +38,7 @@ function load(name: string, threads: number): Promise<Transformer> {
   let model = loaded.get(key)
   if (model === undefined) {
     model = Transformer.load(
-      { model: MODELS[name]?.() ?? '', kvBlocksMax: POOL_BLOCKS },
+      { model: MODELS[name]?.() ?? '', numerics: EXACT, kvBlocksMax: POOL_BLOCKS },
       threads,
       () => false,
     )

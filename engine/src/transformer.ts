@@ -27,6 +27,7 @@ import { STEP_ROWS_MAX } from './limits.js'
 import { MemoryKernels } from './memory-kernels.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
+import { EXACT } from './numerics.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
 import { floats, sessionOptions } from './ort-session.js'
 import { type RotaryTables, rotaryTables } from './rotary.js'
@@ -122,8 +123,13 @@ export class Transformer {
     }
   }
 
-  stats(): DriverStats {
-    return { ...this.#stats, attentionCalls: this.#attention.calls }
+  readonly stats = (): DriverStats => ({ ...this.#stats, attentionCalls: this.#attention.calls })
+
+  /** Frees what the garbage collector does not know of. No step may run. */
+  async release(): Promise<void> {
+    for (const session of this.#dense) await session.release()
+    await this.#attention.release()
+    await this.kernels.release()
   }
 
   /** Throws InvalidInputError, before anything is computed, for a step that breaks the rules of its types. */
@@ -221,7 +227,9 @@ function modelFacts(
     heads: config.heads,
     kvHeads: config.kvHeads,
     headDim: config.headDim,
+    numerics: EXACT,
     blockLayerBytes,
+    poolBlockBytes: config.layers * blockLayerBytes,
     parameters: weightBytes / 4 + norms + biases + separateHead,
     weightBytes,
     stopTokens: model.stopTokens,

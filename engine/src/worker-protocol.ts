@@ -1,20 +1,22 @@
 /**
  * Messages between the driver and its worker thread, over one MessagePort, in order.
  *
- * Every call has an id and gets one `done` or `failed`; `cancel` and `layer` belong to the running step,
- * and so do `ask` and its `answer`: a function cannot go to the thread, so the driver asks the other
- * device for it. `close` is the last message, after which the thread ends by itself.
+ * Every call has an id and gets one `done` or `failed`; `cancel` and `layer` name the step that they belong
+ * to, and so does `ask`, which an `answer` follows: a function cannot go to the thread, so the driver asks
+ * the other device for it. `close` is the last message, after which the thread ends by itself.
  */
 import { type ErrorCode, errorOf, KvasirError } from '@kvasir/runtime/errors'
 import type {
+  LoadedModelFacts,
   LoadModelOptions,
+  ModelOptions,
   RemoteAnswer,
   RemoteAttention,
   RemoteQuery,
   StepResult,
   StepSequence,
 } from './device-driver.js'
-import type { KernelInput, KernelName } from './kernels.js'
+import type { AttentionKernelName, KernelInput, KernelName, SearchKernelName } from './kernels.js'
 
 /** A sequence as it goes to the thread. */
 export type SentSequence = Omit<StepSequence, 'remote'> & {
@@ -27,12 +29,20 @@ export type SentStepResult = Omit<StepResult, 'failed'> & {
 }
 
 /** A kernel with its input. */
-export type KernelCall = {
-  readonly [Name in KernelName]: { readonly name: Name; readonly input: KernelInput<Name> }
-}[KernelName]
+type KernelCall<Names extends KernelName> = {
+  readonly [Name in Names]: { readonly name: Name; readonly input: KernelInput<Name> }
+}[Names]
+export type AttentionCall = KernelCall<AttentionKernelName>
+export type SearchCall = KernelCall<SearchKernelName>
 
+/** What is asked of the device, or of one of its models, which has the number that `load` gave it. */
 export type WorkerCall =
+  | { readonly kind: 'inspect'; readonly options: ModelOptions }
   | { readonly kind: 'load'; readonly options: LoadModelOptions; readonly threads: number | undefined }
+  | { readonly kind: 'search'; readonly kernel: SearchCall }
+  | ({ readonly model: number } & ModelCall)
+
+export type ModelCall =
   | { readonly kind: 'step'; readonly sequences: readonly SentSequence[] }
   | { readonly kind: 'read' | 'read-bounds'; readonly layer: number; readonly blocks: Uint32Array }
   | {
@@ -42,8 +52,15 @@ export type WorkerCall =
       readonly data: Uint8Array
     }
   | { readonly kind: 'copy'; readonly from: Uint32Array; readonly to: Uint32Array }
-  | { readonly kind: 'kernel'; readonly kernel: KernelCall }
+  | { readonly kind: 'kernel'; readonly kernel: AttentionCall }
   | { readonly kind: 'stats' }
+  | { readonly kind: 'unload' }
+
+/** The answer to `load`. */
+export interface LoadedInWorker {
+  readonly model: number
+  readonly facts: LoadedModelFacts
+}
 
 export interface CallMessage {
   readonly id: number
@@ -53,15 +70,23 @@ export interface CallMessage {
 export type ToWorker =
   | CallMessage
   | { readonly kind: 'answer'; readonly ask: number; readonly answer: RemoteAnswer | PlainError }
-  | { readonly kind: 'cancel' }
+  /** Ends the step of this call, also where it has not begun. */
+  | { readonly kind: 'cancel'; readonly id: number }
   | { readonly kind: 'close' }
 
 export type FromWorker =
   | { readonly kind: 'done'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'failed'; readonly id: number; readonly error: PlainError }
-  | { readonly kind: 'layer'; readonly layer: number }
-  /** `sequence`: its place in the batch. */
-  | { readonly kind: 'ask'; readonly ask: number; readonly sequence: number; readonly query: RemoteQuery }
+  /** `id`: of the step's call. */
+  | { readonly kind: 'layer'; readonly id: number; readonly layer: number }
+  /** `sequence`: its place in the batch of the step. */
+  | {
+      readonly kind: 'ask'
+      readonly id: number
+      readonly ask: number
+      readonly sequence: number
+      readonly query: RemoteQuery
+    }
 
 /** An error as data, since classes do not survive the way between threads. */
 export interface PlainError {

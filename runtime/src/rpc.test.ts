@@ -22,7 +22,7 @@ import {
 import { PROTOCOL_METADATA } from './protocol.js'
 import { callBidi, callServerStream, callUnary, checkHealth, createRpcClient } from './rpc-client.js'
 import { BULK_WINDOW_BYTES } from './rpc-limits.js'
-import { bidi, type RpcServer, serverStream, startRpcServer, unary } from './rpc-server.js'
+import { bidi, clientStream, type RpcServer, serverStream, startRpcServer, unary } from './rpc-server.js'
 
 const MEGABYTE = 1 << 20
 const cleanups: (() => unknown)[] = []
@@ -41,6 +41,7 @@ function service(methods: Partial<KvServiceServer>): KvServiceServer {
     extend: unary(absent),
     release: unary(absent),
     pull: bidi(absent),
+    push: clientStream(absent),
     snapshot: serverStream(absent),
     offer: unary(absent),
     ...methods,

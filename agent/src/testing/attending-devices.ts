@@ -15,6 +15,7 @@ import type { AgentLimits } from '../limits.js'
 import { ortFactory } from '../ort-factory.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
 import { agentSettings } from '../settings.js'
+import { poolBlockBytes } from './pool-bytes.js'
 import { GREEDY, TestClient, untilEmpty } from './test-devices.js'
 
 /** Blocks of each device: some sequences of the model's context. */
@@ -37,9 +38,15 @@ function gatedFactory(beforeKernel: () => Promise<void>): DriverFactory {
       const driver = ortFactory.create(options)
       return {
         ...driver,
-        async runKernel(name, input) {
-          await beforeKernel()
-          return driver.runKernel(name, input)
+        async loadModel(load) {
+          const model = await driver.loadModel(load)
+          return {
+            ...model,
+            async runKernel(name, input) {
+              await beforeKernel()
+              return model.runKernel(name, input)
+            },
+          }
         },
       }
     },
@@ -83,7 +90,7 @@ export class AttendingDevice extends TestClient {
     const settings = agentSettings.parse({
       deviceId,
       model,
-      tierBytes: BLOCKS * (await ortFactory.blockBytes(model)),
+      tierBytes: BLOCKS * (await poolBlockBytes(ortFactory, model)),
       threads: 1,
     })
     const log = createLogger({ service: deviceId, terminal: false })

@@ -4,11 +4,13 @@
 import {
   BLOCK_TOKENS,
   type DeviceDriver,
+  type DriverModel,
   type LoadedModelFacts,
   type RemoteAttention,
   type SparseAttention,
   type StepSequence,
 } from '@kvasir/engine/device-driver'
+import { EXACT } from '@kvasir/engine/numerics'
 import { attendingDevice } from '@kvasir/engine/testing/attending-device'
 import { KvasirError, UnreachableError } from '@kvasir/runtime/errors'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -25,15 +27,17 @@ export interface DriverUnderTest {
 /** Registers the suite for one driver. */
 export function testDriverConformance(name: string, { create, model }: DriverUnderTest): void {
   describe(`${name} as a device driver`, () => {
-    let driver: DeviceDriver
+    let device: DeviceDriver
+    let driver: DriverModel
     let facts: LoadedModelFacts
     let nextBlock = 0
 
     beforeAll(async () => {
-      driver = create()
-      facts = await driver.loadModel({ model, kvBlocksMax: KV_BLOCKS })
+      device = create()
+      driver = await device.loadModel({ model, numerics: EXACT, kvBlocksMax: KV_BLOCKS })
+      facts = driver.facts
     })
-    afterAll(() => driver.close())
+    afterAll(() => device.close())
 
     /** Blocks that no sequence of this suite has used, scattered over the pool. */
     const blocksFor = (tokens: number): Uint32Array =>
@@ -54,8 +58,8 @@ export function testDriverConformance(name: string, { create, model }: DriverUnd
       expect(blockLayerBytes).toBe(2 * kvHeads * BLOCK_TOKENS * headDim * 4)
       expect(Math.min(layers, vocabularySize, contextTokensMax)).toBeGreaterThan(0)
       expect(digest).toMatch(/^[0-9a-f]{64}$/)
-      expect(driver.describe().rowsMax).toBeGreaterThanOrEqual(256)
-      expect(driver.describe().kernels.length).toBeGreaterThan(0)
+      expect(device.describe().rowsMax).toBeGreaterThanOrEqual(256)
+      expect(device.describe().kernels.length).toBeGreaterThan(0)
     })
 
     it('gives the same logits for a prompt in chunks', async () => {
@@ -245,9 +249,9 @@ export function testDriverConformance(name: string, { create, model }: DriverUnd
       })
 
       it('chooses the same pages and gives the same answer with another device', async () => {
-        const other = create()
+        const elsewhere = create()
         try {
-          await other.loadModel({ model, kvBlocksMax: KV_BLOCKS })
+          const other = await elsewhere.loadModel({ model, numerics: EXACT, kvBlocksMax: KV_BLOCKS })
           for (const count of [1, 2, 4, pages]) {
             const here = await driver.step([last(budget('page-bounds', count))])
             for (const mode of ['partial', 'indices'] as const) {
@@ -273,7 +277,7 @@ export function testDriverConformance(name: string, { create, model }: DriverUnd
             }
           }
         } finally {
-          await other.close()
+          await elsewhere.close()
         }
       })
 
@@ -307,9 +311,9 @@ export function testDriverConformance(name: string, { create, model }: DriverUnd
 
     it('refuses a model that is missing', async () => {
       const other = create()
-      await expect(other.loadModel({ model: '/no/such/model', kvBlocksMax: 4 })).rejects.toBeInstanceOf(
-        KvasirError,
-      )
+      await expect(
+        other.loadModel({ model: '/no/such/model', numerics: EXACT, kvBlocksMax: 4 }),
+      ).rejects.toBeInstanceOf(KvasirError)
       await other.close()
     })
   })

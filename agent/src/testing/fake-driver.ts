@@ -10,18 +10,23 @@
  * F2 With sparse attention the sum is over the chosen pages only: another text, but the same wherever the
  *    pages are. All scores are equal, so page bounds choose the first pages and the newest.
  */
+import { createHash } from 'node:crypto'
 import {
   BLOCK_TOKENS,
   type DeviceDriver,
   type DriverDescription,
+  type DriverModel,
   type DriverStats,
   type LoadedModelFacts,
   type LoadModelOptions,
+  type ModelOptions,
+  type ModelPlan,
   type PartialAttention,
   type StepResult,
   type StepSequence,
 } from '@kvasir/engine/device-driver'
-import type { KernelInput, KernelName, KernelOutput } from '@kvasir/engine/kernels'
+import type { AttentionKernelName, KernelInput, KernelOutput, SearchKernelName } from '@kvasir/engine/kernels'
+import type { Numerics } from '@kvasir/engine/numerics'
 import { PageMeter } from '@kvasir/engine/page-meter'
 import {
   newestAndBest,
@@ -66,11 +71,8 @@ interface FakeLane {
 const NO_QUERY = new Float32Array(FAKE_HEADS.headDim)
 
 export class FakeDriver implements DeviceDriver {
-  private readonly pages = new FakePages()
-  private stepping = false
-  private cancelled: Deferred<never> = deferred()
-  private closed = false
-  private counters = { steps: 0, matrixCalls: 0, attentionCalls: 0, rows: 0 }
+  private readonly kernels = new FakePages()
+  private readonly models: FakeModel[] = []
 
   constructor(private readonly options: FakeDriverOptions = {}) {}
 
@@ -83,22 +85,70 @@ export class FakeDriver implements DeviceDriver {
     return { name: 'fake', kernels: [step, ...FakePages.kernels], rowsMax: 512 }
   }
 
-  async loadModel({ model, kvBlocksMax }: LoadModelOptions): Promise<LoadedModelFacts> {
-    if (model !== FAKE_MODEL) throw new InvalidInputError(`The fake device has no model ${model}.`)
-    const { layers = 3, contextTokensMax = 2_048 } = this.options
-    this.pages.allocate(layers, kvBlocksMax)
-    return {
-      name: FAKE_MODEL,
-      digest: FAKE_DIGEST,
-      contextTokensMax,
-      vocabularySize: FAKE_VOCABULARY,
-      layers,
-      ...FAKE_HEADS,
-      blockLayerBytes: FLOATS_PER_BLOCK * Float32Array.BYTES_PER_ELEMENT,
-      parameters: 1_000,
-      weightBytes: 4_000,
-      stopTokens: [FAKE_STOP_TOKEN],
-    }
+  async inspectModel({ model, numerics }: ModelOptions): Promise<ModelPlan> {
+    const { name, digest, poolBlockBytes, weightBytes, contextTokensMax } = fakeFacts(
+      model,
+      numerics,
+      this.options,
+    )
+    return { name, digest, poolBlockBytes, weightBytes, contextTokensMax }
+  }
+
+  async loadModel({ model, numerics, kvBlocksMax }: LoadModelOptions): Promise<DriverModel> {
+    const loaded = new FakeModel(fakeFacts(model, numerics, this.options), kvBlocksMax, this.options)
+    this.models.push(loaded)
+    return loaded
+  }
+
+  async runKernel<Name extends SearchKernelName>(
+    name: Name,
+    input: KernelInput<Name>,
+  ): Promise<KernelOutput<Name>> {
+    return this.kernels.run(name, input)
+  }
+
+  async close(): Promise<void> {
+    for (const model of this.models) await model.unload()
+  }
+}
+
+/** Any model whose name begins as FAKE_MODEL does. */
+function fakeFacts(
+  model: string,
+  numerics: Numerics,
+  { layers = 3, contextTokensMax = 2_048 }: FakeDriverOptions,
+): LoadedModelFacts {
+  if (!model.startsWith(FAKE_MODEL)) throw new InvalidInputError(`The fake device has no model ${model}.`)
+  const blockLayerBytes = FLOATS_PER_BLOCK * Float32Array.BYTES_PER_ELEMENT
+  return {
+    name: model,
+    digest: model === FAKE_MODEL ? FAKE_DIGEST : createHash('sha256').update(model).digest('hex'),
+    numerics,
+    contextTokensMax,
+    vocabularySize: FAKE_VOCABULARY,
+    layers,
+    ...FAKE_HEADS,
+    blockLayerBytes,
+    poolBlockBytes: layers * blockLayerBytes,
+    parameters: 1_000,
+    weightBytes: 4_000,
+    stopTokens: [FAKE_STOP_TOKEN],
+  }
+}
+
+class FakeModel implements DriverModel {
+  private readonly pages = new FakePages()
+  private stepping = false
+  private cancelled: Deferred<never> = deferred()
+  private closed = false
+  private counters = { steps: 0, matrixCalls: 0, attentionCalls: 0, rows: 0 }
+
+  constructor(
+    readonly facts: LoadedModelFacts,
+    kvBlocksMax: number,
+    private readonly options: FakeDriverOptions,
+  ) {
+    this.pages.allocate(facts.layers, kvBlocksMax)
   }
 
   async step(sequences: readonly StepSequence[], onLayer?: (layer: number) => void): Promise<StepResult> {
@@ -169,7 +219,7 @@ export class FakeDriver implements DeviceDriver {
     this.pages.writeBounds(layer, blocks, data)
   }
 
-  async runKernel<Name extends KernelName>(
+  async runKernel<Name extends AttentionKernelName>(
     name: Name,
     input: KernelInput<Name>,
   ): Promise<KernelOutput<Name>> {
@@ -180,7 +230,7 @@ export class FakeDriver implements DeviceDriver {
     return { ...this.counters }
   }
 
-  async close(): Promise<void> {
+  async unload(): Promise<void> {
     this.closed = true
   }
 
@@ -277,10 +327,7 @@ export function expectedTokens(prompt: readonly number[], count: number, layers 
 
 /** Devices with the fake model. */
 export function fakeFactory(options: FakeDriverOptions = {}): DriverFactory {
-  return {
-    create: () => new FakeDriver(options),
-    blockBytes: async () => (options.layers ?? 3) * FLOATS_PER_BLOCK * Float32Array.BYTES_PER_ELEMENT,
-  }
+  return { create: () => new FakeDriver(options) }
 }
 
 const SEED_STATE = 17

@@ -19,7 +19,14 @@ import { withDeadline } from '@kvasir/runtime/deferred'
 import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import { callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
-import { bidi, type Send, serverStream, startRpcServer, unary } from '@kvasir/runtime/rpc-server'
+import {
+  bidi,
+  clientStream,
+  type Send,
+  serverStream,
+  startRpcServer,
+  unary,
+} from '@kvasir/runtime/rpc-server'
 import { exactVariant } from '../kv-shape.js'
 import { AGENT_LIMITS } from '../limits.js'
 import { OutgoingTransfer } from '../outgoing-transfer.js'
@@ -138,6 +145,7 @@ function serving(transfer: OutgoingTransfer): KvServiceServer {
     release: unary(refuse),
     snapshot: serverStream(refuse),
     offer: unary(refuse),
+    push: clientStream(refuse),
     pull: bidi(async (incoming: AsyncIterable<PullRequest>, call, send: Send<PullResponse>) => {
       const messages = incoming[Symbol.asyncIterator]()
       const first = await messages.next()

@@ -1,6 +1,6 @@
 /** A device that searches shards, and an owner of corpora that does what a test says, both on real gRPC. */
 import type { DeviceDriver } from '@kvasir/engine/device-driver'
-import type { KernelInput, KernelName, KernelOutput } from '@kvasir/engine/kernels'
+import type { KernelInput, KernelOutput, SearchKernelName } from '@kvasir/engine/kernels'
 import { ShardStoreDevice } from '@kvasir/engine/testing/shard-store-device'
 import {
   CorpusServiceClient,
@@ -24,6 +24,7 @@ import { agentSettings } from '../settings.js'
 import { corpusRefusals } from '../shard-refusals.js'
 import { shardService } from '../shard-service.js'
 import { FAKE_MODEL, FakeDriver } from './fake-driver.js'
+import { poolBlockBytes } from './pool-bytes.js'
 import { fakeDefinition } from './test-devices.js'
 
 export interface SearchingDevice {
@@ -35,15 +36,16 @@ export interface SearchingDevice {
 /** @param before awaited before each kernel; a test holds or fails the device with it */
 export async function startSearchingDevice(
   shardBytes: number,
-  before: (kernel: KernelName) => Promise<void> = async () => {},
+  before: (kernel: SearchKernelName) => Promise<void> = async () => {},
 ): Promise<SearchingDevice> {
   const definition = fakeDefinition('fpga')
-  const blockBytes = (await definition.driver?.blockBytes(FAKE_MODEL)) ?? 0
+  const driver = { create: () => new SearchingDriver(before) }
+  const blockBytes = await poolBlockBytes(driver, FAKE_MODEL)
   const serving = await startServingDevice({
     definition: {
       ...definition,
       capabilities: [...definition.capabilities, 'CAPABILITY_RETRIEVE'],
-      driver: { blockBytes: async () => blockBytes, create: () => new SearchingDriver(before) },
+      driver,
       services: [shardService],
     },
     settings: agentSettings.parse({
@@ -69,7 +71,7 @@ export async function startSearchingDevice(
 class SearchingDriver extends FakeDriver implements DeviceDriver {
   private readonly shards = new ShardStoreDevice()
 
-  constructor(private readonly before: (kernel: KernelName) => Promise<void>) {
+  constructor(private readonly before: (kernel: SearchKernelName) => Promise<void>) {
     super()
   }
 
@@ -78,7 +80,7 @@ class SearchingDriver extends FakeDriver implements DeviceDriver {
     return { ...super.describe(), kernels: [...super.describe().kernels, ...kernels] }
   }
 
-  override async runKernel<Name extends KernelName>(
+  override async runKernel<Name extends SearchKernelName>(
     name: Name,
     input: KernelInput<Name>,
   ): Promise<KernelOutput<Name>> {

@@ -25,6 +25,7 @@ import type { AgentLimits } from '../limits.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
 import { type AgentSettings, agentSettings } from '../settings.js'
 import { FAKE_MODEL, type FakeDriverOptions, fakeFactory } from './fake-driver.js'
+import { poolBlockBytes } from './pool-bytes.js'
 
 export const GREEDY: Sampling = {
   temperature: 0,
@@ -185,7 +186,7 @@ export class TestDevice extends TestClient {
     const { driver = fakeFactory(options.fake), model = FAKE_MODEL } = options.real ?? {}
     const fake = { ...fakeDefinition('test'), driver }
     const definition = capabilities === undefined ? fake : { ...fake, capabilities }
-    const blockBytes = await driver.blockBytes(model)
+    const blockBytes = await poolBlockBytes(driver, model)
     const settings = agentSettings.parse({
       deviceId: options.deviceId,
       model,

@@ -16,6 +16,8 @@ import { startServingDevice } from '@kvasir/agent/serving-device'
 import { agentSettings } from '@kvasir/agent/settings'
 import type { ClusterReport } from '@kvasir/coordinator/generation'
 import { BLOCK_TOKENS, type RemoteAnswer } from '@kvasir/engine/device-driver'
+import { inspectModel } from '@kvasir/engine/model-plan'
+import { EXACT } from '@kvasir/engine/numerics'
 import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { KvServiceClient, LeasePurpose } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { AttendMode } from '@kvasir/proto/kvasir/memory/v1/memory'
@@ -286,7 +288,7 @@ async function withDecodingDevice<T>(
     linkClass: 'loopback',
     driver: ortFactory,
   }
-  const blockBytes = await ortFactory.blockBytes(model)
+  const { poolBlockBytes: blockBytes } = await inspectModel({ model, numerics: EXACT })
   const settings = agentSettings.parse({ deviceId: 'bench', model, tierBytes: pages * blockBytes })
   const log = createLogger({ service: 'bench', level: 'error', terminal: false })
   const serving = await startServingDevice({ definition, settings, clock: systemClock, log })

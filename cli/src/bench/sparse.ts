@@ -10,11 +10,12 @@ import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import {
   BLOCK_TOKENS,
-  type DeviceDriver,
+  type DriverModel,
   type LoadedModelFacts,
   type SparseAttention,
 } from '@kvasir/engine/device-driver'
 import { PREFILL_CHUNK_TOKENS } from '@kvasir/engine/limits'
+import { EXACT } from '@kvasir/engine/numerics'
 import { createOrtDriver } from '@kvasir/engine/ort-driver'
 import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
 import { CancelledError, InvalidInputError, NotFoundError } from '@kvasir/runtime/errors'
@@ -68,9 +69,10 @@ export async function benchSparse(options: SparseOptions, signal: AbortSignal): 
   const text = await loadTextModel(modelDefault)
   const sets = options.lengths.map((length) => ({ length, cases: readCases(length).slice(0, options.cases) }))
   const blocks = Math.ceil(text.contextTokensMax / BLOCK_TOKENS)
-  const driver = createOrtDriver()
+  const device = createOrtDriver()
   try {
-    const model = await driver.loadModel({ model: modelDefault, kvBlocksMax: blocks })
+    const driver = await device.loadModel({ model: modelDefault, numerics: EXACT, kvBlocksMax: blocks })
+    const model = driver.facts
     const rows: BenchResult['rows'][number][] = []
     const figures: Record<string, number> = {}
     for (const { length, cases } of sets) {
@@ -104,13 +106,13 @@ export async function benchSparse(options: SparseOptions, signal: AbortSignal): 
     }
     return { figures, rows }
   } finally {
-    await driver.close()
+    await device.close()
   }
 }
 
 /** One prompt, prefilled once, answered under every plan. */
 async function tryAll(
-  driver: DeviceDriver,
+  driver: DriverModel,
   model: LoadedModelFacts,
   text: TextModel,
   recall: RecallCase,

@@ -3,7 +3,7 @@
  * agent does, without the way there.
  */
 import type {
-  DeviceDriver,
+  DriverModel,
   LoadedModelFacts,
   RemoteAnswer,
   RemoteAttention,
@@ -15,9 +15,9 @@ import type {
  * `indices`), in `targets`, and returns what a step takes as `remote`.
  */
 export async function attendingDevice(
-  from: DeviceDriver,
+  from: DriverModel,
   blocks: Uint32Array,
-  to: DeviceDriver,
+  to: DriverModel,
   targets: Uint32Array,
   facts: LoadedModelFacts,
   mode: RemoteAttention['mode'],

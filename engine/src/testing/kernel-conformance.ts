@@ -7,11 +7,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
   BLOCK_TOKENS,
   type DeviceDriver,
+  type DriverModel,
   type LoadedModelFacts,
   type PartialAttention,
 } from '../device-driver.js'
-import type { KernelName } from '../kernels.js'
+import type { AttentionKernelName } from '../kernels.js'
 import { mergePartials } from '../merge-partials.js'
+import { EXACT } from '../numerics.js'
 import { referenceBounds, referencePartial, referenceScores, referenceTopK } from './reference-kernels.js'
 
 export interface KernelsUnderTest {
@@ -29,21 +31,23 @@ const TOLERANCE = 1e-4
 /** Registers the suite for one driver. */
 export function testKernelConformance(name: string, { create, model }: KernelsUnderTest): void {
   describe(`${name}: kernels of the memory pipeline`, () => {
-    let driver: DeviceDriver
+    let device: DeviceDriver
+    let driver: DriverModel
     let facts: LoadedModelFacts
     /** What each block of the pool holds in layer LAYER. */
     let held: Float32Array[]
 
     beforeAll(async () => {
-      driver = create()
-      facts = await driver.loadModel({ model, kvBlocksMax: POOL_BLOCKS })
+      device = create()
+      driver = await device.loadModel({ model, numerics: EXACT, kvBlocksMax: POOL_BLOCKS })
+      facts = driver.facts
       const random = randomNumbers(7)
       held = Array.from({ length: POOL_BLOCKS }, () =>
         Float32Array.from({ length: facts.blockLayerBytes / 4 }, () => random() * 2),
       )
       await write(range(POOL_BLOCKS), held)
     })
-    afterAll(() => driver.close())
+    afterAll(() => device.close())
 
     const write = (blocks: Uint32Array, contents: readonly Float32Array[], layer = LAYER) =>
       driver.writeBlocks(layer, blocks, new Uint8Array(Buffer.concat(contents.map(bytesOf))))
@@ -67,7 +71,7 @@ export function testKernelConformance(name: string, { create, model }: KernelsUn
       .map((blocks) => Uint32Array.from(blocks))
 
     it('are declared with a version and limits', () => {
-      const declared = new Map(driver.describe().kernels.map((kernel) => [kernel.name, kernel]))
+      const declared = new Map(device.describe().kernels.map((kernel) => [kernel.name, kernel]))
       for (const kernel of NAMES) {
         expect(declared.get(kernel)?.version).toBe(1)
         expect(Object.values(declared.get(kernel)?.limits ?? {}).every((limit) => limit > 0)).toBe(true)
@@ -307,8 +311,8 @@ export function testKernelConformance(name: string, { create, model }: KernelsUn
       await write(blocks, before)
     })
 
-    const tooMany = (kernel: KernelName) => {
-      const pages = (driver.describe().kernels.find(({ name }) => name === kernel)?.limits.pages ?? 0) + 1
+    const tooMany = (kernel: AttentionKernelName) => {
+      const pages = (device.describe().kernels.find(({ name }) => name === kernel)?.limits.pages ?? 0) + 1
       return new Uint32Array(pages)
     }
     it.each([
@@ -341,14 +345,14 @@ export function testKernelConformance(name: string, { create, model }: KernelsUn
       const values = new Float32Array(7)
       await expect(driver.runKernel('top-k', { values, rows: 2, k: 1 })).rejects.toMatchObject(refused)
       await expect(driver.runKernel('top-k', { values, rows: 1, k: -1 })).rejects.toMatchObject(refused)
-      const limits = driver.describe().kernels.find(({ name }) => name === 'top-k')?.limits
+      const limits = device.describe().kernels.find(({ name }) => name === 'top-k')?.limits
       const rows = (limits?.rows ?? 0) + 1
       const many = { values: new Float32Array(rows), rows, k: 1 }
       await expect(driver.runKernel('top-k', many)).rejects.toMatchObject(refused)
     })
 
     it('that the driver lacks are refused as unsupported', async () => {
-      const name = 'no-such-kernel' as KernelName
+      const name = 'no-such-kernel' as AttentionKernelName
       await expect(driver.runKernel(name, { key: '' } as never)).rejects.toMatchObject({
         code: 'unsupported',
       })

@@ -176,6 +176,7 @@ export class FakeDevice {
       }),
       extend: unary(absent),
       pull: bidi(absent),
+      push: clientStream(absent),
       snapshot: serverStream(async (_request, _call, send) => send(this.blocks.snapshot())),
       offer: unary(absent),
     }

@@ -1,0 +1,26 @@
+/** What loading a model would take, worked out from its configuration. */
+import type { ModelOptions, ModelPlan } from './device-driver.js'
+import { kvBlockBytes } from './kv-format.js'
+import type { ModelConfig } from './model-config.js'
+import { resolveModel } from './model-files.js'
+
+/** Throws as `resolveModel` does. */
+export async function inspectModel({ model: spec, numerics }: ModelOptions): Promise<ModelPlan> {
+  const { name, config, digest } = await resolveModel(spec)
+  return {
+    name,
+    digest: await digest(),
+    weightBytes: parameterCount(config) * WEIGHT_BYTES[numerics.weights],
+    poolBlockBytes: config.layers * kvBlockBytes(config, numerics.pool),
+    contextTokensMax: config.contextTokensMax,
+  }
+}
+
+/** Of one parameter. */
+const WEIGHT_BYTES = { f32: 4, int4: 0.625 } as const
+
+function parameterCount(config: ModelConfig): number {
+  const { hiddenSize, heads, kvHeads, headDim, intermediateSize, layers, vocabularySize } = config
+  const layer = hiddenSize * (2 * (heads + kvHeads) * headDim + 3 * intermediateSize)
+  return layers * layer + vocabularySize * hiddenSize * (config.tiedEmbeddings ? 1 : 2)
+}

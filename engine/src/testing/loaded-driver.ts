@@ -1,0 +1,17 @@
+/** A device with one model in profile exact, for tests that need no more. */
+import type { DeviceDriver, DriverModel } from '../device-driver.js'
+import { EXACT, type Numerics } from '../numerics.js'
+import { createOrtDriver, type OrtDriverOptions } from '../ort-driver.js'
+
+export type LoadedDriver = DriverModel & Pick<DeviceDriver, 'close' | 'describe' | 'lost'>
+
+/** The caller closes it. */
+export async function loadedDriver(
+  model: string,
+  kvBlocksMax: number,
+  options: OrtDriverOptions & { readonly numerics?: Numerics } = {},
+): Promise<LoadedDriver> {
+  const { numerics = EXACT, ...rest } = options
+  const { close, describe, lost, loadModel } = createOrtDriver(rest)
+  return { ...(await loadModel({ model, numerics, kvBlocksMax })), close, describe, lost }
+}
