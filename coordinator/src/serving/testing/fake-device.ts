@@ -40,7 +40,14 @@ import {
   OverloadedError,
   UnreachableError,
 } from '@kvasir/runtime/errors'
-import { bidi, type RpcServer, serverStream, startRpcServer, unary } from '@kvasir/runtime/rpc-server'
+import {
+  bidi,
+  clientStream,
+  type RpcServer,
+  serverStream,
+  startRpcServer,
+  unary,
+} from '@kvasir/runtime/rpc-server'
 import { BUCKET_TTL_MS, DEVICES_BUCKET, kvSubject, loadSubject } from '@kvasir/runtime/subjects'
 import { promptHashes } from '../../gateway/prompt-hashes.js'
 import { FAKE_VARIANT, FakeBlocks, type FakePeers } from './fake-blocks.js'
