@@ -1,0 +1,29 @@
+/**
+ * A weight matrix in 4 or 8 bits, in the layout of ONNX Runtime's MatMulNBits.
+ *
+ * K1 Every row is cut into blocks of `blockSize` columns; a block has one scale, and its elements are
+ *    `(quant − zero point) · scale`. Without `zeroPoints` the zero point is 2^(bits − 1).
+ * K2 A row depends on itself alone: matrices of equal columns are joined one under the other, and rows are
+ *    moved, by copying whole rows of each array.
+ */
+
+export interface PackedMatrix {
+  readonly bits: 4 | 8
+  /** Columns of a block: a power of two, 16 or more. */
+  readonly blockSize: number
+  readonly rows: number
+  /** The last block of a row is filled up with elements of no effect where columns are no multiple. */
+  readonly columns: number
+  /** `[rows, blocks of a row, blockSize · bits / 8]`; of two 4-bit elements the first is in the low half. */
+  readonly quants: Uint8Array
+  /** `[rows, blocks of a row]`. */
+  readonly scales: Float32Array
+  /**
+   * Floats: `[rows, blocks of a row]`. Integers: `[rows, ⌈blocks of a row · bits / 8⌉]`, packed as the quants.
+   */
+  readonly zeroPoints?: Uint8Array | Float32Array
+}
+
+export function blocksOfRow({ columns, blockSize }: Pick<PackedMatrix, 'columns' | 'blockSize'>): number {
+  return Math.ceil(columns / blockSize)
+}
