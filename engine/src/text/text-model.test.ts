@@ -1,4 +1,7 @@
-import { readFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { loadTextModel, type TextModel } from './text-model.js'
@@ -83,6 +86,27 @@ describe('skald', () => {
     expect(tokens.length).toBeGreaterThan(1)
     expect(skald.tokenText(tokens[0] ?? 0)).toContain('\ufffd')
     expect(Buffer.concat(tokens.map((id) => skald.tokenBytes(id))).toString('utf8')).toBe('😀')
+  })
+})
+
+describe('files without weights', () => {
+  it('give the same text model, under the name and digest of the whole', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'kvasir-text-'))
+    try {
+      const files = ['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json']
+      for (const file of files) {
+        copyFileSync(
+          fileURLToPath(new URL(`../../../models/skald/${file}`, import.meta.url)),
+          join(folder, file),
+        )
+      }
+      const text = await loadTextModel({ folder, name: 'tale', digest: skald.digest })
+      expect(text).toMatchObject({ name: 'tale', digest: skald.digest, contextTokensMax: 4096 })
+      expect(text.stopTokens).toEqual(skald.stopTokens)
+      expect(text.encode('Once upon a time')).toEqual(skald.encode('Once upon a time'))
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
   })
 })
 

@@ -40,8 +40,19 @@ export interface TextModel {
   decoder(): StreamDecoder
 }
 
-/** `model`: as for `resolveModel`. */
-export async function loadTextModel(model: string): Promise<TextModel> {
+/** A folder with a model's files but no weights, and what only the whole model tells. */
+export interface TextFiles {
+  readonly folder: string
+  readonly name: string
+  readonly digest: string
+}
+
+/** `model`: as for `resolveModel`, or files that were fetched without the weights. */
+export async function loadTextModel(model: string | TextFiles): Promise<TextModel> {
+  if (typeof model !== 'string') {
+    const { folder, name, digest } = model
+    return loadFolder({ ...(await resolveModel(folder)), name }, folder, digest)
+  }
   const resolved = await resolveModel(model)
   const digest = await resolved.digest()
   if (resolved.folder === undefined) return createDummyText(resolved, digest)
