@@ -9,7 +9,7 @@ import {
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import type { DeviceDefinition } from './definition.js'
 import type { Device } from './device.js'
-import { exactVariant } from './kv-shape.js'
+import { variantOf } from './kv-shape.js'
 import { basicMachine } from './machine.js'
 import type { OpenedDevice, OpenedTier } from './open-device.js'
 import type { DeviceService } from './services.js'
@@ -113,7 +113,7 @@ function modelMessage(model: LoadedModelFacts): Advertisement['models'][number] 
     name: model.name,
     digest: model.digest,
     profile: Profile.EXACT,
-    variant: exactVariant(model.layers),
+    variant: variantOf(model, Profile.EXACT),
     contextTokensMax: model.contextTokensMax,
     kvBytesPerToken: BigInt((model.layers * model.blockLayerBytes) / BLOCK_TOKENS),
     layers: { first: 0, count: model.layers },

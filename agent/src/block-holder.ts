@@ -19,8 +19,10 @@ export interface KvShape {
   readonly modelDigest: string
   readonly variant: KvVariant
   readonly layers: number
-  /** Bytes of K and V of one block of one layer. */
+  /** Bytes of K and V of one block of one layer, on the wire. */
   readonly blockLayerBytes: number
+  /** Bytes of one page's bounds of one layer; 0 where blocks are kept without them. */
+  readonly boundsBytes: number
 }
 
 /** Issues the reads of a run before it returns. Its bytes, in order, in as many parts as they stand in; nobody changes them. */

@@ -33,7 +33,6 @@ import type { KvShape } from './block-holder.js'
 import { checksumOf } from './checksum.js'
 import { blocksForTokens } from './core/block-allocator.js'
 import { hashBytes, variantKey } from './kv-index.js'
-import { boundsBytesOf } from './kv-shape.js'
 import type { Run } from './ready-blocks.js'
 
 /** What is asked for: the blocks of a sequence from one of them on, or cached ones by hash. */
@@ -225,7 +224,7 @@ class ChunkWriter {
     this.blocks = blocksForTokens(tokens)
     if (content !== PullContent.BOUNDS) this.kv = plane(shape.blockLayerBytes, this.blocks)
     if (content === PullContent.BOUNDS || content === PullContent.KV_AND_BOUNDS) {
-      this.bounds = plane(boundsBytesOf(shape), Math.floor(tokens / BLOCK_TOKENS))
+      this.bounds = plane(shape.boundsBytes, Math.floor(tokens / BLOCK_TOKENS))
     }
   }
 

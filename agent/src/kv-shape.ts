@@ -1,23 +1,21 @@
 /** The sizes of a model's KV blocks, and how a device's blocks are read for sending. */
 import type { DriverModel, LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
-import { type KvVariant, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
+import { clearTail, pageBoundsBytes } from '@kvasir/engine/kv-format'
+import { type KvVariant, Precision, type Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvShape, ReadRun } from './block-holder.js'
 import type { LoadedDevice } from './device.js'
 import type { Run } from './ready-blocks.js'
 
-export function exactVariant(layers: number): KvVariant {
-  return { numerics: Profile.EXACT, dtype: 'PRECISION_F32', layers: { first: 0, count: layers } }
+/** What tells KV blocks of one model apart: which profile made them, and how they are on the wire. */
+export function variantOf({ layers, numerics }: LoadedModelFacts, profile: Profile): KvVariant {
+  const dtype = numerics.wire === 'int8' ? Precision.INT8 : Precision.F32
+  return { numerics: profile, dtype, layers: { first: 0, count: layers } }
 }
 
 export function shapeOf({ model, variant }: Pick<LoadedDevice, 'model' | 'variant'>): KvShape {
   const { digest, layers, blockLayerBytes } = model
-  return { modelDigest: digest, variant, layers, blockLayerBytes }
-}
-
-/** Bytes of one page's bounds of one layer: `[kv head][min|max][head dim]` beside K and V of `[kv head][token][head dim]`. */
-export function boundsBytesOf({ blockLayerBytes }: KvShape): number {
-  return blockLayerBytes / BLOCK_TOKENS
+  return { modelDigest: digest, variant, layers, blockLayerBytes, boundsBytes: pageBoundsBytes(model) }
 }
 
 /**
@@ -33,7 +31,7 @@ export function runReader(
     const ids = Uint32Array.from(blocks.slice(first, first + count))
     if (bounds) return [await driver.readBounds(layer, ids)]
     const data = await driver.readBlocks(layer, ids)
-    if ((first + count) * BLOCK_TOKENS > tokens) zeroTail(data, model, tokens)
+    if ((first + count) * BLOCK_TOKENS > tokens) clearLastBlock(data, model, tokens)
     return [data]
   }
 }
@@ -50,18 +48,8 @@ export function runWriter(
 }
 
 /** Clears what an earlier owner left behind the last token of a sequence's last block. */
-function zeroTail(
-  run: Uint8Array,
-  { kvHeads, headDim, blockLayerBytes }: LoadedModelFacts,
-  tokens: number,
-): void {
+function clearLastBlock(run: Uint8Array, model: LoadedModelFacts, tokens: number): void {
   const used = tokens % BLOCK_TOKENS
   if (used === 0) return
-  const block = run.subarray(run.byteLength - blockLayerBytes)
-  // [K|V][kv head][token][head dim], f32
-  const tokenBytes = headDim * Float32Array.BYTES_PER_ELEMENT
-  for (let head = 0; head < 2 * kvHeads; head += 1) {
-    const start = head * BLOCK_TOKENS * tokenBytes
-    block.fill(0, start + used * tokenBytes, start + BLOCK_TOKENS * tokenBytes)
-  }
+  clearTail(run.subarray(run.byteLength - model.blockLayerBytes), model, model.numerics.wire, used)
 }

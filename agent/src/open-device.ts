@@ -3,12 +3,13 @@
  */
 import { availableParallelism } from 'node:os'
 import { EXACT } from '@kvasir/engine/numerics'
+import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import { type MeasuredRates, measureCopyRate, measureRates } from './calibration.js'
 import type { DeviceDefinition, TierDefinition } from './definition.js'
 import type { LoadedDevice } from './device.js'
-import { exactVariant } from './kv-shape.js'
+import { variantOf } from './kv-shape.js'
 import type { AgentSettings } from './settings.js'
 
 /** DDR of a device that has it is so many times its nearest tier, unless the settings say otherwise. */
@@ -61,7 +62,7 @@ export async function openDevice(
       { model: model.name, digest: model.digest, kvBlocksMax, cores: availableParallelism(), ...rates },
       'model loaded and measured',
     )
-    const loaded = { device, driver, model, variant: exactVariant(model.layers), blockBytes }
+    const loaded = { device, driver, model, variant: variantOf(model, Profile.EXACT), blockBytes }
     return { loaded, rates, tiers: sized.map((tier) => openedTier(tier, blockBytes, rates)) }
   } catch (error) {
     await device.close()

@@ -27,7 +27,6 @@ import { scatteredChunk } from '@kvasir/runtime/kv-bulk'
 import type { KvShape, ReadRun } from './block-holder.js'
 import { checksumOf } from './checksum.js'
 import { blocksForTokens } from './core/block-allocator.js'
-import { boundsBytesOf } from './kv-shape.js'
 import type { Pacer } from './pacer.js'
 import { ReadyBlocks, type Run } from './ready-blocks.js'
 import { TransferTimes } from './transfer-times.js'
@@ -177,7 +176,7 @@ export class OutgoingTransfer {
       tokens,
       firstBlock,
       blockBytes: kv ? shape.blockLayerBytes : 0,
-      boundsBytes: bounds ? boundsBytesOf(shape) : 0,
+      boundsBytes: bounds ? shape.boundsBytes : 0,
     })
     this.blocksSent = kv ? blocks - firstBlock : 0
     this.ready = ready
@@ -275,7 +274,7 @@ export class OutgoingTransfer {
 
   private bytesOf({ bounds, count }: Run): number {
     const { shape } = this.parts
-    return count * (bounds ? boundsBytesOf(shape) : shape.blockLayerBytes)
+    return count * (bounds ? shape.boundsBytes : shape.blockLayerBytes)
   }
 
   private async readAcknowledgements(incoming: AsyncIterable<PullRequest>): Promise<void> {
@@ -328,7 +327,7 @@ export class OutgoingTransfer {
   /** Data of a full chunk: whole blocks. */
   private chunkBytesMax({ windowBytes, content }: PullOpen): number {
     const { shape } = this.parts
-    const unit = content === PullContent.BOUNDS ? boundsBytesOf(shape) : shape.blockLayerBytes
+    const unit = content === PullContent.BOUNDS ? shape.boundsBytes : shape.blockLayerBytes
     if (windowBytes < unit) {
       throw new InvalidInputError(
         `PullOpen.window_bytes is ${windowBytes}, less than one block of one layer (${unit} bytes); open a larger window.`,

@@ -27,7 +27,7 @@ import {
   startRpcServer,
   unary,
 } from '@kvasir/runtime/rpc-server'
-import { exactVariant } from '../kv-shape.js'
+import { shapeOf, variantOf } from '../kv-shape.js'
 import { AGENT_LIMITS } from '../limits.js'
 import { OutgoingTransfer } from '../outgoing-transfer.js'
 import { Pacer } from '../pacer.js'
@@ -37,7 +37,7 @@ import { RemoteAttentionCall } from '../remote-attention.js'
 export interface RemoteSessionOptions {
   /** The attending device, with host:port of its control services. */
   readonly device: { readonly deviceId: string; readonly control: string }
-  readonly model: Pick<LoadedModelFacts, 'digest' | 'layers' | 'kvHeads' | 'headDim' | 'blockLayerBytes'>
+  readonly model: LoadedModelFacts
   readonly pages: number
   readonly mode: AttendMode.PARTIAL | AttendMode.INDICES
   /** The bytes of a run of pages, in wire layout: K and V, or bounds. */
@@ -116,10 +116,9 @@ async function reserve(
 }
 
 function outgoing({ model, pages, read }: RemoteSessionOptions): OutgoingTransfer {
-  const { digest, layers, blockLayerBytes } = model
   const transfer = new OutgoingTransfer({
     transferId: REQUEST_ID,
-    shape: { modelDigest: digest, variant: exactVariant(layers), layers, blockLayerBytes },
+    shape: shapeOf({ model, variant: variantOf(model, Profile.EXACT) }),
     tokens: pages * BLOCK_TOKENS,
     pacer: new Pacer(0, systemClock),
     clock: systemClock,

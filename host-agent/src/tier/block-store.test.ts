@@ -15,6 +15,7 @@ const SHAPES: readonly KvShape[] = [2, 3].map((layers) => ({
   variant: variant(layers),
   layers,
   blockLayerBytes: 4,
+  boundsBytes: 0,
 }))
 const CAPACITY_BYTES = 40
 

@@ -235,7 +235,8 @@ function shapeOffered({ modelDigest, variant, blockLayerBytes }: OfferRequest): 
   if (variant?.layers === undefined) {
     throw new InvalidInputError('OfferRequest.variant is missing; set it.', { param: 'variant' })
   }
-  return { modelDigest, variant, layers: variant.layers.count, blockLayerBytes: Number(blockLayerBytes) }
+  const { count: layers } = variant.layers
+  return { modelDigest, variant, layers, blockLayerBytes: Number(blockLayerBytes), boundsBytes: 0 }
 }
 
 /** The run's bytes where they stand, block by block. */
