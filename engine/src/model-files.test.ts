@@ -166,7 +166,7 @@ describe('what is refused, in one sentence', () => {
 describe('names and digests', () => {
   it('find a bundled model by its name and a folder by its path', async () => {
     const byName = await resolveModel('skald')
-    const byPath = await resolveModel(byName.folder ?? '')
+    const byPath = await resolveModel(byName.path ?? '')
     expect([byName.name, byPath.name]).toEqual(['skald', 'skald'])
     expect(await byName.digest()).toBe(await byPath.digest())
     expect(await byName.digest()).toMatch(/^[0-9a-f]{64}$/)

@@ -1,70 +1,115 @@
 /**
  * Finds a model by the name a user gives, and reads everything about it but its weights.
  *
- * R1 `dummy:NAME` is a generated model; anything else is a folder in Hugging Face layout: a path, or
- *    the name of a folder in the project's models/.
+ * R1 `dummy:NAME` is a generated model. Anything else is a folder in Hugging Face layout, a GGUF file, or a
+ *    folder that holds a single GGUF file and no config.json: a path, or a name in the project's models/.
  * R2 The digest covers config.json and the weights: what decides the numbers in KV blocks.
  */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { InvalidInputError, messageOf, NotFoundError } from '@kvasir/runtime/errors'
-import { cacheFolder, projectRoot } from '@kvasir/runtime/state-folder'
+import { projectRoot } from '@kvasir/runtime/state-folder'
 import { DUMMY_PREFIX, dummyConfig, dummyWeights } from './dummy-model.js'
+import { fileDigest } from './file-digest.js'
 import { type ModelConfig, parseModelConfig, tokenIdList } from './model-config.js'
-import { openSafetensors, weightFiles } from './safetensors.js'
+import { openSafetensors, WEIGHT_INDEX, weightFiles } from './safetensors.js'
 import type { WeightSource } from './weight-source.js'
 
 export interface ResolvedModel {
-  /** Short name: the folder's, or `dummy:NAME`. */
+  /** Short name: the folder's, the GGUF file's without its ending, or `dummy:NAME`. */
   readonly name: string
-  /** Absolute path of the folder; undefined for a generated model. */
-  readonly folder: string | undefined
+  /** Absolute path of the folder or of the GGUF file; undefined for a generated model. */
+  readonly path: string | undefined
   readonly config: ModelConfig
-  /** Tokens that end a text, from config.json and generation_config.json. */
+  /** Tokens that end a text, from config.json and generation_config.json, or GGUF's metadata. */
   readonly stopTokens: readonly number[]
   /** SHA-256, hexadecimal; cached by each file's path, size and time of change. */
   digest(): Promise<string>
   /** Opens the weights; the caller closes them. */
   openWeights(): WeightSource
+  /** What another machine needs to load it too; none for a generated model. */
+  files(): Promise<readonly ModelFile[]>
+  /** What turns text into tokens and back; undefined for a generated model. */
+  readTokenizer(): Promise<TokenizerFiles | undefined>
 }
+
+/** A file that a model is made of. */
+export interface ModelFile {
+  /** Without any folder. */
+  readonly name: string
+  readonly path: string
+  /** Needed to turn text into tokens and back; the others hold weights. */
+  readonly text: boolean
+}
+
+/** A tokenizer as Hugging Face writes it down, wherever it came from. */
+export interface TokenizerFiles {
+  /** tokenizer.json. */
+  readonly tokenizer: Record<string, unknown>
+  /** tokenizer_config.json. */
+  readonly settings: Record<string, unknown>
+  /** Jinja source, where it has a file of its own. */
+  readonly chatTemplate: string | undefined
+}
+
+const GGUF_ENDING = '.gguf'
+/** Of a folder; config.json and generation_config.json tell limits and ends of text. */
+const TEXT_FILES = [
+  'config.json',
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'chat_template.jinja',
+]
 
 /** Throws NotFoundError, InvalidInputError or UnsupportedError, each one sentence for the user. */
 export async function resolveModel(spec: string): Promise<ResolvedModel> {
-  if (spec.startsWith(DUMMY_PREFIX)) {
-    const dummy = spec.slice(DUMMY_PREFIX.length)
-    const config = dummyConfig(dummy)
-    return {
-      name: spec,
-      folder: undefined,
-      config,
-      stopTokens: config.stopTokens,
-      digest: async () =>
-        createHash('sha256')
-          .update(`${spec} ${JSON.stringify(config)}`)
-          .digest('hex'),
-      openWeights: () => dummyWeights(dummy),
-    }
+  if (spec.startsWith(DUMMY_PREFIX)) return resolveDummy(spec)
+  return resolveFolder(await findModel(spec))
+}
+
+function resolveDummy(spec: string): ResolvedModel {
+  const dummy = spec.slice(DUMMY_PREFIX.length)
+  const config = dummyConfig(dummy)
+  return {
+    name: spec,
+    path: undefined,
+    config,
+    stopTokens: config.stopTokens,
+    digest: async () =>
+      createHash('sha256')
+        .update(`${spec} ${JSON.stringify(config)}`)
+        .digest('hex'),
+    openWeights: () => dummyWeights(dummy),
+    files: async () => [],
+    readTokenizer: async () => undefined,
   }
-  const folder = await findFolder(spec)
+}
+
+async function resolveFolder(folder: string): Promise<ResolvedModel> {
   const name = basename(folder)
   const config = parseModelConfig(await readJson(join(folder, 'config.json')), name)
   const generation = await readJsonIfPresent(join(folder, 'generation_config.json'))
   const stopTokens = [...new Set([...config.stopTokens, ...tokenIdList(generation?.eos_token_id)])]
   return {
     name,
-    folder,
+    path: folder,
     config,
     stopTokens,
     digest: () => folderDigest(folder),
     openWeights: () => openSafetensors(folder),
+    files: () => folderFiles(folder),
+    readTokenizer: async () => ({
+      tokenizer: await readJson(join(folder, 'tokenizer.json')),
+      settings: (await readJsonIfPresent(join(folder, 'tokenizer_config.json'))) ?? {},
+      chatTemplate: await readTextIfPresent(join(folder, 'chat_template.jinja')),
+    }),
   }
 }
 
 /** Parses a JSON file of a model; a missing or damaged one is an InvalidInputError. */
-export async function readJson(path: string): Promise<Record<string, unknown>> {
+async function readJson(path: string): Promise<Record<string, unknown>> {
   const json = await readJsonIfPresent(path)
   if (json === undefined) {
     throw new InvalidInputError(`The model file ${path} is missing; fetch the model again.`)
@@ -72,7 +117,7 @@ export async function readJson(path: string): Promise<Record<string, unknown>> {
   return json
 }
 
-export async function readJsonIfPresent(path: string): Promise<Record<string, unknown> | undefined> {
+async function readJsonIfPresent(path: string): Promise<Record<string, unknown> | undefined> {
   const text = await readTextIfPresent(path)
   if (text === undefined) return undefined
   try {
@@ -86,7 +131,7 @@ export async function readJsonIfPresent(path: string): Promise<Record<string, un
   }
 }
 
-export async function readTextIfPresent(path: string): Promise<string | undefined> {
+async function readTextIfPresent(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, 'utf8')
   } catch (error) {
@@ -95,25 +140,33 @@ export async function readTextIfPresent(path: string): Promise<string | undefine
   }
 }
 
-async function findFolder(spec: string): Promise<string> {
+/** Absolute path of a folder with a config.json, or of a GGUF file. */
+async function findModel(spec: string): Promise<string> {
   const candidates = [resolve(spec)]
   if (spec !== '' && spec === basename(spec)) candidates.push(join(projectRoot(), 'models', spec))
   for (const candidate of candidates) {
     const found = await stat(candidate).catch(() => undefined)
+    if (found?.isFile() && candidate.endsWith(GGUF_ENDING)) return candidate
     // A folder that happens to have the name of a bundled model is not the model.
-    if (found?.isDirectory() && (await stat(join(candidate, 'config.json')).catch(() => undefined))) {
-      return candidate
-    }
+    if (!found?.isDirectory()) continue
+    const names = await readdir(candidate)
+    if (names.includes('config.json')) return candidate
+    const [file, ...others] = names.filter((name) => name.endsWith(GGUF_ENDING))
+    if (file === undefined) continue
+    if (others.length === 0) return join(candidate, file)
+    throw new InvalidInputError(
+      `The folder ${candidate} holds ${others.length + 1} GGUF files; name one of them, such as ${join(spec, file)}.`,
+    )
   }
   for (const candidate of candidates) {
     if (await stat(candidate).catch(() => undefined)) {
       throw new InvalidInputError(
-        `${candidate} is not a model folder: it has no config.json; name a folder in Hugging Face layout.`,
+        `${candidate} is not a model: it has no config.json and is no GGUF file; name a folder in Hugging Face layout or a GGUF file.`,
       )
     }
   }
   throw new NotFoundError(
-    `There is no model ${spec}; name a folder in Hugging Face layout, a model in models/, or ${DUMMY_PREFIX}llama-0.5b.`,
+    `There is no model ${spec}; name a folder in Hugging Face layout, a GGUF file, a model in models/, or ${DUMMY_PREFIX}llama-0.5b.`,
   )
 }
 
@@ -125,23 +178,14 @@ async function folderDigest(folder: string): Promise<string> {
   return hash.digest('hex')
 }
 
-/** SHA-256 of a file; of a large one only when it is new or has changed. */
-async function fileDigest(path: string): Promise<string> {
-  const { size, mtimeMs } = await stat(path)
-  const key = createHash('sha256').update(`${path}\0${size}\0${mtimeMs}`).digest('hex')
-  const cached = join(cacheFolder(), 'digests', key)
-  const known = await readFile(cached, 'utf8').catch(() => '')
-  if (/^[0-9a-f]{64}$/.test(known)) return known
-  const hash = createHash('sha256')
-  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash)
-  const digest = hash.digest('hex')
-  // The cache only saves time: a folder that cannot be written is no reason to fail.
-  const temporary = `${cached}.${process.pid}`
-  await mkdir(join(cacheFolder(), 'digests'), { recursive: true })
-    .then(() => writeFile(temporary, digest))
-    .then(() => rename(temporary, cached))
-    .catch(() => undefined)
-  return digest
+async function folderFiles(folder: string): Promise<ModelFile[]> {
+  const names = await readdir(folder)
+  const weights = weightFiles(folder)
+  if (names.includes(WEIGHT_INDEX)) weights.push(WEIGHT_INDEX)
+  return [
+    ...TEXT_FILES.filter((name) => names.includes(name)).map((name) => ({ name, text: true })),
+    ...weights.map((name) => ({ name, text: false })),
+  ].map(({ name, text }) => ({ name, path: join(folder, name), text }))
 }
 
 function isMissing(error: unknown): boolean {

@@ -29,7 +29,7 @@ interface OpenFile {
 }
 
 const SINGLE_FILE = 'model.safetensors'
-const INDEX_FILE = 'model.safetensors.index.json'
+export const WEIGHT_INDEX = 'model.safetensors.index.json'
 /** Headers of real models are well under this; more is a damaged length. */
 const HEADER_BYTES_MAX = 100_000_000
 
@@ -45,7 +45,7 @@ const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string())
 
 /** Names of the weight files in a model's folder, sorted. Throws InvalidInputError when there are none. */
 export function weightFiles(folder: string): string[] {
-  const indexPath = join(folder, INDEX_FILE)
+  const indexPath = join(folder, WEIGHT_INDEX)
   if (existsSync(indexPath)) {
     let json: unknown
     try {
@@ -64,7 +64,7 @@ export function weightFiles(folder: string): string[] {
   }
   if (existsSync(join(folder, SINGLE_FILE))) return [SINGLE_FILE]
   throw new InvalidInputError(
-    `The folder ${folder} has neither ${SINGLE_FILE} nor ${INDEX_FILE}; fetch the model's safetensors files.`,
+    `The folder ${folder} has neither ${SINGLE_FILE} nor ${WEIGHT_INDEX}; fetch the model's safetensors files.`,
   )
 }
 

@@ -60,7 +60,7 @@ export async function clusterWish(options: UpOptions): Promise<ClusterWish> {
   }
   const model = await resolveModel(options.model)
   return {
-    model: model.folder ?? options.model,
+    model: model.path ?? options.model,
     gpus: options.gpus,
     fpgas: options.fpgas,
     port: options.port,

@@ -2,16 +2,9 @@
  * Everything about a model that concerns text: tokens, chat template, limits. Loads no weights and
  * no ONNX Runtime, so that a gateway can use it.
  */
-import { join } from 'node:path'
 import { Tokenizer } from '@huggingface/tokenizers'
 import { InvalidInputError, messageOf, UnsupportedError } from '@kvasir/runtime/errors'
-import {
-  type ResolvedModel,
-  readJson,
-  readJsonIfPresent,
-  readTextIfPresent,
-  resolveModel,
-} from '../model-files.js'
+import { type ResolvedModel, resolveModel, type TokenizerFiles } from '../model-files.js'
 import { type ChatMessage, createChatTemplate, templateSource } from './chat-template.js'
 import { createDummyText } from './dummy-text.js'
 import { createStreamDecoder, type StreamDecoder } from './stream-decoder.js'
@@ -51,17 +44,22 @@ export interface TextFiles {
 export async function loadTextModel(model: string | TextFiles): Promise<TextModel> {
   if (typeof model !== 'string') {
     const { folder, name, digest } = model
-    return loadFolder({ ...(await resolveModel(folder)), name }, folder, digest)
+    return textModelOf({ ...(await resolveModel(folder)), name }, digest)
   }
   const resolved = await resolveModel(model)
-  const digest = await resolved.digest()
-  if (resolved.folder === undefined) return createDummyText(resolved, digest)
-  return loadFolder(resolved, resolved.folder, digest)
+  return textModelOf(resolved, await resolved.digest())
 }
 
-async function loadFolder(model: ResolvedModel, folder: string, digest: string): Promise<TextModel> {
-  const tokenizerJson = await readJson(join(folder, 'tokenizer.json'))
-  const settings = (await readJsonIfPresent(join(folder, 'tokenizer_config.json'))) ?? {}
+async function textModelOf(model: ResolvedModel, digest: string): Promise<TextModel> {
+  const files = await model.readTokenizer()
+  return files === undefined ? createDummyText(model, digest) : createTextModel(model, files, digest)
+}
+
+function createTextModel(
+  model: ResolvedModel,
+  { tokenizer: tokenizerJson, settings, chatTemplate }: TokenizerFiles,
+  digest: string,
+): TextModel {
   const table = createTokenTable(tokenizerJson, model.name)
   let tokenizer: Tokenizer
   try {
@@ -73,8 +71,7 @@ async function loadFolder(model: ResolvedModel, folder: string, digest: string):
   }
 
   const names = specialTokenNames(settings)
-  const source =
-    (await readTextIfPresent(join(folder, 'chat_template.jinja'))) ?? templateSource(settings.chat_template)
+  const source = chatTemplate ?? templateSource(settings.chat_template)
   const template = source === undefined ? undefined : createChatTemplate(source, names, model.name)
   const begin = settings.add_bos_token === true ? tokenizer.token_to_id(names.bos_token ?? '') : undefined
 
