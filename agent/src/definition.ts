@@ -43,5 +43,6 @@ export interface TierDefinition {
 }
 
 export interface DriverFactory {
-  create(options: { readonly threads?: number }): DeviceDriver
+  /** Resolves when the device answers. */
+  create(options: { readonly threads?: number }): Promise<DeviceDriver>
 }

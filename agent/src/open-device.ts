@@ -43,7 +43,7 @@ export async function openDevice(
     const rates = { opsPerSecond: 0, bytesPerSecond: measureCopyRate() }
     return { loaded: undefined, rates, tiers: sized.map((tier) => openedTier(tier, 0, rates)) }
   }
-  const device = factory.create(settings.threads === undefined ? {} : { threads: settings.threads })
+  const device = await factory.create(settings.threads === undefined ? {} : { threads: settings.threads })
   try {
     const options = { model: settings.model, numerics: EXACT }
     const { poolBlockBytes: blockBytes } = await device.inspectModel(options)

@@ -20,8 +20,8 @@ interface Moved {
 function watched(moves: Moved[]): DriverFactory {
   return {
     ...ortFactory,
-    create(options) {
-      const driver = ortFactory.create(options)
+    async create(options) {
+      const driver = await ortFactory.create(options)
       return {
         ...driver,
         async loadModel(load) {

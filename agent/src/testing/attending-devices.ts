@@ -34,8 +34,8 @@ const definition: DeviceDefinition = {
 function gatedFactory(beforeKernel: () => Promise<void>): DriverFactory {
   return {
     ...ortFactory,
-    create(options) {
-      const driver = ortFactory.create(options)
+    async create(options) {
+      const driver = await ortFactory.create(options)
       return {
         ...driver,
         async loadModel(load) {

@@ -327,7 +327,7 @@ export function expectedTokens(prompt: readonly number[], count: number, layers 
 
 /** Devices with the fake model. */
 export function fakeFactory(options: FakeDriverOptions = {}): DriverFactory {
-  return { create: () => new FakeDriver(options) }
+  return { create: async () => new FakeDriver(options) }
 }
 
 const SEED_STATE = 17

@@ -3,7 +3,7 @@ import { EXACT } from '@kvasir/engine/numerics'
 import type { DriverFactory } from '../definition.js'
 
 export async function poolBlockBytes({ create }: DriverFactory, model: string): Promise<number> {
-  const device = create({})
+  const device = await create({})
   try {
     return (await device.inspectModel({ model, numerics: EXACT })).poolBlockBytes
   } finally {

@@ -39,7 +39,7 @@ export async function startSearchingDevice(
   before: (kernel: SearchKernelName) => Promise<void> = async () => {},
 ): Promise<SearchingDevice> {
   const definition = fakeDefinition('fpga')
-  const driver = { create: () => new SearchingDriver(before) }
+  const driver = { create: async () => new SearchingDriver(before) }
   const blockBytes = await poolBlockBytes(driver, FAKE_MODEL)
   const serving = await startServingDevice({
     definition: {
