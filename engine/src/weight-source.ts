@@ -1,4 +1,6 @@
-/** Where weights come from: safetensors files or a seed. Nothing larger than one tensor is held for the caller. */
+import type { PackedMatrix } from './packed-matrix.js'
+
+/** Where weights come from: safetensors or GGUF files or a seed. Nothing larger than one tensor is held for the caller. */
 export interface WeightSource {
   /**
    * Fills `target` with the whole tensor as f32, row-major.
@@ -10,5 +12,10 @@ export interface WeightSource {
    * is in the stored precision. The function outlives `close`.
    */
   rows(tensor: string, shape: readonly [number, number]): (row: number, target: Float32Array) => void
+  /**
+   * A `[rows, columns]` matrix that is stored in blocks of a few bits, without loss in such a form; undefined for one that
+   * is stored otherwise. Absent where nothing is ever stored so. Throws as `read` does.
+   */
+  packed?(tensor: string, shape: readonly [number, number]): PackedMatrix | undefined
   close(): void
 }
