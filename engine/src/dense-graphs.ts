@@ -111,12 +111,39 @@ function queryKeyValue(
     joined = 'qkvBiased'
   }
   graph.node('Split', [joined, graph.integers('qkvWidths', widths)], ['qFlat', 'kFlat', 'v'], { axis: -1 })
+  let [query, key] = ['qFlat', 'kFlat']
+  if (config.qkNorm) {
+    const gamma = (name: string) => buffer.small(`model.layers.${layer}.self_attn.${name}.weight`, headDim)
+    query = headNorm(graph, config, query, heads, gamma('q_norm'))
+    key = headNorm(graph, config, key, kvHeads, gamma('k_norm'))
+  }
   graph.input('positions', 'int64', [1, 'rows'])
   graph.input('cos', 'float32', [positionsMax, headDim / 2])
   graph.input('sin', 'float32', [positionsMax, headDim / 2])
-  graph.node('RotaryEmbedding', ['qFlat', 'positions', 'cos', 'sin'], ['q'])
-  graph.node('RotaryEmbedding', ['kFlat', 'positions', 'cos', 'sin'], ['k'])
+  graph.node('RotaryEmbedding', [query, 'positions', 'cos', 'sin'], ['q'])
+  graph.node('RotaryEmbedding', [key, 'positions', 'cos', 'sin'], ['k'])
   for (const [i, name] of ['q', 'k', 'v'].entries()) graph.output(name, [1, 'rows', widths[i] ?? 0])
+}
+
+/** Norms each head of `[1, rows, heads · dim]` by itself. */
+function headNorm(
+  graph: GraphBuilder,
+  { headDim, normEpsilon }: ModelConfig,
+  input: string,
+  heads: number,
+  gamma: Float32Array,
+): string {
+  const byHead = graph.integers(`${input}ByHead`, [0, 0, heads, headDim])
+  const joined = graph.integers(`${input}Joined`, [0, 0, heads * headDim])
+  graph.node('Reshape', [input, byHead], [`${input}Heads`])
+  graph.node(
+    'SimplifiedLayerNormalization',
+    [`${input}Heads`, graph.floats(`${input}Norm`, gamma)],
+    [`${input}HeadsNormed`],
+    { epsilon: { float: normEpsilon }, axis: -1 },
+  )
+  graph.node('Reshape', [`${input}HeadsNormed`, joined], [`${input}Normed`])
+  return `${input}Normed`
 }
 
 /** `output = input · Wᵀ`, W being the named weights joined by rows. */

@@ -74,6 +74,8 @@ export function dummyConfig(name: string): ModelConfig {
     ropeScaling: undefined,
     tiedEmbeddings: false,
     qkvBias: false,
+    qkNorm: false,
+    slidingWindow: undefined,
     stopTokens: [],
   }
 }
@@ -117,6 +119,12 @@ export function dummyWeights(name: string): WeightSource {
       if (rows === undefined || columns === undefined) return void target.fill(1)
       const fill = rowFiller(tensor, columns)
       for (let row = 0; row < rows; row++) fill(row, target.subarray(row * columns, (row + 1) * columns))
+    },
+    readRows(tensor, [, columns], firstRow, target) {
+      const fill = rowFiller(tensor, columns)
+      for (let row = 0; row * columns < target.length; row++) {
+        fill(firstRow + row, target.subarray(row * columns, (row + 1) * columns))
+      }
     },
     rows: (tensor, [, columns]) => rowFiller(tensor, columns),
     close() {},

@@ -19,8 +19,12 @@ export async function inspectModel({ model: spec, numerics }: ModelOptions): Pro
 /** Of one parameter. */
 const WEIGHT_BYTES = { f32: 4, int4: 0.625 } as const
 
-function parameterCount(config: ModelConfig): number {
+/** All of a model's weights; a head that is the embedding table counts once. */
+export function parameterCount(config: ModelConfig): number {
   const { hiddenSize, heads, kvHeads, headDim, intermediateSize, layers, vocabularySize } = config
-  const layer = hiddenSize * (2 * (heads + kvHeads) * headDim + 3 * intermediateSize)
-  return layers * layer + vocabularySize * hiddenSize * (config.tiedEmbeddings ? 1 : 2)
+  const matrices = hiddenSize * (2 * (heads + kvHeads) * headDim + 3 * intermediateSize)
+  const biases = config.qkvBias ? (heads + 2 * kvHeads) * headDim : 0
+  const norms = 2 * hiddenSize + (config.qkNorm ? 2 * headDim : 0)
+  const tables = vocabularySize * hiddenSize * (config.tiedEmbeddings ? 1 : 2)
+  return layers * (matrices + biases + norms) + hiddenSize + tables
 }

@@ -1,5 +1,5 @@
 /** Tables of rotary position embeddings, `[positions, head dim / 2]`, computed as the reference does in f32. */
-import type { Llama3Scaling, ModelConfig } from './model-config.js'
+import type { LinearScaling, Llama3Scaling, ModelConfig } from './model-config.js'
 
 export interface RotaryTables {
   readonly positions: number
@@ -27,10 +27,11 @@ export function rotaryTables(
 }
 
 /**
- * Llama 3: long waves are stretched by `factor`, short ones are kept, and those between go over
- * smoothly by how many times they fit into the original context.
+ * Linear: all waves are stretched by `factor`. Llama 3: long waves are, short ones are kept, and those
+ * between go over smoothly by how many times they fit into the original context.
  */
-export function scaledFrequency(frequency: number, scaling: Llama3Scaling): number {
+export function scaledFrequency(frequency: number, scaling: LinearScaling | Llama3Scaling): number {
+  if (scaling.kind === 'linear') return frequency / scaling.factor
   const { factor, lowFrequencyFactor: low, highFrequencyFactor: high, originalContextTokens } = scaling
   const turns = (originalContextTokens * frequency) / (2 * Math.PI)
   if (turns < low) return frequency / factor

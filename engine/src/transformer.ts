@@ -27,6 +27,7 @@ import { STEP_ROWS_MAX } from './limits.js'
 import { MemoryKernels } from './memory-kernels.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
+import { parameterCount } from './model-plan.js'
 import { EXACT } from './numerics.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
 import { floats, sessionOptions } from './ort-session.js'
@@ -215,9 +216,6 @@ function modelFacts(
   weightBytes: number,
 ): LoadedModelFacts {
   const { config } = model
-  const norms = (2 * config.layers + 1) * config.hiddenSize
-  const separateHead = config.tiedEmbeddings ? 0 : config.vocabularySize * config.hiddenSize
-  const biases = config.qkvBias ? config.layers * (config.heads + 2 * config.kvHeads) * config.headDim : 0
   return {
     name: model.name,
     digest,
@@ -227,10 +225,11 @@ function modelFacts(
     heads: config.heads,
     kvHeads: config.kvHeads,
     headDim: config.headDim,
+    ...(config.slidingWindow === undefined ? {} : { slidingWindowTokens: config.slidingWindow.tokens }),
     numerics: EXACT,
     blockLayerBytes,
     poolBlockBytes: config.layers * blockLayerBytes,
-    parameters: weightBytes / 4 + norms + biases + separateHead,
+    parameters: parameterCount(config),
     weightBytes,
     stopTokens: model.stopTokens,
   }
