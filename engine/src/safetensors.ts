@@ -106,22 +106,27 @@ export function openSafetensors(folder: string): WeightSource {
     return { tensor, type: tensor.type }
   }
 
+  /** `first`: the element that `target` begins with. */
+  const readElements = (name: string, shape: readonly number[], first: number, target: Float32Array) => {
+    const { tensor, type } = find(name, shape)
+    const start = tensor.start + first * ELEMENT_BYTES[type]
+    if (type === 'F32') {
+      const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength)
+      readExactly(tensor.file, bytes, start)
+      return
+    }
+    // In pieces, so that the stored form of a large tensor is never held beside the other.
+    const piece = new Uint16Array(Math.min(target.length, 1 << 20))
+    for (let done = 0; done < target.length; done += piece.length) {
+      const part = piece.subarray(0, Math.min(piece.length, target.length - done))
+      readExactly(tensor.file, new Uint8Array(part.buffer, 0, part.byteLength), start + done * 2)
+      convert(type, part, target.subarray(done, done + part.length))
+    }
+  }
+
   return {
-    read(name, shape, target) {
-      const { tensor, type } = find(name, shape)
-      if (type === 'F32') {
-        const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength)
-        readExactly(tensor.file, bytes, tensor.start)
-        return
-      }
-      // In pieces, so that the stored form of a large tensor is never held beside the other.
-      const piece = new Uint16Array(Math.min(target.length, 1 << 20))
-      for (let done = 0; done < target.length; done += piece.length) {
-        const part = piece.subarray(0, Math.min(piece.length, target.length - done))
-        readExactly(tensor.file, new Uint8Array(part.buffer, 0, part.byteLength), tensor.start + done * 2)
-        convert(type, part, target.subarray(done, done + part.length))
-      }
-    },
+    read: (name, shape, target) => readElements(name, shape, 0, target),
+    readRows: (name, shape, firstRow, target) => readElements(name, shape, firstRow * shape[1], target),
     rows(name, shape) {
       const { tensor, type } = find(name, shape)
       const bytes = new Uint8Array(tensor.end - tensor.start)

@@ -8,6 +8,11 @@ export interface WeightSource {
    */
   read(tensor: string, shape: readonly number[], target: Float32Array): void
   /**
+   * Fills `target` with the rows of a `[rows, columns]` matrix from `firstRow` on, as many as it has room for:
+   * for matrices too large to be held as f32. Throws as `read` does.
+   */
+  readRows(tensor: string, shape: readonly [number, number], firstRow: number, target: Float32Array): void
+  /**
    * Access to single rows of a `[rows, columns]` tensor, for embeddings. What is kept in memory
    * is in the stored precision. The function outlives `close`.
    */
