@@ -53,4 +53,44 @@ describe('attention calls', () => {
     expect(call?.mask.subarray(0, 16)).toEqual(call?.mask.subarray(16, 32))
     expect(planAttention([decode(5)], shape, slabs)[0]?.doubled).toBe(false)
   })
+
+  it('with a window see its tokens alone and begin at a multiple of 128 keys, 16,384 ÷ dim', () => {
+    const narrow = { ...shape, headDim: 128 }
+    const window = 200
+    const at = (position: number) => planAttention([decode(position)], narrow, slabs, { window })[0]
+    for (const [position, firstPage] of [
+      [100, 0],
+      [326, 0],
+      [327, 8],
+      [455, 16],
+      [1000, 48],
+    ] as const) {
+      const call = at(position)
+      expect(call?.firstPages).toEqual([firstPage])
+      expect(call?.keyRuns[0]).toBe(slabs.keyRun(firstPage, 0))
+      const seen = [...(call?.mask ?? [])].flatMap((value, key) =>
+        value === 0 ? [key + firstPage * 16] : [],
+      )
+      const first = Math.max(0, position - 199)
+      expect(seen).toEqual(Array.from({ length: position + 1 - first }, (_, i) => first + i))
+    }
+    const dim32 = planAttention([decode(1000)], { ...shape, headDim: 32 }, slabs, { window })[0]
+    expect(dim32?.firstPages).toEqual([32])
+  })
+
+  it('with a window are shared by long sequences whatever their lengths', () => {
+    const narrow = { ...shape, headDim: 128 }
+    const queries = [decode(900), decode(1500), decode(15_000)]
+    const calls = planAttention(queries, narrow, slabs, { window: 200 })
+    expect(calls.map(({ batch, keys, firstPages }) => ({ batch, keys, firstPages }))).toEqual([
+      { batch: 3, keys: 288, firstPages: [40, 80, 920] },
+    ])
+    // A prompt's rows have windows of their own, those of a row the first that any of them sees.
+    const [prompt] = planAttention([{ ...decode(700), rows: 40 }], narrow, slabs, { window: 200 })
+    expect(prompt).toMatchObject({ firstPages: [24], keys: 368 })
+    for (let row = 0; row < 40; row++) {
+      const mask = [...(prompt?.mask.subarray(row * 368, (row + 1) * 368) ?? [])]
+      expect([mask.indexOf(0), mask.lastIndexOf(0)]).toEqual([700 + row - 199 - 384, 700 + row - 384])
+    }
+  })
 })

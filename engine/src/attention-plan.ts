@@ -7,6 +7,9 @@
  *    so lengths that differ by more than twice go to different calls.
  * L3 A sequence with several new tokens has calls of its own, cut where the scores would grow too large.
  * L4 Every call has at least two query rows for each KV head (attention-graph.ts says why).
+ * L5 Where a sliding window limits what is seen, pages wholly behind it are left out from the beginning of the
+ *    sequence, in multiples of what the product with V adds in one go: so a row's sum is divided in the same
+ *    places whichever call it is in.
  */
 import { BLOCK_TOKENS } from './device-driver.js'
 import type { KvSlabs } from './kv-slab.js'
@@ -22,6 +25,8 @@ export interface AttentionCall {
   /** Each row is given twice, since a lone one would not be computed alike. */
   readonly doubled: boolean
   readonly keys: number
+  /** Of each query the place among its blocks that its keys begin with: 0 where no window ends before. */
+  readonly firstPages: readonly number[]
   /** `[batch, kv heads, keys / 16]`. */
   readonly keyRuns: Int32Array
   readonly valueRuns: Int32Array
@@ -44,6 +49,14 @@ export interface Query {
 export interface HeadShape {
   readonly heads: number
   readonly kvHeads: number
+  readonly headDim: number
+}
+
+export interface PlanOptions {
+  /** Row of the step that the first query begins with; 0 by default. */
+  readonly firstRow?: number
+  /** Tokens that a query sees, its own included; all by default. */
+  readonly window?: number | undefined
 }
 
 /** Scores of one call, floats: 16 MB, of which three copies live at a time. */
@@ -57,26 +70,27 @@ export function planAttention(
   queries: readonly Query[],
   shape: HeadShape,
   slabs: KvSlabs,
-  firstRow = 0,
+  { firstRow = 0, window }: PlanOptions = {},
 ): AttentionCall[] {
   const calls: AttentionCall[] = []
   let row = firstRow
   let at = 0
   while (queries[at]?.rows === 1) {
-    const sameClass = lengthClass(queries[at])
+    const sameClass = lengthClass(queries[at], window)
     let end = at + 1
-    while (queries[end]?.rows === 1 && lengthClass(queries[end]) === sameClass) end++
+    while (queries[end]?.rows === 1 && lengthClass(queries[end], window) === sameClass) end++
     const shared = queries.slice(at, end)
-    calls.push(makeCall(shared, row, shape, slabs))
+    calls.push(makeCall(shared, row, shape, slabs, window))
     row += shared.length
     at = end
   }
   for (const query of queries.slice(at)) {
-    const keys = paddedKeys(query.position + query.rows)
+    const end = query.position + query.rows
+    const keys = paddedKeys(end) - firstPageOf(query, shape, window) * BLOCK_TOKENS
     const tile = Math.max(TILE_ROWS_MIN, Math.floor(SCORES_MAX / (shape.heads * keys)))
     for (let done = 0; done < query.rows; done += tile) {
       const rows = Math.min(tile, query.rows - done)
-      calls.push(makeCall([{ ...query, position: query.position + done, rows }], row, shape, slabs))
+      calls.push(makeCall([{ ...query, position: query.position + done, rows }], row, shape, slabs, window))
       row += rows
     }
   }
@@ -87,26 +101,58 @@ function paddedKeys(tokens: number): number {
   return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS
 }
 
-function lengthClass(query: Query | undefined): number {
-  return Math.ceil(Math.log2(Math.max(SHORT_KEYS, paddedKeys((query?.position ?? 0) + 1))))
+function lengthClass(query: Query | undefined, window: number | undefined): number {
+  const tokens = Math.min((query?.position ?? 0) + 1, window ?? Number.POSITIVE_INFINITY)
+  return Math.ceil(Math.log2(Math.max(SHORT_KEYS, paddedKeys(tokens))))
+}
+
+/** The first page that is gathered: of those that a row of the query sees, or a few before (L5). */
+function firstPageOf({ position }: Query, { headDim }: HeadShape, window: number | undefined): number {
+  if (window === undefined) return 0
+  const firstSeen = Math.max(0, position - window + 1)
+  const step = keysAddedAtOnce(headDim)
+  return (Math.floor(firstSeen / step) * step) / BLOCK_TOKENS
+}
+
+/**
+ * Keys that ONNX Runtime's f32 matrix kernel (MLAS) adds before it goes over to its next sum, in a product with
+ * `headDim` columns: it cuts the longer side in pieces of 128, twice as many as often as half of the other's
+ * suffices.
+ */
+function keysAddedAtOnce(headDim: number): number {
+  let [columns, keys] = [128, 128]
+  while (columns > 1 && columns / 2 >= headDim) {
+    columns /= 2
+    keys *= 2
+  }
+  return keys
 }
 
 function makeCall(
   queries: readonly Query[],
   rowStart: number,
-  { heads, kvHeads }: HeadShape,
+  shape: HeadShape,
   slabs: KvSlabs,
+  window: number | undefined,
 ): AttentionCall {
+  const { heads, kvHeads } = shape
   const rows = queries[0]?.rows ?? 0
   const doubled = rows * (heads / kvHeads) < 2
   const queryRows = doubled ? 2 * rows : rows
-  const keys = Math.max(...queries.map((query) => paddedKeys(query.position + query.rows)))
+  const firstPages = queries.map((query) => firstPageOf(query, shape, window))
+  const starts = firstPages.map((page) => page * BLOCK_TOKENS)
+  const keys = Math.max(
+    ...queries.map((query, b) => paddedKeys(query.position + query.rows) - (starts[b] ?? 0)),
+  )
   const mask = new Float32Array(queries.length * queryRows * keys)
   for (const [b, query] of queries.entries()) {
     for (let r = 0; r < queryRows; r++) {
-      const visible = query.position + (doubled ? 0 : r) + 1
+      const seen = query.position + (doubled ? 0 : r) + 1 - (starts[b] ?? 0)
       const base = (b * queryRows + r) * keys
-      mask.fill(Number.NEGATIVE_INFINITY, base + visible, base + keys)
+      mask.fill(Number.NEGATIVE_INFINITY, base + seen, base + keys)
+      if (window !== undefined && seen > window) {
+        mask.fill(Number.NEGATIVE_INFINITY, base, base + seen - window)
+      }
     }
   }
   const call = {
@@ -117,6 +163,7 @@ function makeCall(
     queryRows,
     doubled,
     keys,
+    firstPages,
     keyRuns: new Int32Array((queries.length * kvHeads * keys) / BLOCK_TOKENS),
     valueRuns: new Int32Array((queries.length * kvHeads * keys) / BLOCK_TOKENS),
     mask,
@@ -126,26 +173,27 @@ function makeCall(
 }
 
 /** Takes the blocks of queries that have their own for each KV head as they are now. */
-export function fillRuns(call: AttentionCall, { kvHeads }: HeadShape, slabs: KvSlabs): void {
+export function fillRuns(call: AttentionCall, { kvHeads }: Pick<HeadShape, 'kvHeads'>, slabs: KvSlabs): void {
   for (const [b, query] of call.queries.entries()) {
     if (!(query.blocks instanceof Uint32Array)) fillQueryRuns(call, b, query, kvHeads, slabs)
   }
 }
 
 function fillQueryRuns(
-  { keys, keyRuns, valueRuns }: AttentionCall,
+  { keys, firstPages, keyRuns, valueRuns }: AttentionCall,
   b: number,
   { blocks, position, rows }: Query,
   kvHeads: number,
   slabs: KvSlabs,
 ): void {
   const blockCount = keys / BLOCK_TOKENS
-  const used = paddedKeys(position + rows) / BLOCK_TOKENS
+  const firstPage = firstPages[b] ?? 0
+  const used = paddedKeys(position + rows) / BLOCK_TOKENS - firstPage
   for (let head = 0; head < kvHeads; head++) {
     const own = blocks instanceof Uint32Array ? blocks : blocks[head]
     const base = (b * kvHeads + head) * blockCount
     for (let i = 0; i < blockCount; i++) {
-      const block = i < used ? (own?.[i] ?? 0) : slabs.zeroBlock
+      const block = i < used ? (own?.[firstPage + i] ?? 0) : slabs.zeroBlock
       keyRuns[base + i] = slabs.keyRun(block, head)
       valueRuns[base + i] = slabs.valueRun(block, head)
     }

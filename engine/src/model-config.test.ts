@@ -62,7 +62,7 @@ describe('config.json', () => {
     ['in all layers of Mistral', { ...mistral, sliding_window: 512 }, 512, [true, true]],
     [
       'as Mistral means it where it is not named',
-      { ...mistral, max_position_embeddings: 32_768 },
+      { ...mistral, sliding_window: undefined, max_position_embeddings: 32_768 },
       4096,
       [true, true],
     ],

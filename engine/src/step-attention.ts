@@ -80,7 +80,7 @@ export class StepAttention {
     for (const entry of layout.entries) {
       if (entry.lane.plan.source === 'choose') await this.#choose(layer, entry.lane, queryOf(entry))
     }
-    await this.#attend(layer, q, layout.early, layout.entries, out, between)
+    await this.#attend(layer, q, layout.early(layer), layout.entries, out, between)
     for (const { entry, rivals, answer } of asked) {
       const { lane } = entry
       const result = await answer
@@ -194,7 +194,7 @@ export class StepAttention {
     lane.meter?.add('apply', ms / call.batch)
     for (let head = 0; head < kvHeads; head++) {
       const start = (b * kvHeads + head) * width
-      const pages = lane.pages?.[head] ?? Uint32Array.from({ length: lane.plan.pages }, (_, page) => page)
+      const pages = lane.pages?.[head] ?? pagesFrom(call.firstPages[b] ?? 0, lane.plan.pages)
       lane.meter?.addHead(pages, pageMass.subarray(start, start + pages.length))
     }
   }
@@ -223,4 +223,8 @@ export class StepAttention {
     }
     return merged
   }
+}
+
+function pagesFrom(first: number, end: number): Uint32Array {
+  return Uint32Array.from({ length: end - first }, (_, i) => first + i)
 }

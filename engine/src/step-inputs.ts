@@ -1,12 +1,15 @@
 /** What goes into a step: the check of its sequences, and their tokens and positions as tensors. */
-import { InvalidInputError } from '@kvasir/runtime/errors'
+import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import { Tensor } from 'onnxruntime-node'
 import { BLOCK_TOKENS, type LoadedModelFacts, type StepSequence } from './device-driver.js'
 import type { KvSlabs } from './kv-slab.js'
 import { STEP_ROWS_MAX } from './limits.js'
 import type { StepLayout } from './step-layout.js'
 
-/** Throws InvalidInputError for a step that breaks the rules of its types. */
+/**
+ * Throws InvalidInputError for a step that breaks the rules of its types, UnsupportedError for sparse or remote
+ * attention of a model whose layers look back differently far: pages are chosen and held for all layers alike.
+ */
 export function checkStep(sequences: readonly StepSequence[], facts: LoadedModelFacts, slabs: KvSlabs): void {
   let rows = 0
   for (const sequence of sequences) {
@@ -20,6 +23,11 @@ export function checkStep(sequences: readonly StepSequence[], facts: LoadedModel
       )
     }
     checkPages(sequence)
+    if (facts.slidingWindowTokens !== undefined && (sequence.attention ?? sequence.remote) !== undefined) {
+      throw new UnsupportedError(
+        `The model ${facts.name} has a sliding window of ${facts.slidingWindowTokens} tokens, with which pages are not chosen and no other device attends; use dense attention.`,
+      )
+    }
     const elsewhere = sequence.remote?.mode === 'partial' ? sequence.remote.pages : 0
     if ((elsewhere + blocks.length) * BLOCK_TOKENS < end) {
       throw new InvalidInputError(`A sequence of ${end} tokens has only ${blocks.length} blocks.`)

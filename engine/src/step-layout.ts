@@ -10,6 +10,7 @@
 import { type AttentionCall, type HeadShape, planAttention, type Query } from './attention-plan.js'
 import { BLOCK_TOKENS, type StepSequence } from './device-driver.js'
 import type { KvSlabs } from './kv-slab.js'
+import type { ModelConfig } from './model-config.js'
 import { PageMeter } from './page-meter.js'
 import { type PagePlan, pagePlanOf } from './page-plan.js'
 
@@ -40,10 +41,13 @@ export interface LayoutEntry {
 export interface StepLayout {
   readonly entries: readonly LayoutEntry[]
   readonly rows: number
-  /** Calls that need no answer of another device, and those that do. */
-  readonly early: readonly AttentionCall[]
+  /** A layer's calls that need no answer of another device. */
+  readonly early: (layer: number) => readonly AttentionCall[]
+  /** Those that do; a model with a sliding window has none. */
   readonly late: readonly AttentionCall[]
 }
+
+export type LayoutShape = HeadShape & Pick<ModelConfig, 'slidingWindow'>
 
 export function laneOf(sequence: StepSequence, index: number, kvHeads: number): Lane {
   const plan = pagePlanOf(sequence)
@@ -64,7 +68,7 @@ export function laneOf(sequence: StepSequence, index: number, kvHeads: number): 
 }
 
 /** The layout of all rows. */
-export function layoutOf(lanes: readonly Lane[], shape: HeadShape, slabs: KvSlabs): StepLayout {
+export function layoutOf(lanes: readonly Lane[], shape: LayoutShape, slabs: KvSlabs): StepLayout {
   return arrange(
     lanes.map((lane) => ({ lane, query: queryOf(lane), source: 0 })),
     shape,
@@ -73,7 +77,7 @@ export function layoutOf(lanes: readonly Lane[], shape: HeadShape, slabs: KvSlab
 }
 
 /** The layout of the rows whose logits are wanted; `all` itself where these are all. */
-export function wantedLayout(all: StepLayout, shape: HeadShape, slabs: KvSlabs): StepLayout {
+export function wantedLayout(all: StepLayout, shape: LayoutShape, slabs: KvSlabs): StepLayout {
   const wanted = all.entries.filter(({ lane }) => lane.sequence.wantLogits)
   if (wanted.length === all.rows) return all
   const items = wanted.map(({ lane, query, row }) => ({
@@ -120,7 +124,7 @@ function rankOf({ lane, query }: Item): number {
   return query.rows === 1 ? RANKS[lane.plan.source] : SEVERAL_ROWS
 }
 
-function arrange(items: readonly Item[], shape: HeadShape, slabs: KvSlabs): StepLayout {
+function arrange(items: readonly Item[], shape: LayoutShape, slabs: KvSlabs): StepLayout {
   const sorted = [...items].sort(
     (a, b) => rankOf(a) - rankOf(b) || (a.query.rows === 1 ? a.query.position - b.query.position : 0),
   )
@@ -130,14 +134,23 @@ function arrange(items: readonly Item[], shape: HeadShape, slabs: KvSlabs): Step
     rows += item.query.rows
     return entry
   })
-  const callsOf = (rank: number) => {
+  const callsOf = (rank: number, window?: number) => {
     const own = entries.filter((entry) => rankOf(entry) === rank)
     return planAttention(
       own.map(({ query }) => query),
       shape,
       slabs,
-      own[0]?.row,
+      { firstRow: own[0]?.row ?? 0, window },
     )
   }
-  return { entries, rows, early: [...callsOf(0), ...callsOf(SEVERAL_ROWS)], late: callsOf(1) }
+  const { slidingWindow } = shape
+  const planned = new Map<boolean, readonly AttentionCall[]>()
+  const early = (layer: number) => {
+    const isWindowed = slidingWindow?.layers[layer] === true
+    const window = isWindowed ? slidingWindow?.tokens : undefined
+    const calls = planned.get(isWindowed) ?? [...callsOf(0, window), ...callsOf(SEVERAL_ROWS, window)]
+    planned.set(isWindowed, calls)
+    return calls
+  }
+  return { entries, rows, early, late: callsOf(1) }
 }

@@ -30,6 +30,30 @@ const MODELS: Record<string, () => string> = {
   'one KV head for all, dim 64': () => testModel({ num_key_value_heads: 1, head_dim: 64 }),
   'biases and a separate head, as Qwen2': () =>
     testModel({ architectures: ['Qwen2ForCausalLM'], tie_word_embeddings: false }),
+  'norms of heads, dim 128, as Qwen3': () =>
+    testModel({ architectures: ['Qwen3ForCausalLM'], head_dim: 128 }),
+  'a sliding window in all layers, as Mistral': () =>
+    testModel({ architectures: ['MistralForCausalLM'], sliding_window: 24 }),
+  'a sliding window in the second layer alone, dim 64, as Qwen2': () =>
+    testModel({
+      architectures: ['Qwen2ForCausalLM'],
+      head_dim: 64,
+      sliding_window: 7,
+      use_sliding_window: true,
+      max_window_layers: 1,
+    }),
+  'a sliding window, dim 128': () =>
+    testModel({ architectures: ['MistralForCausalLM'], head_dim: 128, sliding_window: 100 }),
+  'a long sliding window': () => testModel({ architectures: ['MistralForCausalLM'], sliding_window: 300 }),
+  'a long sliding window, dim 64': () =>
+    testModel({ architectures: ['MistralForCausalLM'], head_dim: 64, sliding_window: 300 }),
+  'a sliding window, dim 16, one query head a KV head': () =>
+    testModel({
+      architectures: ['MistralForCausalLM'],
+      head_dim: 16,
+      num_key_value_heads: 4,
+      sliding_window: 50,
+    }),
 }
 
 const loaded = new Map<string, Promise<Transformer>>()
@@ -80,11 +104,11 @@ describe.each(Object.keys(MODELS))('%s', (name) => {
     const resolved = await resolveModel(
       model.facts.name === 'test-model' ? (folders.at(-1) ?? '') : model.facts.name,
     )
-    const tokens = tokensOf(model, 9, 1)
+    const tokens = tokensOf(model, 40, 1)
     const weights = resolved.openWeights()
     const expected = referenceLogits(resolved.config, weights, tokens)
     weights.close()
-    const { logits } = await model.step([sequence(range(0, 1), 0, tokens)], hooks)
+    const { logits } = await model.step([sequence(range(0, 3), 0, tokens)], hooks)
     const error = Math.max(...expected.map((value, i) => Math.abs(value - (logits[i] ?? 0))))
     expect(error).toBeLessThan(1e-3)
   })
@@ -234,6 +258,37 @@ describe('a step', () => {
     expect(layers).toEqual([0, 1])
     expect(result).toMatchObject({ cancelled: true })
     expect(Buffer.from(model.slabs.readBlocks(2, range(50, 1))).equals(zero)).toBe(true)
+  })
+
+  it('of a model with a sliding window leaves out the pages behind it, and no others', async () => {
+    const model = await load('a sliding window, dim 128', 1)
+    expect(model.facts.slidingWindowTokens).toBe(100)
+    const blocks = range(0, 40)
+    for (let start = 0; start < 512; start += 256) {
+      await model.step([sequence(blocks, start, tokensOf(model, 256, start), false)], hooks)
+    }
+    const step = { ...sequence(blocks, 512, [1]), trackPages: true }
+    const [use] = (await model.step([step], hooks)).attention
+    // Of 33 pages the window holds part of the 26th and all behind; pages are left out by 8.
+    expect(use?.reads.slice(0, 33)).toEqual(Float32Array.from({ length: 33 }, (_, i) => (i < 24 ? 0 : 1)))
+    const seen = use?.mass.map((mass) => (mass > 0 ? 1 : 0)).slice(0, 33)
+    expect(seen).toEqual(Float32Array.from({ length: 33 }, (_, i) => (i < 25 ? 0 : 1)))
+    expect(use?.mass.reduce((sum, mass) => sum + mass, 0)).toBeCloseTo(1, 5)
+  })
+
+  it('of a model with a sliding window attends to all that is seen, here', async () => {
+    const model = await load('a sliding window, dim 128', 1)
+    const sparse = {
+      ...sequence(range(0, 4), 40, [1]),
+      attention: { method: 'page-bounds', pages: 2, seed: 0 } as const,
+    }
+    await expect(model.step([sparse], hooks)).rejects.toMatchObject({
+      code: 'unsupported',
+      message: expect.stringContaining('sliding window of 100 tokens'),
+    })
+    const ask = () => Promise.reject(new Error('asked'))
+    const remote = { ...sequence(range(0, 4), 40, [1]), remote: { pages: 1, mode: 'partial', ask } as const }
+    await expect(model.step([remote], hooks)).rejects.toMatchObject({ code: 'unsupported' })
   })
 
   it.each([

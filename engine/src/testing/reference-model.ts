@@ -59,18 +59,31 @@ export function referenceLogits(
         : new Float32Array(count * headDim)
       return (x: Float64Array) => product(x).map((value, i) => value + (bias[i] ?? 0))
     }
+    const headNorm = (name: string) => {
+      if (!config.qkNorm) return (x: Float64Array) => x
+      const gamma = vector(at(`self_attn.${name}`), headDim)
+      return (x: Float64Array) =>
+        Float64Array.from(
+          Array.from({ length: x.length / headDim }, (_, head) => [
+            ...norm(x.slice(head * headDim, (head + 1) * headDim), gamma),
+          ]).flat(),
+        )
+    }
+    const [normQ, normK] = [headNorm('q_norm'), headNorm('k_norm')]
+    const window = config.slidingWindow?.layers[layer] ? config.slidingWindow.tokens : tokens.length
     const [toQ, toK, toV] = [project('q_proj', heads), project('k_proj', kvHeads), project('v_proj', kvHeads)]
     const inputNorm = vector(at('input_layernorm'), hiddenSize)
     const normed = xs.map((x) => norm(x, inputNorm))
-    const q = normed.map((x, position) => rotate(toQ(x), position))
-    const k = normed.map((x, position) => rotate(toK(x), position))
+    const q = normed.map((x, position) => rotate(normQ(toQ(x)), position))
+    const k = normed.map((x, position) => rotate(normK(toK(x)), position))
     const v = normed.map(toV)
     const toOutput = matrix(at('self_attn.o_proj'), hiddenSize, heads * headDim)
     const middle = xs.map((x, position) => {
       const attended = new Float64Array(heads * headDim)
       for (let head = 0; head < heads; head++) {
         const kvStart = Math.floor(head / (heads / kvHeads)) * headDim
-        const scores = k.slice(0, position + 1).map((key) => {
+        const first = Math.max(0, position + 1 - window)
+        const scores = k.slice(first, position + 1).map((key) => {
           let sum = 0
           for (let d = 0; d < headDim; d++) {
             sum += (q[position]?.[head * headDim + d] ?? 0) * (key[kvStart + d] ?? 0)
@@ -83,7 +96,7 @@ export function referenceLogits(
         for (const [i, power] of powers.entries()) {
           for (let d = 0; d < headDim; d++) {
             const at = head * headDim + d
-            attended[at] = (attended[at] ?? 0) + (power / total) * (v[i]?.[kvStart + d] ?? 0)
+            attended[at] = (attended[at] ?? 0) + (power / total) * (v[first + i]?.[kvStart + d] ?? 0)
           }
         }
       }

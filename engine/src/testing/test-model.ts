@@ -38,6 +38,9 @@ export const testConfig = {
   rope_theta: 10_000,
   max_position_embeddings: 2048,
   tie_word_embeddings: true,
+  sliding_window: null as number | null,
+  use_sliding_window: false,
+  max_window_layers: 0,
 }
 
 /** All tensors of a model with this configuration, weights from a fixed seed, as F32. */
@@ -76,6 +79,9 @@ export function testTensors(config: typeof testConfig): TestTensor[] {
       ] as const) {
         tensors.push(random(`model.layers.${layer}.self_attn.${name}_proj.bias`, [count * dim]))
       }
+    }
+    if (config.architectures[0] === 'Qwen3ForCausalLM') {
+      tensors.push(random(at('self_attn.q_norm'), [dim]), random(at('self_attn.k_norm'), [dim]))
     }
   }
   tensors.push(random('model.norm.weight', [hidden]))
