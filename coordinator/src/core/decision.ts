@@ -3,7 +3,7 @@
  * only when somebody asks.
  */
 import type { AttentionPlan } from './attention-plan.js'
-import type { DeviceRef, Role } from './facts.js'
+import type { DeviceRef, ProfileName, Role } from './facts.js'
 import type { PrefixPlan } from './prefix-choice.js'
 
 /** Why a device may be turned away, in the order in which it is checked. */
@@ -68,6 +68,10 @@ export interface Decision {
   readonly epoch: number
   readonly prefill: DeviceRef
   readonly decode: DeviceRef
+  /** Of both devices. */
+  readonly profile: ProfileName
+  /** In which numbers the decoding device computes. */
+  readonly numerics: string
   readonly ttftMs: number
   readonly tpotMs: number
   readonly prefillRule: PrefillRule

@@ -11,25 +11,41 @@ export type CapabilityName = 'prefill' | 'decode' | 'kv-tier' | 'attend' | 'retr
 export type ProfileName = 'exact' | 'paper'
 export type PrecisionName = 'f32' | 'f16' | 'bf16' | 'int8' | 'int4'
 
+export interface TierFacts {
+  readonly name: string
+  readonly capacityBytes: number
+  readonly bytesPerSecond: number
+}
+
+export interface RateFacts {
+  readonly precision: PrecisionName
+  readonly opsPerSecond: number
+}
+
+/** A model as a device has it loaded: (digest, profile) names it there. */
 export interface ModelFacts {
   readonly name: string
   readonly digest: string
   readonly profile: ProfileName
+  /** In which numbers the device computes it, such as f32 or w4a8+kv8. */
+  readonly numerics: string
   readonly contextTokensMax: number
-  /** KV of one token over all layers. */
+  /** KV of one token over all layers, as it is sent. */
   readonly kvBytesPerToken: number
+  /** KV of one token over all layers, as it lies in the device's memory. */
+  readonly poolBytesPerToken: number
   readonly layers: number
   readonly parameters: number
   /** Weights read by one decode step. */
   readonly weightBytes: number
   /** Numerics, element type and layers of its KV blocks; only blocks of one variant stand in for each other. */
   readonly variant: string
-}
-
-export interface TierFacts {
-  readonly name: string
-  readonly capacityBytes: number
-  readonly bytesPerSecond: number
+  /** Memory set aside for its KV; empty: the device's tiers. */
+  readonly tiers: readonly TierFacts[]
+  /** What its prefill achieves; empty: the device's rates. */
+  readonly compute: readonly RateFacts[]
+  /** Tokens that attention looks back in at least one layer; absent where every layer sees all. */
+  readonly slidingWindowTokens?: number
 }
 
 /** A kernel of the device's driver. */
@@ -48,10 +64,11 @@ export interface DeviceFacts {
   /** In order of preference: what is listed first is what the device is best at. */
   readonly capabilities: readonly CapabilityName[]
   readonly models: readonly ModelFacts[]
+  /** Sequences that it decodes at once with each of its models. */
   readonly decodeSlots: number
   /** Nearest first. */
   readonly tiers: readonly TierFacts[]
-  readonly compute: readonly { readonly precision: PrecisionName; readonly opsPerSecond: number }[]
+  readonly compute: readonly RateFacts[]
   readonly kernels: readonly KernelFacts[]
   /** Rates come from a catalogue; else the device measured itself, once and in a hurry. */
   readonly modelled: boolean
@@ -77,6 +94,16 @@ export interface TierLoad {
   readonly droppedBlocks: number
 }
 
+/** What one loaded model uses. */
+export interface ModelLoad {
+  readonly digest: string
+  readonly profile: ProfileName
+  readonly decodeSlotsUsed: number
+  readonly prefillTokensWaiting: number
+  readonly tiers: readonly TierLoad[]
+  readonly leases: number
+}
+
 export interface LoadFacts {
   readonly deviceId: string
   readonly incarnation: string
@@ -86,6 +113,10 @@ export interface LoadFacts {
   readonly tiers: readonly TierLoad[]
   readonly leases: number
   readonly draining: boolean
+  /** Of each model; the figures above are their sums. Empty: they are those of the only model. */
+  readonly models: readonly ModelLoad[]
+  /** Models that are on their way to the device. */
+  readonly arriving: readonly { readonly digest: string; readonly profile: ProfileName }[]
   /** Number of the last KV event that was published before; absent where the device does not say. */
   readonly kvSequence?: number
 }

@@ -185,6 +185,8 @@ export function place(
       epoch: input.epoch,
       prefill: best.prefill,
       decode: best.decode,
+      profile: model.profile,
+      numerics: model.numerics,
       ttftMs: best.ttftMs,
       tpotMs: best.tpotMs,
       prefillRule,

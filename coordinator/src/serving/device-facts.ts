@@ -6,16 +6,29 @@
  */
 import {
   Advertisement,
+  ArrivalPhase,
   Capability,
+  type ComputeRate,
   KvEvent,
   type KvVariant,
   LoadReport,
+  type MemoryTier,
   Precision,
   Profile,
+  type TierFill,
 } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { SnapshotResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { InvalidInputError, messageOf } from '@kvasir/runtime/errors'
-import type { CapabilityName, DeviceFacts, LoadFacts, PrecisionName, ProfileName } from '../core/facts.js'
+import type {
+  CapabilityName,
+  DeviceFacts,
+  LoadFacts,
+  PrecisionName,
+  ProfileName,
+  RateFacts,
+  TierFacts,
+  TierLoad,
+} from '../core/facts.js'
 import type { KvChange, KvSnapshot } from '../core/kv-follower.js'
 
 const CAPABILITIES: Partial<Record<Capability, CapabilityName>> = {
@@ -46,30 +59,53 @@ export function readAdvertisement(json: unknown): Advertisement {
   return advertisement
 }
 
-export function readLoad(json: unknown): LoadFacts {
-  const report = read('load report', () => LoadReport.fromJSON(json))
+export function readLoadReport(json: unknown): LoadReport {
+  return read('load report', () => LoadReport.fromJSON(json))
+}
+
+export function loadFactsOf(report: LoadReport): LoadFacts {
   return {
     deviceId: report.deviceId,
     incarnation: String(report.incarnation),
     sequence: Number(report.sequence),
     decodeSlotsUsed: report.decodeSlotsUsed,
     prefillTokensWaiting: Number(report.prefillTokensWaiting),
-    tiers: report.tiers.map((tier) => ({
-      name: tier.name,
-      leasedBytes: Number(tier.leasedBytes),
-      capacityBytes: Number(tier.capacityBytes),
-      cachedBytes: Number(tier.cachedBytes ?? 0n),
-      lookups: Number(tier.counters?.lookups ?? 0n),
-      hits: Number(tier.counters?.hits ?? 0n),
-      inBytes: Number(tier.counters?.inBytes ?? 0n),
-      outBytes: Number(tier.counters?.outBytes ?? 0n),
-      readBytes: Number(tier.counters?.readBytes ?? 0n),
-      droppedBlocks: Number(tier.counters?.droppedBlocks ?? 0n),
-    })),
+    tiers: tierLoads(report.tiers),
     leases: report.leases,
     draining: report.draining,
+    models: report.models.flatMap(({ digest, profile, ...load }) => {
+      const name = PROFILES[profile]
+      if (!name) return []
+      return {
+        digest,
+        profile: name,
+        decodeSlotsUsed: load.decodeSlotsUsed,
+        prefillTokensWaiting: Number(load.prefillTokensWaiting),
+        tiers: tierLoads(load.tiers),
+        leases: load.leases,
+      }
+    }),
+    arriving: report.arrivals.flatMap(({ digest, profile, phase }) => {
+      const name = PROFILES[profile]
+      return name && phase !== ArrivalPhase.FAILED ? { digest, profile: name } : []
+    }),
     ...(report.kvSequence === undefined ? {} : { kvSequence: Number(report.kvSequence) }),
   }
+}
+
+function tierLoads(tiers: readonly TierFill[]): TierLoad[] {
+  return tiers.map((tier) => ({
+    name: tier.name,
+    leasedBytes: Number(tier.leasedBytes),
+    capacityBytes: Number(tier.capacityBytes),
+    cachedBytes: Number(tier.cachedBytes ?? 0n),
+    lookups: Number(tier.counters?.lookups ?? 0n),
+    hits: Number(tier.counters?.hits ?? 0n),
+    inBytes: Number(tier.counters?.inBytes ?? 0n),
+    outBytes: Number(tier.counters?.outBytes ?? 0n),
+    readBytes: Number(tier.counters?.readBytes ?? 0n),
+    droppedBlocks: Number(tier.counters?.droppedBlocks ?? 0n),
+  }))
 }
 
 export function readKvEvent(json: unknown): KvChange {
@@ -101,6 +137,15 @@ export function readSnapshot(parts: readonly SnapshotResponse[], incarnation: st
   }
 }
 
+export function profileMessage(profile: ProfileName): Profile {
+  return profile === 'exact' ? Profile.EXACT : Profile.PAPER
+}
+
+/** Undefined for one that this release does not know. */
+export function profileName(profile: Profile): ProfileName | undefined {
+  return PROFILES[profile]
+}
+
 /** Blocks of one variant stand in for each other; the name is only ever compared. */
 function variantName(variant: KvVariant | undefined): string {
   if (!variant) return ''
@@ -128,24 +173,24 @@ export function factsOf(advertisement: Advertisement): DeviceFacts {
         name: model.name,
         digest: model.digest,
         profile,
+        numerics: model.numerics ?? 'f32',
         contextTokensMax: model.contextTokensMax,
         kvBytesPerToken: Number(model.kvBytesPerToken),
+        poolBytesPerToken: Number(model.poolBytesPerToken ?? model.kvBytesPerToken),
         layers: model.layers?.count ?? 1,
         parameters: Number(model.parameters),
         weightBytes: Number(model.weightBytes),
         variant: variantName(model.variant),
+        tiers: tierFacts(model.tiers),
+        compute: rateFacts(model.compute),
+        ...(model.slidingWindowTokens === undefined
+          ? {}
+          : { slidingWindowTokens: model.slidingWindowTokens }),
       }
     }),
     decodeSlots: advertisement.decodeSlots,
-    tiers: advertisement.tiers.map((tier) => ({
-      name: tier.name,
-      capacityBytes: Number(tier.capacityBytes),
-      bytesPerSecond: tier.bandwidthBytesPerSecond,
-    })),
-    compute: advertisement.compute.flatMap((rate) => {
-      const precision = PRECISIONS[rate.precision]
-      return precision ? { precision, opsPerSecond: rate.peakOpsPerSecond } : []
-    }),
+    tiers: tierFacts(advertisement.tiers),
+    compute: rateFacts(advertisement.compute),
     kernels: advertisement.kernels.map(({ name, version, limits }) => ({
       name,
       version,
@@ -157,6 +202,21 @@ export function factsOf(advertisement: Advertisement): DeviceFacts {
       latencyMs: (advertisement.link?.latencyUs ?? 0) / 1000,
     },
   }
+}
+
+function tierFacts(tiers: readonly MemoryTier[]): TierFacts[] {
+  return tiers.map((tier) => ({
+    name: tier.name,
+    capacityBytes: Number(tier.capacityBytes),
+    bytesPerSecond: tier.bandwidthBytesPerSecond,
+  }))
+}
+
+function rateFacts(rates: readonly ComputeRate[]): RateFacts[] {
+  return rates.flatMap((rate) => {
+    const precision = PRECISIONS[rate.precision]
+    return precision ? { precision, opsPerSecond: rate.peakOpsPerSecond } : []
+  })
 }
 
 function read<T extends { readonly deviceId: string; readonly incarnation: bigint }>(
