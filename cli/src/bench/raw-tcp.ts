@@ -26,7 +26,8 @@ export async function rawTcpBytesPerSecond(bytes: number): Promise<number> {
   }
 }
 
-function spawnEnd(name: string, args: readonly string[]): Child {
+/** A script of this folder, as a process of its own. */
+export function spawnEnd(name: string, args: readonly string[]): Child {
   const script = fileURLToPath(new URL(`../../dist/bench/${name}.js`, import.meta.url))
   return spawnChild(process.execPath, [script, ...args], { name })
 }

@@ -6,29 +6,22 @@
  * it one query at a time. Beside it: the same choice and attention by the driver in this process, which
  * is what the trip adds to.
  */
-import type { DeviceDefinition } from '@kvasir/agent/definition'
 import type { Device, LoadedDevice } from '@kvasir/agent/device'
 import { runReader, shapeOf } from '@kvasir/agent/kv-shape'
-import { ortFactory } from '@kvasir/agent/ort-factory'
 import { OutgoingTransfer } from '@kvasir/agent/outgoing-transfer'
 import { RemoteAttentionCall } from '@kvasir/agent/remote-attention'
-import { startServingDevice } from '@kvasir/agent/serving-device'
-import { agentSettings } from '@kvasir/agent/settings'
 import type { ClusterReport } from '@kvasir/coordinator/generation'
 import { BLOCK_TOKENS, type RemoteAnswer } from '@kvasir/engine/device-driver'
-import { inspectModel } from '@kvasir/engine/model-plan'
-import { EXACT } from '@kvasir/engine/numerics'
 import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { KvServiceClient, LeasePurpose } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { AttendMode } from '@kvasir/proto/kvasir/memory/v1/memory'
-import { systemClock } from '@kvasir/runtime/clock'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError } from '@kvasir/runtime/errors'
-import { createLogger } from '@kvasir/runtime/log'
 import { callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
 import { callJson } from '../client/api-client.js'
 import { say } from '../terminal.js'
 import { withBenchCluster } from './bench-cluster.js'
+import { withBenchDevice } from './bench-device.js'
 import type { BenchResult } from './bench-result.js'
 import { median, percentile, rounded } from './statistics.js'
 
@@ -76,7 +69,7 @@ export async function benchRelevancy(options: RelevancyOptions, signal: AbortSig
     { name: 'dense', mode: AttendMode.PARTIAL, pages: 0 },
   ]
   return withBenchCluster({ model, fpgas: 1 }, signal, async ({ url }) =>
-    withDecodingDevice(pages, async (device, loaded) => {
+    withBenchDevice(model, pages, async ({ device, loaded }) => {
       await fill(loaded, pages)
       const { devices } = await callJson<ClusterReport>(url, '/v1/cluster')
       const control = devices.find(({ deviceId }) => deviceId === attendingDevice)?.endpoints.control
@@ -272,31 +265,5 @@ function randomFloats(seed: number): () => number {
   return () => {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
     return state / 0x8000_0000 - 1
-  }
-}
-
-async function withDecodingDevice<T>(
-  pages: number,
-  work: (device: Device, loaded: LoadedDevice) => Promise<T>,
-): Promise<T> {
-  const definition: DeviceDefinition = {
-    kind: 'bench',
-    capabilities: ['CAPABILITY_DECODE'],
-    deviceModel: 'the process of this bench',
-    tiers: [{ name: 'memory', kind: 'TIER_KIND_HOST_DRAM', bytes: 'tierBytes' }],
-    decodeSlotsDefault: 1,
-    linkClass: 'loopback',
-    driver: ortFactory,
-  }
-  const { poolBlockBytes: blockBytes } = await inspectModel({ model, numerics: EXACT })
-  const settings = agentSettings.parse({ deviceId: 'bench', model, tierBytes: pages * blockBytes })
-  const log = createLogger({ service: 'bench', level: 'error', terminal: false })
-  const serving = await startServingDevice({ definition, settings, clock: systemClock, log })
-  const { device } = serving
-  try {
-    if (device.loaded === undefined) throw new InternalError('The bench has no model.')
-    return await work(device, device.loaded)
-  } finally {
-    await serving.close()
   }
 }

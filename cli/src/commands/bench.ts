@@ -46,6 +46,16 @@ export function benchCommand(program: Command, run: Run): void {
       (await import('../bench/cache.js')).benchCache(options, signal),
   })
   add(bench, run, {
+    name: 'kv',
+    description: 'move 1 GiB of KV from one process into the leased memory of another',
+    options: (command) =>
+      command
+        .option('--model <spec>', 'model whose KV is moved', modelLarge)
+        .option('--rounds <count>', 'alternations of KV and a plain socket', positiveOption(roundsMax), 5),
+    measure: async (options: { model: string; rounds: number }, signal) =>
+      (await import('../bench/kv.js')).benchKv(options, signal),
+  })
+  add(bench, run, {
     name: 'relevancy',
     description: "the round trip of one layer's attention to an FPGA agent",
     options: (command) =>
