@@ -10,9 +10,12 @@ export const coordinatorConfigSchema = z
   .object({
     nats: z.string().default('nats://127.0.0.1:4222').describe('URL of the NATS server.'),
     model: z
-      .array(z.string().min(1), { error: 'name at least one model' })
-      .min(1, 'name at least one model')
-      .describe('Folders of the models whose tokenizer and chat template are served; repeatable.'),
+      .array(z.string().min(1))
+      .default([])
+      .describe(
+        'Models that clients may name from the start; repeatable. Others are served once devices have them.',
+      ),
+    profile: z.enum(['exact', 'paper']).default('exact').describe('Numerics of requests that ask for none.'),
     host: z.string().default('127.0.0.1').describe('Address that the HTTP server listens on.'),
     port: port.optional().describe('Port; taken is an error, 0 takes any free one.'),
     portPreferred: port

@@ -6,13 +6,33 @@
  */
 import type { Sampling, Token } from '@kvasir/proto/kvasir/inference/v1/inference'
 import type { AttentionMethodName, AttentionWish } from './core/attention-wish.js'
+import type { ProfileName } from './core/facts.js'
+import type {
+  DeviceModelReport,
+  LoadAnswer,
+  LoadOrder,
+  ModelArrivalReport,
+  ModelReport,
+  ModelTraits,
+  UnloadAnswer,
+  UnloadOrder,
+} from './model-reports.js'
 
 export type { AttentionMethodName, AttentionWish } from './core/attention-wish.js'
+export type { ProfileName } from './core/facts.js'
+
+/** Layers whose KV blocks may be read and sent together. */
+export const MERGE_LAYERS = [1, 2, 4, 8] as const
+export type MergeLayers = (typeof MERGE_LAYERS)[number]
 
 export interface GenerationRequest {
   readonly requestId: string
-  /** Name of the model as a client gave it; already known to exist. */
+  /** Name of the model as a client gave it. */
   readonly model: string
+  /** What that name stands for: only devices with exactly this digest serve it. */
+  readonly modelDigest: string
+  /** Numerics asked for. */
+  readonly profile: ProfileName
   readonly promptTokens: readonly number[]
   /** Most tokens to generate; already clamped to the context. */
   readonly maxTokens: number
@@ -28,6 +48,8 @@ export interface GenerationRequest {
   readonly retrieval: RetrievalReport | null
   /** When KV blocks are sent; layer by layer unless told otherwise, which measurements compare with. */
   readonly pullTiming?: 'layered' | 'after-prefill'
+  /** Layers whose blocks are sent together; absent: as the sending device is set. */
+  readonly mergeLayers?: MergeLayers | undefined
 }
 
 export type GenerationEvent =
@@ -57,8 +79,14 @@ export interface GenerationService {
   kv(): KvReport
   /** Asks devices to give up the blocks that nobody leases; never throws for one of them. */
   evict(deviceIds: readonly string[], drop: boolean): Promise<readonly KvEviction[]>
-  /** Models that some live device can serve from prompt to last token. */
-  models(): readonly { readonly name: string; readonly digest: string; readonly contextTokensMax: number }[]
+  /** Every model that some device has, is getting or could not get, by name. */
+  models(): readonly ModelReport[]
+  /** What devices that have a model say of it; undefined where none has it. */
+  modelTraits(digest: string): ModelTraits | undefined
+  /** Asks devices to load a model; never throws for one of them. Their reports tell how far they are. */
+  loadModel(deviceIds: readonly string[], order: LoadOrder): Promise<readonly LoadAnswer[]>
+  /** Asks devices to unload a model; never throws for one of them. */
+  unloadModel(orders: readonly UnloadOrder[], drainMs: number): Promise<readonly UnloadAnswer[]>
 }
 
 /** Why a device was or was not taken. Filters count devices by reason; scores are predicted seconds. */
@@ -66,6 +94,8 @@ export interface PlacementReport {
   readonly epoch: number
   readonly prefillDevice: string
   readonly decodeDevice: string
+  /** Numerics of both devices. */
+  readonly profile: ProfileName
   /** One clear sentence. */
   readonly reason: string
   /** The best pairs weighed, at most eight, the chosen one first. */
@@ -204,12 +234,15 @@ export interface RequestReport {
   readonly requestId: string
   readonly traceId: string
   readonly model: string
+  /** Numerics asked for; each placement tells those that it was served in. */
+  readonly profile: ProfileName
   readonly state: 'queued' | 'reserving' | 'prefill' | 'decode' | 'finished' | 'failed' | 'cancelled'
   /** Every placement, the last one being in force. More than one means that a device was lost or gave up. */
   readonly placements: readonly PlacementReport[]
   readonly promptTokens: number
   readonly completionTokens: number
   readonly cachedTokens: number
+  /** Whether tokens were emitted by placements whose numerics could differ. */
   readonly numericsChanged: boolean
   /** Steps whose best two logits differed by less than 1e-4. */
   readonly nearTies: number
@@ -258,7 +291,12 @@ export interface DeviceReport {
   readonly machine: string
   readonly state: 'ready' | 'draining' | 'lost'
   readonly capabilities: readonly string[]
-  readonly models: readonly { readonly name: string; readonly digest: string; readonly profile: string }[]
+  readonly models: readonly DeviceModelReport[]
+  /** Models on their way to it, and for a minute those that could not be loaded. */
+  readonly arrivals: readonly ModelArrivalReport[]
+  /** Memory that models may take and do take, weights and KV together; null where it runs none. */
+  readonly modelBytes: number | null
+  readonly modelBytesUsed: number | null
   readonly decodeSlots: number
   readonly decodeSlotsUsed: number
   readonly prefillTokensWaiting: number

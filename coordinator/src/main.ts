@@ -4,11 +4,9 @@
  */
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
-import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
 import { connectBus } from '@kvasir/runtime/bus'
 import { systemClock } from '@kvasir/runtime/clock'
 import { loadProcessConfig } from '@kvasir/runtime/config'
-import { InvalidInputError } from '@kvasir/runtime/errors'
 import { announceReady, type ProcessContext, type Running, runProcess } from '@kvasir/runtime/lifecycle'
 import { createLogger, type Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION } from '@kvasir/runtime/protocol'
@@ -19,7 +17,10 @@ import { advertiseCoordinator } from './coordinator-record.js'
 import { createGateway } from './gateway/gateway.js'
 import { listenOnPort } from './gateway/port-choice.js'
 import { createPromptEncoder } from './gateway/prompt-encoder.js'
+import { fetchFromAny } from './models/text-files.js'
+import { TextModelRegistry } from './models/text-models.js'
 import { createCorpora } from './retrieval/corpora.js'
+import type { AdvertisedModel } from './serving/cluster-models.js'
 import { createServing } from './serving/serving.js'
 import { createStoreExporter } from './trace-store/span-exporter.js'
 import { forwardTarget, TraceForwarder } from './trace-store/trace-forwarder.js'
@@ -46,22 +47,33 @@ async function start(context: ProcessContext): Promise<Running> {
   if (config.logFile !== undefined) context.log = log
   const clock = systemClock
 
-  const textModels = await loadTextModels(config.model)
+  const encoder = createPromptEncoder({ jobsMax: config.promptsWaitingMax })
+  const textModels = new TextModelRegistry<AdvertisedModel>({
+    user: encoder,
+    fetch: (model, signal) =>
+      fetchFromAny(
+        model.devices.map((device) => () => serving.modelFiles(device)),
+        model,
+        signal,
+      ),
+    log,
+  })
+  for (const spec of config.model) await textModels.give(spec)
   const bus = await connectBus({ url: config.nats, name: coordinatorId, log })
   const { traces, closeTraces } = startTraces(config, coordinatorId, log)
   const serving = createServing({
     ...{ bus, clock, log, coordinatorId },
-    models: [...textModels.values()],
     queuedMax: config.queuedMax,
     placementDeadlineMs: config.placementDeadlineMs,
     requestDeadlineMs: config.requestDeadlineMs,
     attentionDefault: config.attentionDefault,
   })
   const corpora = createCorpora({ nodes: () => serving.retrievalNodes(), clock, log })
-  const encoder = createPromptEncoder({ models: config.model, jobsMax: config.promptsWaitingMax })
+  serving.onModels(() => textModels.update(serving.advertisedModels()))
   const gateway = await createGateway({
     service: serving,
     textModels,
+    profileDefault: config.profile,
     encoder,
     corpora,
     traces,
@@ -86,7 +98,7 @@ async function start(context: ProcessContext): Promise<Running> {
     log,
   )
   const url = urlOf(isWildcard(config.host) ? '127.0.0.1' : config.host, port)
-  log.info({ coordinatorId, models: [...textModels.keys()] }, `listening on ${url}`)
+  log.info({ coordinatorId, models: textModels.names() }, `listening on ${url}`)
   context.log = log
   announceReady({ url, port, coordinatorId, ...(note === undefined ? {} : { portNote: note }) })
 
@@ -100,27 +112,12 @@ async function start(context: ProcessContext): Promise<Running> {
       await record.close()
       await gateway.close()
       corpora.close()
+      textModels.close()
       await Promise.all([serving.close(), encoder.close()])
       await closeTraces()
       await bus.close()
     },
   }
-}
-
-/** Throws the loader's own error, one sentence, for a folder that is missing or corrupt. */
-async function loadTextModels(specs: readonly string[]): Promise<Map<string, TextModel>> {
-  const models = new Map<string, TextModel>()
-  for (const spec of specs) {
-    const model = await loadTextModel(spec)
-    if (models.has(model.name)) {
-      throw new InvalidInputError(
-        `Two models are called "${model.name}". Rename one of the folders, or give --model only one of them.`,
-        { param: 'model' },
-      )
-    }
-    models.set(model.name, model)
-  }
-  return models
 }
 
 function startTraces(config: CoordinatorConfig, coordinatorId: string, log: Logger) {

@@ -1,7 +1,7 @@
 /**
  * What the two shapes of an answer (chat and text completion) have in common.
  */
-import type { AttentionReport } from '../generation.js'
+import type { AttentionReport, ProfileName } from '../generation.js'
 import type { Piece, PlacedToken } from './text-assembler.js'
 
 export type FinishReason = 'stop' | 'length'
@@ -32,6 +32,8 @@ export interface Usage {
 export interface AnswerExtension {
   readonly request_id: string
   readonly trace_id: string
+  /** Numerics of the last placement; absent where there was none. */
+  readonly profile?: ProfileName | undefined
   /** Whether a part was computed with other numerics than the rest, after a device was lost. */
   readonly numerics_changed: boolean
   /** Absent where the request was never placed. */

@@ -9,6 +9,7 @@
 import type { TextModel } from '@kvasir/engine/text/text-model'
 import { z } from 'zod'
 import type { AttentionWish } from '../generation.js'
+import type { ModelTraits } from '../model-reports.js'
 import { badRequest } from './api-error.js'
 import { withoutNulls } from './without-nulls.js'
 
@@ -53,14 +54,33 @@ export function attentionWish(field: z.infer<typeof attentionField> | undefined)
   return { method, budget: field.budget === undefined ? null : parseBudget(field.budget), place }
 }
 
-/** Throws ApiError (400) for a budget that the model's context cannot hold. */
-export function checkAttention(wish: AttentionWish | undefined, model: TextModel): void {
-  if (!wish?.budget || !('tokens' in wish.budget)) return
+/** Throws ApiError (400) for what the model cannot do, and for a budget that its context cannot hold. */
+export function checkAttention(
+  wish: AttentionWish | undefined,
+  model: TextModel,
+  traits: ModelTraits | undefined,
+): void {
+  if (!wish) return
+  const windowTokens = traits?.slidingWindowTokens
+  if (windowTokens !== null && windowTokens !== undefined) checkWindow(wish, model, windowTokens)
+  if (!wish.budget || !('tokens' in wish.budget)) return
   if (wish.budget.tokens <= model.contextTokensMax) return
   throw badRequest(
     `A budget of ${wish.budget.tokens} tokens is above this model's context of ${model.contextTokensMax}. Ask for less, or for "dense".`,
     'invalid_value',
     BUDGET_PARAM,
+  )
+}
+
+/** Layers with a window hold what the choice of pages and another device's answer would need only in part. */
+function checkWindow({ method, place }: AttentionWish, { name }: TextModel, windowTokens: number): void {
+  const isSparse = method !== 'auto' && method !== 'dense'
+  const isElsewhere = place !== 'auto' && place !== 'local'
+  if (!isSparse && !isElsewhere) return
+  throw badRequest(
+    `The model "${name}" looks back ${windowTokens} tokens in some layers, so it attends densely and on the decoding device. Leave "attention" out.`,
+    'unsupported_parameter',
+    isSparse ? 'attention.method' : 'attention.place',
   )
 }
 

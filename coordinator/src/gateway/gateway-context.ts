@@ -1,10 +1,10 @@
 /**
  * What the gateway's routes stand on.
  */
-import type { TextModel } from '@kvasir/engine/text/text-model'
 import type { Clock } from '@kvasir/runtime/clock'
 import type { Logger } from '@kvasir/runtime/log'
-import type { GenerationService } from '../generation.js'
+import type { GenerationService, ProfileName } from '../generation.js'
+import type { TextModels } from '../models/text-models.js'
 import type { Corpora } from '../retrieval/corpora.js'
 import type { TraceStore } from '../trace-store/trace-store.js'
 import type { PromptEncoder } from './prompt-encoder.js'
@@ -22,8 +22,9 @@ export interface GatewayLimits {
 
 export interface GatewayContext {
   readonly service: GenerationService
-  /** By the name that clients use. */
-  readonly textModels: ReadonlyMap<string, TextModel>
+  readonly textModels: TextModels
+  /** Numerics of requests that ask for none. */
+  readonly profileDefault: ProfileName
   readonly encoder: PromptEncoder
   readonly corpora: Corpora
   readonly traces: TraceStore

@@ -24,6 +24,7 @@ import { registerGenerationRoutes } from './generation-routes.js'
 import { parseJsonBody } from './json-body.js'
 import { registerKvRoutes } from './kv-routes.js'
 import { createMetrics } from './metrics.js'
+import { registerModelRoutes } from './model-routes.js'
 import { registerReadRoutes } from './read-routes.js'
 import { drainRefusedBody } from './refused-body.js'
 import { registerTraceRoutes } from './trace-routes.js'
@@ -99,6 +100,7 @@ export async function createGateway(gateway: GatewayContext): Promise<Gateway> {
 
   registerGenerationRoutes(app, gateway, exchanges, keys)
   registerReadRoutes(app, gateway, exchanges, metrics, keys)
+  registerModelRoutes(app, gateway)
   registerKvRoutes(app, gateway.service)
   registerTraceRoutes(app, gateway, intakePath)
   registerCorporaRoutes(app, gateway, exchanges, keys)

@@ -2,7 +2,7 @@
  * What a validated request asks for, whichever endpoint it came by.
  */
 import type { z } from 'zod'
-import type { AttentionWish } from '../generation.js'
+import type { AttentionWish, MergeLayers, ProfileName } from '../generation.js'
 import { badRequest } from './api-error.js'
 import { attentionWish } from './attention-field.js'
 import type { sharedShape } from './request-fields.js'
@@ -40,6 +40,10 @@ export interface GenerationPlan {
   readonly returnTokenIds: boolean
   /** Whether cached KV is used and left behind. */
   readonly cachePrompt: boolean
+  /** Numerics; absent: the coordinator's default. */
+  readonly profile: ProfileName | undefined
+  /** Layers whose KV is sent together; absent: as devices are set. */
+  readonly mergeLayers: MergeLayers | undefined
   /** How decoding attends; absent: the coordinator decides. */
   readonly attention: AttentionWish | undefined
   /** Documents to put before the question. */
@@ -66,6 +70,8 @@ export function sharedPlan(fields: SharedFields & { model: string }) {
     ignoreEos: fields.ignore_eos ?? false,
     returnTokenIds: fields.return_token_ids ?? false,
     cachePrompt: fields.cache_prompt ?? true,
+    profile: fields.profile,
+    mergeLayers: fields.kv?.merge_layers,
     attention: attentionWish(fields.attention),
     retrieval: retrievalWish(fields.retrieval),
   }

@@ -35,7 +35,7 @@ import type { Exchange, Operation } from './exchange.js'
 import type { Exchanges } from './exchanges.js'
 import type { GatewayContext } from './gateway-context.js'
 import type { GenerationPlan } from './generation-plan.js'
-import { modelOf, type PreparedPrompt, preparePrompt, samplingOf } from './prepare.js'
+import { modelOf, type PreparedPrompt, preparePrompt, profileOf, samplingOf } from './prepare.js'
 import { pullTimingOf } from './pull-timing.js'
 import { type Retrieved, retrieve } from './retrieve.js'
 import { SseStream } from './sse-stream.js'
@@ -92,8 +92,10 @@ export function registerGenerationRoutes(
     reply: FastifyReply,
   ) {
     const plan = endpoint.parse(request.body)
-    const model = modelOf(plan, gateway.textModels)
-    checkAttention(plan.attention, model)
+    const model = await modelOf(plan, gateway.textModels, gateway.service)
+    const traits = gateway.service.modelTraits(model.digest)
+    const profile = profileOf(plan, model, traits, gateway.profileDefault)
+    checkAttention(plan.attention, model, traits)
     const pullTiming = pullTimingOf(request.headers)
     exchange.planned(plan)
     const tenantSalt = keys.tenantSalt(request.headers.authorization)
@@ -104,6 +106,8 @@ export function registerGenerationRoutes(
     const generation = gateway.service.submit({
       requestId: exchange.requestId,
       model: model.name,
+      modelDigest: model.digest,
+      profile,
       promptTokens: prompt.promptTokens,
       maxTokens: prompt.maxTokens,
       sampling: samplingOf(plan, model),
@@ -112,6 +116,7 @@ export function registerGenerationRoutes(
       reusePrefix: plan.cachePrompt,
       attention: plan.attention,
       retrieval: retrieved?.report ?? null,
+      mergeLayers: plan.mergeLayers,
       ...pullTiming,
     })
     exchange.onStop((cause) => generation.cancel(cause === 'slow-client' ? cause : 'client-gone'))
@@ -257,6 +262,7 @@ export function registerGenerationRoutes(
       extension: {
         request_id: exchange.requestId,
         trace_id: exchange.traceId,
+        ...(report?.placements.at(-1) ? { profile: report.placements.at(-1)?.profile } : {}),
         numerics_changed: report?.numericsChanged ?? false,
         ...(report?.attention ? { attention: attentionExtension(report.attention) } : {}),
         ...(retrieval ? { retrieval } : {}),

@@ -4,6 +4,9 @@
 import { randomBytes } from 'node:crypto'
 import type { TextModel } from '@kvasir/engine/text/text-model'
 import type { Sampling } from '@kvasir/proto/kvasir/inference/v1/inference'
+import type { GenerationService, ProfileName } from '../generation.js'
+import type { ModelTraits } from '../model-reports.js'
+import type { TextModels } from '../models/text-models.js'
 import { ApiError, badRequest } from './api-error.js'
 import type { GenerationPlan } from './generation-plan.js'
 import type { EncodedPrompt, PromptEncoder } from './prompt-encoder.js'
@@ -16,17 +19,17 @@ export interface PreparedPrompt {
   readonly maxTokens: number
 }
 
-export function modelOf(plan: GenerationPlan, models: ReadonlyMap<string, TextModel>): TextModel {
-  const model = models.get(plan.model)
-  if (model === undefined) {
-    const names = [...models.keys()].map((name) => `"${name}"`).join(', ')
-    throw new ApiError({
-      status: 404,
-      message: `There is no model "${plan.model}" here. Use one of ${names}.`,
-      code: 'model_not_found',
-      param: 'model',
-    })
-  }
+/**
+ * The model that a plan names, whose tokenizer may be waited for. Throws ApiError: 404 where there is none,
+ * 503 where it is on its way, 400 for a chat that it has no template for.
+ */
+export async function modelOf(
+  plan: GenerationPlan,
+  textModels: TextModels,
+  service: Pick<GenerationService, 'models'>,
+): Promise<TextModel> {
+  const model = textModels.get(plan.model) ?? (await textModels.find(plan.model))
+  if (model === undefined) throw noSuchModel(plan.model, textModels, service)
   if (plan.prompt.kind === 'chat' && !model.hasChatTemplate) {
     throw badRequest(
       `The model "${model.name}" has no chat template. Use /v1/completions with it.`,
@@ -35,6 +38,58 @@ export function modelOf(plan: GenerationPlan, models: ReadonlyMap<string, TextMo
     )
   }
   return model
+}
+
+/** Why a model that a client named cannot be asked, and which can. */
+export function noSuchModel(
+  name: string,
+  textModels: TextModels,
+  service: Pick<GenerationService, 'models'>,
+): ApiError {
+  const devices = service.models().find((model) => model.name === name)?.devices ?? []
+  const arriving = devices.filter(({ state }) => state === 'fetching' || state === 'loading')
+  if (arriving.length > 0) {
+    const where = arriving.map(({ deviceId }) => deviceId).join(', ')
+    return new ApiError({
+      status: 503,
+      message: `The model "${name}" is on its way to ${where}. Try again in a moment.`,
+      code: 'model_loading',
+      param: 'model',
+    })
+  }
+  const failed = devices.find(({ state }) => state === 'failed')
+  const why = failed ? ` (${failed.deviceId} could not load it: ${failed.error})` : ''
+  const names = textModels.names().map((known) => `"${known}"`)
+  const next =
+    names.length === 0
+      ? 'No model is loaded: load one with POST /v1/models/load.'
+      : `Use one of ${names.join(', ')}.`
+  return new ApiError({
+    status: 404,
+    message: `There is no model "${name}" here${why}. ${next}`,
+    code: 'model_not_found',
+    param: 'model',
+  })
+}
+
+/**
+ * The numerics that a request is served in. Throws ApiError (404) for exact ones of a model that devices
+ * have in others alone: no wait would bring them.
+ */
+export function profileOf(
+  plan: GenerationPlan,
+  model: TextModel,
+  traits: ModelTraits | undefined,
+  profileDefault: ProfileName,
+): ProfileName {
+  const profile = plan.profile ?? profileDefault
+  if (profile !== 'exact' || !traits || traits.profiles.includes('exact')) return profile
+  throw new ApiError({
+    status: 404,
+    message: `The model "${model.name}" is loaded in profile ${traits.profiles.join(', ')} alone, and this request wants exact. Ask for "profile": "${traits.profiles[0]}", or load it in exact with POST /v1/models/load.`,
+    code: 'profile_not_loaded',
+    param: 'profile',
+  })
 }
 
 export async function preparePrompt(
@@ -68,7 +123,7 @@ async function encode(
   encoder: PromptEncoder,
   tenantSalt: Uint8Array | undefined,
 ): Promise<EncodedPrompt> {
-  if (plan.prompt.kind !== 'tokens') return encoder.encode(model.name, plan.prompt, tenantSalt)
+  if (plan.prompt.kind !== 'tokens') return encoder.encode(model.digest, plan.prompt, tenantSalt)
   const { tokens } = plan.prompt
   const foreign = tokens.find((id) => id >= model.vocabularySize)
   if (foreign !== undefined) {
@@ -80,7 +135,7 @@ async function encode(
   }
   // What will be refused, or has no blocks to name, need not wait for the worker.
   const hasBlocks = tenantSalt !== undefined && tokens.length < model.contextTokensMax
-  return hasBlocks ? encoder.encode(model.name, plan.prompt, tenantSalt) : { tokens, blockHashes: [] }
+  return hasBlocks ? encoder.encode(model.digest, plan.prompt, tenantSalt) : { tokens, blockHashes: [] }
 }
 
 export function samplingOf(plan: GenerationPlan, model: TextModel): Sampling {

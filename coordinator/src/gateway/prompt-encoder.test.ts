@@ -10,20 +10,21 @@ let encoder: PromptEncoder
 let model: TextModel
 
 beforeAll(async () => {
-  encoder = createPromptEncoder({ models: [folder], jobsMax: 3 })
+  encoder = createPromptEncoder({ jobsMax: 3 })
   model = await loadTextModel(folder)
+  encoder.add(model.digest, folder)
 })
 afterAll(() => encoder.close())
 
 describe('the text worker', () => {
   test('tokenizes and templates as the main thread would', async () => {
     const text = 'Once upon a time, in a wood — déjà vu'
-    expect(await encoder.encode('skald', { kind: 'text', text }, undefined)).toEqual({
+    expect(await encoder.encode(model.digest, { kind: 'text', text }, undefined)).toEqual({
       tokens: model.encode(text),
       blockHashes: [],
     })
     const messages = [{ role: 'user' as const, content: 'Hello there' }]
-    expect(await encoder.encode('skald', { kind: 'chat', messages }, undefined)).toEqual({
+    expect(await encoder.encode(model.digest, { kind: 'chat', messages }, undefined)).toEqual({
       tokens: model.encodeChat(messages),
       blockHashes: [],
     })
@@ -32,25 +33,29 @@ describe('the text worker', () => {
   test('names full blocks, for each tenant apart, of tokens as of the text that gives them', async () => {
     const text = 'Once upon a time there was a little fox who lived in a wood. '.repeat(4)
     const salt = Uint8Array.of(1, 2, 3)
-    const ofText = await encoder.encode('skald', { kind: 'text', text }, salt)
+    const ofText = await encoder.encode(model.digest, { kind: 'text', text }, salt)
     if (!('tokens' in ofText)) throw new Error('The text fits.')
     expect(ofText.blockHashes).toHaveLength(Math.floor(ofText.tokens.length / 16))
     expect(ofText.blockHashes[0]).toMatch(/^[0-9a-f]{32}$/)
     const prompt = { kind: 'tokens' as const, tokens: ofText.tokens }
-    expect(await encoder.encode('skald', prompt, salt)).toEqual(ofText)
-    const ofOther = await encoder.encode('skald', prompt, new Uint8Array())
+    expect(await encoder.encode(model.digest, prompt, salt)).toEqual(ofText)
+    const ofOther = await encoder.encode(model.digest, prompt, new Uint8Array())
     if (!('tokens' in ofOther)) throw new Error('The text fits.')
     expect(ofOther.blockHashes[0]).not.toBe(ofText.blockHashes[0])
   })
 
   test('does not tokenize what cannot fit', async () => {
-    const encoded = await encoder.encode('skald', { kind: 'text', text: 'x'.repeat(5_000_000) }, undefined)
+    const encoded = await encoder.encode(
+      model.digest,
+      { kind: 'text', text: 'x'.repeat(5_000_000) },
+      undefined,
+    )
     expect(encoded).toEqual({ tokensAtLeast: expect.any(Number) })
   })
 
   test('refuses what does not find room in its queue', async () => {
     const jobs = Array.from({ length: 5 }, () =>
-      encoder.encode('skald', { kind: 'text', text: 'a' }, undefined),
+      encoder.encode(model.digest, { kind: 'text', text: 'a' }, undefined),
     )
     const results = await Promise.allSettled(jobs)
     expect(results.map(({ status }) => status)).toEqual([
@@ -62,17 +67,37 @@ describe('the text worker', () => {
     ])
   })
 
+  test('holds several models, those added while it runs included, and drops them', async () => {
+    const dummy = await loadTextModel('dummy:llama-tiny')
+    const prompt = { kind: 'text' as const, text: 'Hello there' }
+    await expect(encoder.encode(dummy.digest, prompt, undefined)).rejects.toThrow('just been unloaded')
+    encoder.add(dummy.digest, 'dummy:llama-tiny')
+    const [ofDummy, ofSkald] = await Promise.all([
+      encoder.encode(dummy.digest, prompt, undefined),
+      encoder.encode(model.digest, prompt, undefined),
+    ])
+    expect(ofDummy).toEqual({ tokens: dummy.encode(prompt.text), blockHashes: [] })
+    expect(ofSkald).toEqual({ tokens: model.encode(prompt.text), blockHashes: [] })
+    encoder.drop(dummy.digest)
+    await expect(encoder.encode(dummy.digest, prompt, undefined)).rejects.toMatchObject({
+      code: 'unavailable',
+    })
+  })
+
   test('fails what waits when it closes', async () => {
-    const other = createPromptEncoder({ models: [folder], jobsMax: 3 })
-    const job = other.encode('skald', { kind: 'text', text: 'a' }, undefined)
+    const other = createPromptEncoder({ jobsMax: 3 })
+    other.add(model.digest, folder)
+    const job = other.encode(model.digest, { kind: 'text', text: 'a' }, undefined)
     await Promise.all([expect(job).rejects.toThrow('Try again'), other.close()])
   })
 
-  test('tells why when its model cannot be loaded', async () => {
-    const broken = createPromptEncoder({ models: ['/no/such/model'], jobsMax: 3 })
-    await expect(broken.encode('x', { kind: 'text', text: 'a' }, undefined)).rejects.toThrow(
-      /worker was lost/,
-    )
+  test('tells why when a model cannot be loaded, and serves the others', async () => {
+    const broken = createPromptEncoder({ jobsMax: 3 })
+    broken.add(model.digest, folder)
+    broken.add('missing', '/no/such/model')
+    const prompt = { kind: 'text' as const, text: 'a' }
+    await expect(broken.encode('missing', prompt, undefined)).rejects.toMatchObject({ code: 'not_found' })
+    expect(await broken.encode(model.digest, prompt, undefined)).toHaveProperty('tokens')
     await broken.close()
   })
 })

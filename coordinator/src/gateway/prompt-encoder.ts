@@ -8,7 +8,14 @@ import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { type Deferred, deferred, withDeadline } from '@kvasir/runtime/deferred'
 import { errorOf, messageOf, OverloadedError, UnavailableError } from '@kvasir/runtime/errors'
-import type { PromptJob, PromptResult, PromptText, PromptWorkerData } from './prompt-worker-messages.js'
+import type { TextModelUser } from '../models/text-models.js'
+import type {
+  PromptMessage,
+  PromptModel,
+  PromptResult,
+  PromptText,
+  PromptWorkerData,
+} from './prompt-worker-messages.js'
 
 /** The built file, whether this one runs from src/ or from dist/. */
 const WORKER_FILE = fileURLToPath(new URL('../../dist/gateway/text-worker.js', import.meta.url))
@@ -22,26 +29,23 @@ export type EncodedPrompt =
   | { readonly tokens: readonly number[]; readonly blockHashes: readonly string[] }
   | { readonly tokensAtLeast: number }
 
-export interface PromptEncoder {
+export interface PromptEncoder extends TextModelUser {
   /**
-   * Names blocks for the tenant of this salt, and none where it is undefined. Throws what the model's
+   * Encodes with the model of this digest, which was added. Names blocks for the tenant of this salt, and none where it is undefined. Throws what the model's
    * tokenizer or chat template throws, OverloadedError when too many prompts wait, DeadlineError.
    */
-  encode(model: string, prompt: PromptText, tenantSalt: Uint8Array | undefined): Promise<EncodedPrompt>
+  encode(digest: string, prompt: PromptText, tenantSalt: Uint8Array | undefined): Promise<EncodedPrompt>
   close(): Promise<void>
 }
 
-export function createPromptEncoder(options: {
-  /** The models to load, as `loadTextModel` takes them. */
-  readonly models: readonly string[]
-  readonly jobsMax: number
-}): PromptEncoder {
+export function createPromptEncoder(options: { readonly jobsMax: number }): PromptEncoder {
+  const models = new Map<string, PromptModel>()
   const waiting = new Map<number, Deferred<EncodedPrompt>>()
   let worker: Worker | undefined
   let nextId = 0
 
   function start(): Worker {
-    const workerData: PromptWorkerData = { models: options.models }
+    const workerData: PromptWorkerData = { models: [...models.values()] }
     // Conditions given to the main thread (tests run from source) must not reach the built worker.
     const started = new Worker(WORKER_FILE, { workerData, execArgv: [] })
     started.on('message', (result: PromptResult) => settle(result))
@@ -72,9 +76,21 @@ export function createPromptEncoder(options: {
     waiting.clear()
   }
 
+  function post(to: Worker, message: PromptMessage): void {
+    to.postMessage(message)
+  }
+
   worker = start()
   return {
-    async encode(model, prompt, tenantSalt) {
+    add(digest, source) {
+      models.set(digest, { digest, source })
+      if (worker) post(worker, { type: 'add', model: { digest, source } })
+    },
+    drop(digest) {
+      models.delete(digest)
+      if (worker) post(worker, { type: 'drop', digest })
+    },
+    async encode(digest, prompt, tenantSalt) {
       if (waiting.size >= options.jobsMax) {
         throw new OverloadedError('Too many prompts wait for the tokenizer. Try again in a moment.')
       }
@@ -82,7 +98,7 @@ export function createPromptEncoder(options: {
       const job = deferred<EncodedPrompt>()
       waiting.set(id, job)
       worker ??= start()
-      worker.postMessage({ id, model, prompt, tenantSalt } satisfies PromptJob)
+      post(worker, { type: 'encode', id, digest, prompt, tenantSalt })
       return withDeadline(job.promise, JOB_TIMEOUT_MS, 'waiting for the tokenizer')
     },
     async close() {

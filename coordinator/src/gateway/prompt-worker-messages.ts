@@ -1,13 +1,25 @@
 /**
  * What the gateway and its text worker say to each other.
  */
+import type { TextFiles } from '@kvasir/engine/text/text-model'
 import type { ErrorCode } from '@kvasir/runtime/errors'
 import type { ChatMessage } from './generation-plan.js'
 
-export interface PromptWorkerData {
-  /** The models to load, as given on the command line. */
-  readonly models: readonly string[]
+/** A model and where its text side is loaded from. */
+export interface PromptModel {
+  readonly digest: string
+  readonly source: string | TextFiles
 }
+
+export interface PromptWorkerData {
+  /** Those known when the worker starts. */
+  readonly models: readonly PromptModel[]
+}
+
+export type PromptMessage =
+  | { readonly type: 'add'; readonly model: PromptModel }
+  | { readonly type: 'drop'; readonly digest: string }
+  | ({ readonly type: 'encode' } & PromptJob)
 
 /** A prompt that needs a tokenizer, or names for its blocks. */
 export type PromptText =
@@ -17,8 +29,8 @@ export type PromptText =
 
 export interface PromptJob {
   readonly id: number
-  /** Name of the model. */
-  readonly model: string
+  /** Of the model. */
+  readonly digest: string
   readonly prompt: PromptText
   /** Whose blocks they are; undefined where nothing is reused and no names are needed. */
   readonly tenantSalt: Uint8Array | undefined

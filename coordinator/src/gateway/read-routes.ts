@@ -8,6 +8,8 @@ import type { ApiKeys } from './api-keys.js'
 import type { Exchanges } from './exchanges.js'
 import type { GatewayContext } from './gateway-context.js'
 import type { GatewayMetrics } from './metrics.js'
+import { modelCard, modelCards } from './model-cards.js'
+import { noSuchModel } from './prepare.js'
 
 interface ById {
   Params: { id: string }
@@ -23,18 +25,14 @@ export function registerReadRoutes(
   const { service, textModels, clock } = gateway
   const createdSeconds = Math.floor(clock.wallMs() / 1000)
 
-  app.get('/v1/models', async () => ({ object: 'list', data: [...textModels.keys()].map(modelCard) }))
+  app.get('/v1/models', async () => ({ object: 'list', data: modelCards(gateway, createdSeconds) }))
 
   // A model's name may hold slashes, such as org/model.
   app.get<{ Params: { '*': string } }>('/v1/models/*', async (request) => {
     const name = request.params['*']
-    if (textModels.has(name)) return modelCard(name)
-    throw new ApiError({
-      status: 404,
-      message: `There is no model "${name}" here. GET /v1/models lists those that are.`,
-      code: 'model_not_found',
-      param: 'model',
-    })
+    const card = modelCard(name, gateway, createdSeconds)
+    if (card !== undefined) return card
+    throw noSuchModel(name, textModels, service)
   })
 
   app.get('/v1/cluster', async () => service.cluster())
@@ -53,31 +51,13 @@ export function registerReadRoutes(
   app.get('/health/live', async () => ({ status: 'live' }))
 
   app.get('/health/ready', async (_request, reply) => {
-    const models = service
-      .models()
-      .map(({ name }) => name)
-      .filter((name) => textModels.has(name))
+    const models = modelCards(gateway, createdSeconds)
+      .filter(({ kvasir }) => kvasir.ready)
+      .map(({ id }) => id)
     if (exchanges.draining) return reply.code(503).send({ status: 'draining', models })
     if (models.length === 0) return reply.code(503).send({ status: 'no model can be served', models })
     return { status: 'ready', models }
   })
 
   app.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.render()))
-
-  function modelCard(name: string) {
-    const model = textModels.get(name)
-    return {
-      id: name,
-      object: 'model',
-      created: createdSeconds,
-      owned_by: 'kvasir',
-      kvasir: {
-        digest: model?.digest,
-        context_tokens_max: model?.contextTokensMax,
-        chat: model?.hasChatTemplate,
-        /** Whether live devices can serve it from prompt to last token now. */
-        ready: service.models().some((served) => served.name === name),
-      },
-    }
-  }
 }

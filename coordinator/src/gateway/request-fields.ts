@@ -4,9 +4,11 @@
  * cannot change it (`user`, `metadata`, a penalty of 0, …) are accepted and have no effect.
  */
 import { z } from 'zod'
+import { MERGE_LAYERS } from '../generation.js'
 import { badRequest } from './api-error.js'
 import { attentionField } from './attention-field.js'
 import { retrievalField } from './retrieval-field.js'
+import { withoutNulls } from './without-nulls.js'
 
 const SEED_MAX = Number.MAX_SAFE_INTEGER
 export const TOP_LOGPROBS_MAX = 20
@@ -18,6 +20,16 @@ export const textField = z.string().refine((text) => !/\p{Surrogate}/u.test(text
 })
 
 const stopText = textField.min(1)
+
+export const profileField = z.enum(['exact', 'paper'])
+
+/** How KV is sent from the prefilling device to the decoding one. */
+const kvField = z.preprocess(
+  withoutNulls,
+  z.strictObject({
+    merge_layers: z.literal(MERGE_LAYERS, { error: `expected one of ${MERGE_LAYERS.join(', ')}` }).optional(),
+  }),
+)
 
 /** What both kinds of completion take. Absent and null mean the same (nulls are removed before). */
 export const sharedShape = {
@@ -39,6 +51,8 @@ export const sharedShape = {
   ignore_eos: z.boolean().optional(),
   return_token_ids: z.boolean().optional(),
   cache_prompt: z.boolean().optional(),
+  profile: profileField.optional(),
+  kv: kvField.optional(),
   attention: attentionField.optional(),
   retrieval: retrievalField.optional(),
   user: z.string().optional(),

@@ -62,7 +62,7 @@ export async function retrieve(
   const fitted = await fitDocuments(found.documents, context - answerTokens, async (text) => {
     const prompt = withContext(plan.prompt, text)
     if (prompt.kind === 'tokens') return Number.POSITIVE_INFINITY
-    const encoded = await options.encoder.encode(model.name, prompt, undefined)
+    const encoded = await options.encoder.encode(model.digest, prompt, undefined)
     return 'tokens' in encoded ? encoded.tokens.length : encoded.tokensAtLeast
   })
   const used = found.documents.slice(0, fitted.count)

@@ -4,9 +4,16 @@
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
-import { InternalError, KvasirError } from '@kvasir/runtime/errors'
+import { KvasirError, UnavailableError } from '@kvasir/runtime/errors'
 import { promptHashes } from './prompt-hashes.js'
-import type { PromptJob, PromptResult, PromptText, PromptWorkerData } from './prompt-worker-messages.js'
+import type {
+  PromptJob,
+  PromptMessage,
+  PromptModel,
+  PromptResult,
+  PromptText,
+  PromptWorkerData,
+} from './prompt-worker-messages.js'
 
 interface LoadedModel {
   readonly text: TextModel
@@ -14,28 +21,55 @@ interface LoadedModel {
   readonly tokenBytesMax: number
 }
 
-const { models: specs }: PromptWorkerData = workerData
-const models = new Map<string, LoadedModel>()
-for (const spec of specs) {
-  const text = await loadTextModel(spec)
-  models.set(text.name, { text, tokenBytesMax: longestTokenBytes(text) })
-}
+const { models: given }: PromptWorkerData = workerData
+/** By digest. */
+const models = new Map<string, Promise<LoadedModel>>()
+for (const model of given) add(model)
 
-parentPort?.on('message', (job: PromptJob) => {
-  const result = run(job)
-  parentPort?.postMessage(result, 'tokens' in result ? [result.tokens.buffer] : [])
+let turn = Promise.resolve()
+parentPort?.on('message', (message: PromptMessage) => {
+  switch (message.type) {
+    case 'add':
+      add(message.model)
+      break
+    case 'drop':
+      models.delete(message.digest)
+      break
+    case 'encode': {
+      const model = models.get(message.digest)
+      turn = turn.then(async () => {
+        const result = await run(message, model)
+        parentPort?.postMessage(result, 'tokens' in result ? [result.tokens.buffer] : [])
+      })
+    }
+  }
 })
 
-function run({ id, model, prompt, tenantSalt }: PromptJob): PromptResult {
+function add({ digest, source }: PromptModel): void {
+  if (models.has(digest)) return
+  const loading = load(source)
+  models.set(digest, loading)
+  // Told to whoever needs it.
+  loading.catch(() => {})
+}
+
+async function load(source: PromptModel['source']): Promise<LoadedModel> {
+  const text = await loadTextModel(source)
+  return { text, tokenBytesMax: longestTokenBytes(text) }
+}
+
+async function run(
+  { id, digest, prompt, tenantSalt }: PromptJob,
+  model: Promise<LoadedModel> | undefined,
+): Promise<PromptResult> {
   try {
-    const loaded = models.get(model)
-    if (loaded === undefined) throw new InternalError(`The text worker has no model "${model}".`)
-    const { text, tokenBytesMax } = loaded
+    if (model === undefined) throw new UnavailableError('This model has just been unloaded.')
+    const { text, tokenBytesMax } = await model
     const tokensAtLeast = Math.ceil(promptBytes(prompt) / tokenBytesMax)
     // Megabytes of text would keep the worker busy for seconds, only to be refused afterwards.
     if (tokensAtLeast > text.contextTokensMax) return { id, tokensAtLeast }
     const tokens = Uint32Array.from(tokensOf(prompt, text))
-    const blockHashes = tenantSalt ? promptHashes(text.digest, tenantSalt, tokens) : []
+    const blockHashes = tenantSalt ? promptHashes(digest, tenantSalt, tokens) : []
     return { id, tokens, blockHashes }
   } catch (thrown) {
     const { code, message, param } = KvasirError.from(thrown)

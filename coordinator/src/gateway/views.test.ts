@@ -2,6 +2,7 @@ import { startTelemetry } from '@kvasir/runtime/telemetry'
 import { describe, expect, test } from 'vitest'
 import { createStoreExporter } from '../trace-store/span-exporter.js'
 import { wordId } from './testing/letter-model.js'
+import { LETTERS } from './testing/scripted-service.js'
 import { testGateway, testTraceStore } from './testing/test-gateway.js'
 
 const KEY = 'a-secret-key'
@@ -34,7 +35,7 @@ describe('what can be read', () => {
       status: 'ready',
       models: ['letters'],
     })
-    gateway.service.servedModels = ['a model without text']
+    gateway.service.modelReports = [{ ...LETTERS, name: 'a model without text', digest: 'd3' }]
     expect((await gateway.app.inject({ url: '/health/ready' })).statusCode).toBe(503)
     await gateway.close()
   })

@@ -2,31 +2,28 @@
  * What `GET /v1/cluster` shows of the devices: what they advertise, joined with what
  * the core believes of them now.
  */
-import type { Advertisement } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { ClusterView, DeviceView } from '../core/cluster-view.js'
-import type { DeviceRef } from '../core/facts.js'
 import type { DeviceReport } from '../generation.js'
+import { modelsOn, type Said } from './cluster-models.js'
 import { tierKindName } from './tier-kind.js'
 
-export function deviceReports(
-  view: ClusterView,
-  advertisementOf: (device: DeviceRef) => Advertisement | undefined,
-  nowMs: number,
-): DeviceReport[] {
+export function deviceReports(view: ClusterView, said: Said, nowMs: number): DeviceReport[] {
   const reports = [...view.devices()].map((device) => {
     const state = view.state(device.facts.deviceId, nowMs)
-    return deviceReport(device, advertisementOf(device.ref), state, nowMs)
+    return deviceReport(device, said, state, nowMs)
   })
   return reports.sort((a, b) => (a.deviceId < b.deviceId ? -1 : 1))
 }
 
 function deviceReport(
   device: DeviceView,
-  advertisement: Advertisement | undefined,
+  said: Said,
   state: DeviceReport['state'],
   nowMs: number,
 ): DeviceReport {
   const { facts, load } = device
+  const advertisement = said.advertisement(device.ref)
+  const { loaded, arrivals } = modelsOn(device, said)
   return {
     deviceId: facts.deviceId,
     incarnation: facts.incarnation,
@@ -35,7 +32,10 @@ function deviceReport(
     machine: advertisement?.machine?.hostname || (advertisement?.machine?.id ?? ''),
     state,
     capabilities: [...facts.capabilities],
-    models: facts.models.map(({ name, digest, profile }) => ({ name, digest, profile })),
+    models: loaded,
+    arrivals,
+    modelBytes: numberOrNull(advertisement?.modelBytes),
+    modelBytesUsed: numberOrNull(said.loadReport(device.ref)?.modelBytesUsed),
     decodeSlots: facts.decodeSlots,
     decodeSlotsUsed: load?.decodeSlotsUsed ?? 0,
     prefillTokensWaiting: load?.prefillTokensWaiting ?? 0,
@@ -56,4 +56,8 @@ function deviceReport(
       kv: advertisement?.endpoints?.kv ?? '',
     },
   }
+}
+
+function numberOrNull(value: bigint | undefined): number | null {
+  return value === undefined ? null : Number(value)
 }

@@ -4,7 +4,11 @@
  *
  * Malformed messages are logged once a device and dropped; they count as silence.
  */
-import type { Advertisement } from '@kvasir/proto/kvasir/capability/v1/capability'
+import {
+  type Advertisement,
+  ArrivalPhase,
+  type LoadReport,
+} from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { Bus } from '@kvasir/runtime/bus'
 import { messageOf } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
@@ -17,13 +21,15 @@ import {
 } from '@kvasir/runtime/subjects'
 import type { DeviceRef } from '../core/facts.js'
 import type { CoordinatorEvent } from '../core/protocol.js'
-import { factsOf, readAdvertisement, readKvEvent, readLoad } from './device-facts.js'
+import { factsOf, loadFactsOf, readAdvertisement, readKvEvent, readLoadReport } from './device-facts.js'
 
 /** Devices whose malformed messages are remembered as logged. */
 const COMPLAINTS_MAX = 1_000
 
 export class ClusterWatch {
   readonly #advertisements = new Map<string, Advertisement>()
+  /** The newest of each device, by id. */
+  readonly #loads = new Map<string, LoadReport>()
   readonly #complaints = new Set<string>()
   readonly #log: Logger
   readonly #stops: (() => void)[]
@@ -42,7 +48,11 @@ export class ClusterWatch {
       })
     })
     const loads = bus.subscribe(loadSubject('*'), (message, subject) => {
-      this.#take(deviceOfSubject(subject), () => tell({ type: 'load', load: readLoad(message) }))
+      this.#take(deviceOfSubject(subject), () => {
+        const report = readLoadReport(message)
+        this.#reported(report)
+        tell({ type: 'load', load: loadFactsOf(report) })
+      })
     })
     const kvEvents = bus.subscribe(kvSubject('*'), (message, subject) => {
       this.#take(deviceOfSubject(subject), () => tell({ type: 'kv', change: readKvEvent(message) }))
@@ -57,8 +67,32 @@ export class ClusterWatch {
     return this.#advertisements.get(keyOf(device))
   }
 
+  /** The newest load report of this life of the device. */
+  loadReport(device: DeviceRef): LoadReport | undefined {
+    const report = this.#loads.get(device.deviceId)
+    return report && String(report.incarnation) === device.incarnation ? report : undefined
+  }
+
+  /** What could not be loaded before is asked for again: it has failed no longer. */
+  loadBegins(deviceId: string, model: string): void {
+    const report = this.#loads.get(deviceId)
+    if (!report) return
+    const arrivals = report.arrivals.filter(
+      ({ name, phase }) => name !== model || phase !== ArrivalPhase.FAILED,
+    )
+    this.#loads.set(deviceId, { ...report, arrivals })
+  }
+
   forget(device: DeviceRef): void {
     this.#advertisements.delete(keyOf(device))
+    if (this.loadReport(device)) this.#loads.delete(device.deviceId)
+  }
+
+  /** Reports of devices that never advertised are not kept, nor is one older than what is there. */
+  #reported(report: LoadReport): void {
+    if (!this.#advertisements.has(keyOf(report))) return
+    const known = this.loadReport({ deviceId: report.deviceId, incarnation: String(report.incarnation) })
+    if (!known || known.sequence < report.sequence) this.#loads.set(report.deviceId, report)
   }
 
   close(): void {

@@ -5,6 +5,7 @@
  */
 import { InferenceServiceClient } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { KvServiceClient } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { ModelServiceClient } from '@kvasir/proto/kvasir/model/v1/model'
 import { UnreachableError } from '@kvasir/runtime/errors'
 import { createRpcClient } from '@kvasir/runtime/rpc-client'
 import type { DeviceRef } from '../core/facts.js'
@@ -13,6 +14,7 @@ import type { ClusterWatch } from './cluster-watch.js'
 export interface DeviceClient {
   readonly inference: InferenceServiceClient
   readonly kv: KvServiceClient
+  readonly models: ModelServiceClient
 }
 
 export class DeviceClients {
@@ -37,6 +39,7 @@ export class DeviceClients {
     const client = {
       inference: createRpcClient(InferenceServiceClient, endpoints.control, options),
       kv: createRpcClient(KvServiceClient, endpoints.control, options),
+      models: createRpcClient(ModelServiceClient, endpoints.kv, options),
     }
     this.#clients.set(key, client)
     return client
@@ -56,17 +59,17 @@ export class DeviceClients {
     const key = keyOf(device)
     const client = this.#clients.get(key)
     this.#clients.delete(key)
-    client?.inference.close()
-    client?.kv.close()
+    if (client) closeAll(client)
   }
 
   close(): void {
-    for (const client of this.#clients.values()) {
-      client.inference.close()
-      client.kv.close()
-    }
+    for (const client of this.#clients.values()) closeAll(client)
     this.#clients.clear()
   }
+}
+
+function closeAll({ inference, kv, models }: DeviceClient): void {
+  for (const client of [inference, kv, models]) client.close()
 }
 
 function keyOf(device: DeviceRef): string {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { factsOf, readAdvertisement, readKvEvent, readLoad, readSnapshot } from './device-facts.js'
+import { factsOf, readAdvertisement, readKvEvent, readLoadReport, readSnapshot } from './device-facts.js'
 
 const advertisement = {
   deviceId: 'fpga-0',
@@ -70,7 +70,7 @@ describe('what a device says', () => {
       expect(() => readAdvertisement({ ...advertisement, [missing]: undefined })).toThrow(/advertisement/)
     }
     for (const nonsense of [null, 7, 'text', [], {}]) {
-      expect(() => readLoad(nonsense)).toThrow(/load report/)
+      expect(() => readLoadReport(nonsense)).toThrow(/load report/)
     }
   })
 })

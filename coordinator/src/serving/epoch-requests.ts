@@ -2,7 +2,6 @@
  * What the devices of one epoch are asked for: the requests of its calls, from the request, the decision and
  * the leases that were granted.
  */
-import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type {
   DecodeRequest,
   KvSource,
@@ -11,29 +10,26 @@ import type {
 } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { type Lease, LeasePurpose, PullTiming, type ReserveRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Decision } from '../core/decision.js'
-import type { DeviceRef, ProfileName } from '../core/facts.js'
+import type { DeviceRef } from '../core/facts.js'
 import type { GenerationRequest } from '../generation.js'
 import { attentionMessage, offloadMessage } from './attention-calls.js'
 import type { DeviceClients } from './device-clients.js'
+import { profileMessage } from './device-facts.js'
 import { cachedPrefix, prefixHashes, reuseMode } from './prefix-calls.js'
-
-const PROFILES: Record<ProfileName, Profile> = { exact: Profile.EXACT, paper: Profile.PAPER }
 
 export interface EpochSubject {
   readonly request: GenerationRequest
-  readonly modelDigest: string
-  readonly profile: ProfileName
   readonly decision: Decision
   readonly clients: DeviceClients
 }
 
 export function reserveRequest(subject: EpochSubject, purpose: LeasePurpose, tokens: number): ReserveRequest {
-  const { request, modelDigest, profile, decision } = subject
+  const { request, decision } = subject
   return {
     requestId: request.requestId,
     epoch: decision.epoch,
-    modelDigest,
-    profile: PROFILES[profile],
+    modelDigest: request.modelDigest,
+    profile: profileMessage(decision.profile),
     tokens,
     prefix: prefixHashes(request),
     purpose,
@@ -88,20 +84,22 @@ export function decodeRequest(
 }
 
 function kvSource(subject: EpochSubject, prefill: DeviceRef): KvSource {
+  const { mergeLayers } = subject.request
   return {
     deviceId: prefill.deviceId,
     endpoint: subject.clients.kvEndpoint(prefill) ?? '',
     transferId: transferId(subject),
     timing: subject.request.pullTiming === 'after-prefill' ? PullTiming.AFTER_PREFILL : PullTiming.LAYERED,
+    ...(mergeLayers === undefined ? {} : { mergeLayers }),
   }
 }
 
-function identity({ request, modelDigest, profile, decision }: EpochSubject): SequenceIdentity {
+function identity({ request, decision }: EpochSubject): SequenceIdentity {
   return {
     requestId: request.requestId,
     epoch: decision.epoch,
-    modelDigest,
-    profile: PROFILES[profile],
+    modelDigest: request.modelDigest,
+    profile: profileMessage(decision.profile),
     tenantSalt: Buffer.from(request.tenantSalt),
   }
 }

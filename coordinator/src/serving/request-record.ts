@@ -2,7 +2,6 @@
  * What a request's report shows, gathered while it lives.
  */
 import { type Decision, explain, filterCounts } from '../core/decision.js'
-import type { ProfileName } from '../core/facts.js'
 import type { GenerationRequest, PlacementReport, RequestReport } from '../generation.js'
 import { roundMs } from '../round-ms.js'
 import { type AttentionSums, addAttention, NO_ATTENTION } from './attention-calls.js'
@@ -14,7 +13,10 @@ import { attentionReport, attentionStages, prefixStages } from './stage-reports.
 const PLACEMENTS_MAX = 16
 
 /** What the report takes from the request; its prompt need not outlive it. */
-type ReportedRequest = Pick<GenerationRequest, 'requestId' | 'model' | 'reusePrefix' | 'retrieval'> & {
+type ReportedRequest = Pick<
+  GenerationRequest,
+  'requestId' | 'model' | 'profile' | 'reusePrefix' | 'retrieval'
+> & {
   readonly promptTokens: number
 }
 
@@ -23,14 +25,13 @@ export class RequestRecord {
   finishReason: string | null = null
   error: string | null = null
   readonly #request: ReportedRequest
-  readonly #profile: ProfileName
   readonly #traceId: string
   readonly #submittedAtMs: number
   readonly #placements: Decision[] = []
-  /** The last placement that gave tokens, how many did, and whether one of them merged two devices' attention. */
+  /** The last placement that gave tokens, how many did, and whether one of them computes its own numbers. */
   #source: Decision | undefined
   #sources = 0
-  #wasMerged = false
+  #mayDiffer = false
   #predicted: { readonly ttftMs: number; readonly tpotMs: number } | null = null
   #placedAtMs: number | null = null
   #firstTokenAtMs: number | null = null
@@ -43,10 +44,9 @@ export class RequestRecord {
   #attention: AttentionSums = NO_ATTENTION
   #prefillUs: number | null = null
 
-  constructor(request: GenerationRequest, profile: ProfileName, traceId: string, nowMs: number) {
-    const { requestId, model, promptTokens, reusePrefix, retrieval } = request
-    this.#request = { requestId, model, promptTokens: promptTokens.length, reusePrefix, retrieval }
-    this.#profile = profile
+  constructor(request: GenerationRequest, traceId: string, nowMs: number) {
+    const { requestId, model, profile, promptTokens, reusePrefix, retrieval } = request
+    this.#request = { requestId, model, profile, promptTokens: promptTokens.length, reusePrefix, retrieval }
     this.#traceId = traceId
     this.#submittedAtMs = nowMs
   }
@@ -67,7 +67,9 @@ export class RequestRecord {
     if (source !== this.#source) {
       this.#source = source
       this.#sources += 1
-      this.#wasMerged ||= source?.attention.place === 'partial'
+      // In `exact` every device computes the same; in other profiles a move may change the text, and so may
+      // sums in another order where two devices' attention is merged.
+      this.#mayDiffer ||= source?.profile !== 'exact' || source.attention.place === 'partial'
     }
     this.#firstTokenAtMs ??= nowMs
     this.#lastTokenAtMs = nowMs
@@ -100,14 +102,13 @@ export class RequestRecord {
       requestId: this.#request.requestId,
       traceId: this.#traceId,
       model: this.#request.model,
+      profile: this.#request.profile,
       state: this.state,
       placements: this.#placements.map(placementReport),
       promptTokens,
       completionTokens,
       cachedTokens: cachedTokens(promptTokens, reuse),
-      // In `exact` every device computes the same; in other profiles a move may change the text, and so may
-      // sums in another order where attention was merged.
-      numericsChanged: this.#sources > 1 && (this.#profile !== 'exact' || this.#wasMerged),
+      numericsChanged: this.#sources > 1 && this.#mayDiffer,
       nearTies,
       finishReason: this.finishReason,
       error: this.error,
@@ -179,6 +180,7 @@ function placementReport(decision: Decision): PlacementReport {
     epoch: decision.epoch,
     prefillDevice: decision.prefill.deviceId,
     decodeDevice: decision.decode.deviceId,
+    profile: decision.profile,
     reason: explain(decision),
     weighed: decision.weighed.map(({ prefill, decode, ttftMs, tpotMs }) => ({
       prefillDevice: prefill.deviceId,

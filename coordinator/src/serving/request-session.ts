@@ -14,7 +14,6 @@ import { type Context, context, type Span, trace } from '@opentelemetry/api'
 import { pagesOf } from '../core/attention-plan.js'
 import type { CompletionRecord } from '../core/completion-record.js'
 import { type Decision, explain } from '../core/decision.js'
-import type { ProfileName } from '../core/facts.js'
 import type { CoordinatorAction, RequestEvent } from '../core/protocol.js'
 import type { Generation, GenerationEvent, GenerationRequest, RequestReport } from '../generation.js'
 import { attentionCompletion, tokensRead } from './attention-calls.js'
@@ -26,8 +25,6 @@ import { TokenBuffer } from './token-buffer.js'
 
 export interface SessionSetting {
   readonly request: GenerationRequest
-  readonly modelDigest: string
-  readonly profile: ProfileName
   readonly clients: DeviceClients
   readonly clock: Clock
   readonly tell: (event: RequestEvent) => void
@@ -64,7 +61,7 @@ export class RequestSession implements Generation {
     this.#parent = context.active()
     this.#tokens = new TokenBuffer(setting.request.maxTokens)
     const traceId = trace.getSpanContext(this.#parent)?.traceId ?? ''
-    this.#record = new RequestRecord(setting.request, setting.profile, traceId, setting.clock.nowMs())
+    this.#record = new RequestRecord(setting.request, traceId, setting.clock.nowMs())
     this.#startPlacing()
   }
 
@@ -156,11 +153,9 @@ export class RequestSession implements Generation {
     this.#placeSpan?.end()
     this.#placeSpan = undefined
     this.#record.placed(decision, this.#setting.clock.nowMs())
-    const { request, modelDigest, profile, clients, tell, onMissed } = this.#setting
+    const { request, clients, tell, onMissed } = this.#setting
     this.#epoch = new EpochCalls({
       request,
-      modelDigest,
-      profile,
       decision,
       parent: this.#parent,
       clients,
@@ -261,14 +256,14 @@ export class RequestSession implements Generation {
     const { figures, decision } = epoch
     const { prefill, decode, sent, reuse, attention } = figures
     const source = decision.prefix.fetch?.device
-    const { request, modelDigest, profile } = this.#setting
+    const { request } = this.#setting
     // Half-way through.
     const generatedTokens = Math.ceil(this.#tokens.released / 2)
     const contextTokens = request.promptTokens.length + generatedTokens
     const stages = attention && attentionCompletion(decision, attention, pagesOf(contextTokens))
     return {
-      modelDigest,
-      profile,
+      modelDigest: request.modelDigest,
+      profile: decision.profile,
       ...(prefill && prefill.computeUs > 0
         ? {
             prefill: {

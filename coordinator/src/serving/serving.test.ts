@@ -208,7 +208,7 @@ describe('the queue', () => {
 
   test('drains: refuses what is new and fails what does not end', async () => {
     const fpga = await cluster.device({ deviceId: 'fpga-0', capabilities: FPGA, stepMs: 20 })
-    expect(cluster.serving.models()).toHaveLength(1)
+    expect(cluster.serving.models()).toMatchObject([{ name: 'numbers', servedProfiles: ['exact'] }])
     const short = gather(cluster.serving.submit(testRequest({ maxTokens: 5 })))
     const long = gather(cluster.serving.submit(testRequest({ maxTokens: 2_000 })))
     const failure = expect(long).rejects.toMatchObject({ code: 'unavailable' })

@@ -8,19 +8,13 @@
 import type { SnapshotResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Bus } from '@kvasir/runtime/bus'
 import type { Clock } from '@kvasir/runtime/clock'
-import {
-  DeadlineError,
-  InvalidInputError,
-  type KvasirError,
-  messageOf,
-  UnavailableError,
-} from '@kvasir/runtime/errors'
+import { DeadlineError, type KvasirError, messageOf, UnavailableError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN } from '@kvasir/runtime/protocol'
 import { callServerStream, checkHealth } from '@kvasir/runtime/rpc-client'
 import type { CompletionRecord } from '../core/completion-record.js'
 import { CoordinatorCore, TICK_MS } from '../core/coordinator-core.js'
-import type { DeviceRef, ProfileName } from '../core/facts.js'
+import type { DeviceRef } from '../core/facts.js'
 import type { KvSnapshot } from '../core/kv-follower.js'
 import type { CoordinatorAction, CoordinatorEvent } from '../core/protocol.js'
 import type {
@@ -32,29 +26,31 @@ import type {
   KvReport,
   RequestReport,
 } from '../generation.js'
+import type {
+  LoadAnswer,
+  LoadOrder,
+  ModelReport,
+  ModelTraits,
+  UnloadAnswer,
+  UnloadOrder,
+} from '../model-reports.js'
 import { type RetrievalNode, retrievalNodes } from '../retrieval/retrieval-devices.js'
+import { type AdvertisedModel, advertisedModels, modelReports, modelTraits } from './cluster-models.js'
 import { deviceReports } from './cluster-report.js'
 import { ClusterWatch } from './cluster-watch.js'
-import { DeviceClients } from './device-clients.js'
+import { type DeviceClient, DeviceClients } from './device-clients.js'
 import { readSnapshot } from './device-facts.js'
 import { evictBlocks } from './kv-evictor.js'
 import { kvReport } from './kv-report.js'
+import { loadOnDevices, unloadOnDevices } from './model-orders.js'
 import { RequestSession } from './request-session.js'
 import { RequestStore } from './request-store.js'
-
-export interface ServedModel {
-  readonly name: string
-  readonly digest: string
-  readonly contextTokensMax: number
-}
 
 export interface ServingOptions {
   readonly bus: Bus
   readonly clock: Clock
   readonly log: Logger
   readonly coordinatorId: string
-  /** The models that clients may name. Only devices with exactly this digest serve them. */
-  readonly models: readonly ServedModel[]
   /** Requests that may wait for a device; more are refused. Default 256. */
   readonly queuedMax?: number
   /** Longest wait for a device, the first or a later one. Default 10 s. */
@@ -66,6 +62,12 @@ export interface ServingOptions {
 }
 
 export interface Serving extends GenerationService {
+  /** The models that devices have, as they are seen now. */
+  advertisedModels(): readonly AdvertisedModel[]
+  /** `listener` is called at each change of what `advertisedModels` gives. */
+  onModels(listener: () => void): void
+  /** Throws UnreachableError where that life of the device is not known any more. */
+  modelFiles(device: DeviceRef): DeviceClient['models']
   /** The devices that keep or search corpora, as they are seen now. */
   retrievalNodes(): readonly RetrievalNode[]
   /** Takes no more requests, waits for those that run, and fails what is left after `deadlineMs`. */
@@ -74,8 +76,6 @@ export interface Serving extends GenerationService {
   close(): Promise<void>
 }
 
-/** Every device of this release runs exact numerics. */
-const PROFILE: ProfileName = 'exact'
 const ENDED_REQUESTS_MAX = 1_000
 const DRAIN_POLL_MS = 20
 /** For the releases that follow a cancellation to leave the process. */
@@ -93,6 +93,10 @@ class ServingShell implements Serving {
   readonly #store = new RequestStore(ENDED_REQUESTS_MAX)
   readonly #events: CoordinatorEvent[] = []
   readonly #ticker: NodeJS.Timeout
+  readonly #modelListeners: (() => void)[] = []
+  /** Models of each device as they were told last, to notice a change. */
+  readonly #toldModels = new Map<string, string>()
+  readonly #traits = new Map<string, ModelTraits | undefined>()
   #isStepping = false
   #isDraining = false
   #closed: Promise<void> | undefined
@@ -114,12 +118,9 @@ class ServingShell implements Serving {
 
   submit(request: GenerationRequest): Generation {
     if (this.#isDraining) throw shuttingDown(request.requestId)
-    const model = this.#options.models.find(({ name }) => name === request.model)
-    if (!model) throw new InvalidInputError(`There is no model "${request.model}" here.`, { param: 'model' })
+    const { modelDigest, profile } = request
     const session = new RequestSession({
       request,
-      modelDigest: model.digest,
-      profile: PROFILE,
       clients: this.#clients,
       clock: this.#options.clock,
       tell: (event) => this.#tell(event),
@@ -131,8 +132,8 @@ class ServingShell implements Serving {
     this.#tell({
       type: 'submit',
       requestId: request.requestId,
-      modelDigest: model.digest,
-      profile: PROFILE,
+      modelDigest,
+      profile,
       promptTokens: request.promptTokens.length,
       maxTokens: request.maxTokens,
       blockHashes: request.reusePrefix ? request.blockHashes : [],
@@ -163,7 +164,7 @@ class ServingShell implements Serving {
       busConnected: this.#core.view.busConnected,
       queuedRequests: this.#core.queuedCount,
       activeRequests: this.#core.activeCount,
-      devices: deviceReports(this.#core.view, (device) => this.#watch.advertisement(device), nowMs),
+      devices: deviceReports(this.#core.view, this.#watch, nowMs),
     }
   }
 
@@ -172,9 +173,42 @@ class ServingShell implements Serving {
     return retrievalNodes(this.#core.view, (device) => this.#watch.advertisement(device), nowMs)
   }
 
-  models(): readonly ServedModel[] {
-    const nowMs = this.#options.clock.nowMs()
-    return this.#options.models.filter(({ digest }) => this.#core.isServed(digest, PROFILE, nowMs))
+  models(): readonly ModelReport[] {
+    return modelReports(this.#core, this.#watch, this.#options.clock.nowMs())
+  }
+
+  modelTraits(digest: string): ModelTraits | undefined {
+    if (!this.#traits.has(digest)) {
+      // Of digests that nobody has none is kept: there is no end to them.
+      const traits = modelTraits(this.#core.view, this.#watch, digest)
+      if (!traits) return undefined
+      this.#traits.set(digest, traits)
+    }
+    return this.#traits.get(digest)
+  }
+
+  advertisedModels(): readonly AdvertisedModel[] {
+    return advertisedModels(this.#core.view)
+  }
+
+  onModels(listener: () => void): void {
+    this.#modelListeners.push(listener)
+  }
+
+  modelFiles(device: DeviceRef): DeviceClient['models'] {
+    return this.#clients.of(device).models
+  }
+
+  async loadModel(deviceIds: readonly string[], order: LoadOrder): Promise<readonly LoadAnswer[]> {
+    const answers = await loadOnDevices(this.#options.bus, deviceIds, order)
+    for (const { deviceId, error } of answers) {
+      if (error === null) this.#watch.loadBegins(deviceId, order.model)
+    }
+    return answers
+  }
+
+  unloadModel(orders: readonly UnloadOrder[], drainMs: number): Promise<readonly UnloadAnswer[]> {
+    return unloadOnDevices(this.#options.bus, orders, drainMs)
   }
 
   async drain(deadlineMs: number): Promise<void> {
@@ -217,6 +251,7 @@ class ServingShell implements Serving {
     try {
       for (let next = this.#events.shift(); next; next = this.#events.shift()) {
         for (const action of this.#core.step(next, this.#options.clock.nowMs())) this.#do(action)
+        if (next.type === 'advertised') this.#noticeModels(next.device.deviceId)
       }
     } finally {
       this.#isStepping = false
@@ -234,6 +269,7 @@ class ServingShell implements Serving {
       case 'forget-device':
         this.#clients.forget(action.device)
         this.#watch.forget(action.device)
+        this.#noticeModels(action.device.deviceId)
         break
       case 'fail':
         this.#fail(action)
@@ -241,6 +277,16 @@ class ServingShell implements Serving {
       default:
         this.#store.live(action.requestId)?.act(action)
     }
+  }
+
+  #noticeModels(deviceId: string): void {
+    const device = this.#core.view.device(deviceId)
+    const told = device && JSON.stringify(device.facts.models)
+    if (told === this.#toldModels.get(deviceId)) return
+    if (told === undefined) this.#toldModels.delete(deviceId)
+    else this.#toldModels.set(deviceId, told)
+    this.#traits.clear()
+    for (const listener of this.#modelListeners) listener()
   }
 
   async #checkHealth(device: DeviceRef, timeoutMs: number): Promise<void> {

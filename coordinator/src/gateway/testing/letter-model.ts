@@ -5,6 +5,7 @@
 import { createStreamDecoder } from '@kvasir/engine/text/stream-decoder'
 import type { TextModel } from '@kvasir/engine/text/text-model'
 import { UnsupportedError } from '@kvasir/runtime/errors'
+import type { TextModels } from '../../models/text-models.js'
 import type { PromptEncoder } from '../prompt-encoder.js'
 import { promptHashes } from '../prompt-hashes.js'
 
@@ -50,6 +51,7 @@ export function letterModel(overrides: Partial<TextModel> = {}): TextModel {
 export function modelWithoutTemplate(): TextModel {
   return letterModel({
     name: 'plain',
+    digest: 'd2',
     hasChatTemplate: false,
     renderChat() {
       throw new UnsupportedError('no template')
@@ -57,12 +59,25 @@ export function modelWithoutTemplate(): TextModel {
   })
 }
 
-/** Encodes on the spot, where the real one has a worker. */
-export function inlineEncoder(models: ReadonlyMap<string, TextModel>): PromptEncoder {
+/** Models that are there and stay. */
+export function fixedTextModels(models: readonly TextModel[]): TextModels {
+  const get = (name: string) => models.find((model) => model.name === name)
   return {
-    async encode(name, prompt, tenantSalt) {
-      const model = models.get(name)
-      if (model === undefined) throw new Error(`no model ${name}`)
+    names: () => models.map(({ name }) => name),
+    digestOf: (name) => get(name)?.digest,
+    get,
+    find: async (name) => get(name),
+  }
+}
+
+/** Encodes on the spot, where the real one has a worker. */
+export function inlineEncoder(models: readonly TextModel[]): PromptEncoder {
+  return {
+    add() {},
+    drop() {},
+    async encode(digest, prompt, tenantSalt) {
+      const model = models.find((known) => known.digest === digest)
+      if (model === undefined) throw new Error(`no model ${digest}`)
       const tokens =
         prompt.kind === 'text'
           ? model.encode(prompt.text)

@@ -13,6 +13,8 @@ import type {
   RequestReport,
 } from '../../generation.js'
 
+import type { LoadOrder, ModelOnDevice, ModelReport, UnloadOrder } from '../../model-reports.js'
+
 type CancelCause = Parameters<Generation['cancel']>[0]
 
 export interface ScriptedGeneration {
@@ -31,7 +33,11 @@ export interface ScriptedService extends GenerationService {
   readonly submitted: ScriptedGeneration[]
   /** Resolves with the next submission that nobody has waited for. */
   next(): Promise<ScriptedGeneration>
-  servedModels: string[]
+  /** What devices have; `letters` on gpu-0 by default. */
+  modelReports: readonly ModelReport[]
+  /** What was asked of devices, and what they say: nothing by default, which is yes. */
+  readonly orders: (LoadOrder | UnloadOrder)[]
+  refusal: string | null
 }
 
 /** Token `index` with a log probability and two alternatives that can be told apart. */
@@ -54,7 +60,9 @@ export function scriptedService(report: Partial<RequestReport> = {}): ScriptedSe
   const service: ScriptedService = {
     onSubmit: () => {},
     submitted: [],
-    servedModels: ['letters'],
+    modelReports: [LETTERS],
+    orders: [],
+    refusal: null,
     async next() {
       const { value } = await iterator.next()
       if (value === undefined) throw new Error('no more submissions')
@@ -96,15 +104,51 @@ export function scriptedService(report: Partial<RequestReport> = {}): ScriptedSe
     cluster: () => CLUSTER,
     kv: () => KV,
     evict: async (deviceIds) => deviceIds.map((deviceId) => ({ deviceId, blocks: 3, error: null })),
-    models: () => service.servedModels.map((name) => ({ name, digest: 'd1', contextTokensMax: 100 })),
+    models: () => service.modelReports,
+    modelTraits: (digest) => {
+      const report = service.modelReports.find((model) => model.digest === digest)
+      return report && { profiles: report.profiles, slidingWindowTokens: null }
+    },
+    async loadModel(deviceIds, order) {
+      service.orders.push(order)
+      return deviceIds.map((deviceId) => ({ deviceId, error: service.refusal }))
+    },
+    async unloadModel(orders) {
+      service.orders.push(...orders)
+      return orders.map(({ deviceId, profile }) => ({ deviceId, profile, error: service.refusal }))
+    },
   }
   return service
+}
+
+/** On a device. */
+export const ON_GPU: ModelOnDevice = {
+  deviceId: 'gpu-0',
+  profile: 'exact',
+  state: 'loaded',
+  numerics: 'f32',
+  weightBytes: 4_000,
+  kvBytes: 1_000,
+  bytes: 0,
+  bytesTotal: 0,
+  sourceDeviceId: null,
+  error: null,
+}
+
+export const LETTERS: ModelReport = {
+  name: 'letters',
+  digest: 'd1',
+  contextTokensMax: 100,
+  profiles: ['exact'],
+  servedProfiles: ['exact'],
+  devices: [ON_GPU],
 }
 
 const REPORT: RequestReport = {
   requestId: '',
   traceId: '',
   model: '',
+  profile: 'exact',
   state: 'finished',
   placements: [],
   promptTokens: 0,
@@ -138,7 +182,21 @@ const CLUSTER: ClusterReport = {
       machine: 'm1',
       state: 'ready',
       capabilities: ['prefill', 'decode'],
-      models: [{ name: 'letters', digest: 'd1', profile: 'exact' }],
+      models: [
+        {
+          name: 'letters',
+          digest: 'd1',
+          profile: 'exact',
+          numerics: 'f32',
+          contextTokensMax: 100,
+          weightBytes: 4_000,
+          kvBytes: 1_000,
+          decodeSlotsUsed: 1,
+        },
+      ],
+      arrivals: [],
+      modelBytes: 8_000,
+      modelBytesUsed: 5_000,
       decodeSlots: 8,
       decodeSlotsUsed: 1,
       prefillTokensWaiting: 0,

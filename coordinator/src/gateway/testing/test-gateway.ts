@@ -7,7 +7,7 @@ import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import { TraceStore, type TraceStoreOptions } from '../../trace-store/trace-store.js'
 import { createGateway, type Gateway } from '../gateway.js'
 import type { GatewayContext } from '../gateway-context.js'
-import { inlineEncoder, letterModel, modelWithoutTemplate } from './letter-model.js'
+import { fixedTextModels, inlineEncoder, letterModel, modelWithoutTemplate } from './letter-model.js'
 import { noCorpora } from './no-corpora.js'
 import { type ScriptedService, scriptedService } from './scripted-service.js'
 
@@ -22,12 +22,13 @@ export interface TestGateway extends Gateway {
 export async function testGateway(
   overrides: Partial<Omit<GatewayContext, 'service'>> & { service?: ScriptedService } = {},
 ): Promise<TestGateway> {
-  const textModels = new Map([letterModel(), modelWithoutTemplate()].map((model) => [model.name, model]))
+  const models = [letterModel(), modelWithoutTemplate()]
   const service = overrides.service ?? scriptedService()
   const traces = overrides.traces ?? testTraceStore()
   const gateway = await createGateway({
-    textModels,
-    encoder: inlineEncoder(textModels),
+    textModels: fixedTextModels(models),
+    profileDefault: 'exact',
+    encoder: inlineEncoder(models),
     apiKeys: [],
     corpora: noCorpora,
     limits: {

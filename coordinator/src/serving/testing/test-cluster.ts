@@ -39,7 +39,6 @@ export async function startTestCluster(
     clock: systemClock,
     log,
     coordinatorId: 'coordinator-test',
-    models: [FAKE_MODEL],
     ...options,
   })
   const transfers: FakeTransfers = new Map()
@@ -89,6 +88,8 @@ export function testRequest(wish: Partial<GenerationRequest> = {}): GenerationRe
   return {
     requestId: `request-${requestCount}`,
     model: FAKE_MODEL.name,
+    modelDigest: FAKE_MODEL.digest,
+    profile: 'exact',
     promptTokens,
     maxTokens: 8,
     sampling: {
