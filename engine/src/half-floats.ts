@@ -2,10 +2,15 @@
 
 let f16Table: Float32Array | undefined
 
-/** IEEE half precision. A table of all 65,536 values makes it one load an element. */
-export function f16ToF32(source: Uint16Array, target: Float32Array): void {
+/** The values of all 65,536 half-precision numbers, by their bits. */
+export function f16Values(): Float32Array {
   f16Table ??= makeF16Table()
-  const table = f16Table
+  return f16Table
+}
+
+/** IEEE half precision. A table of all values makes it one load an element. */
+export function f16ToF32(source: Uint16Array, target: Float32Array): void {
+  const table = f16Values()
   for (let i = 0; i < source.length; i++) target[i] = table[source[i] ?? 0] ?? 0
 }
 

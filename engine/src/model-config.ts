@@ -23,6 +23,13 @@ export interface Llama3Scaling {
   readonly originalContextTokens: number
 }
 
+/** Each pair's frequency is divided by a factor of its own: how GGUF files write down any other scaling. */
+export interface PairScaling {
+  readonly kind: 'by-pair'
+  /** One for each two dimensions of a head. */
+  readonly factors: readonly number[]
+}
+
 /** Layers whose attention looks back a limited way. */
 export interface SlidingWindow {
   /** Tokens that a query sees, its own included. */
@@ -41,7 +48,7 @@ export interface ModelConfig {
   readonly vocabularySize: number
   readonly normEpsilon: number
   readonly ropeTheta: number
-  readonly ropeScaling: LinearScaling | Llama3Scaling | undefined
+  readonly ropeScaling: LinearScaling | Llama3Scaling | PairScaling | undefined
   readonly contextTokensMax: number
   readonly tiedEmbeddings: boolean
   /** Whether the q, k and v projections have a bias (Qwen2). */

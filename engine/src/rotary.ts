@@ -16,7 +16,8 @@ export function rotaryTables(
   const sin = new Float32Array(positions * half)
   for (let i = 0; i < half; i++) {
     let frequency = Math.fround(1 / Math.fround(ropeTheta ** Math.fround((2 * i) / headDim)))
-    if (ropeScaling !== undefined) frequency = Math.fround(scaledFrequency(frequency, ropeScaling))
+    if (ropeScaling?.kind === 'by-pair') frequency = Math.fround(frequency / (ropeScaling.factors[i] ?? 1))
+    else if (ropeScaling !== undefined) frequency = Math.fround(scaledFrequency(frequency, ropeScaling))
     for (let position = 0; position < positions; position++) {
       const angle = Math.fround(position * frequency)
       cos[position * half + i] = Math.cos(angle)
