@@ -68,6 +68,11 @@ export function chooseAttention(
   attendants: readonly DeviceFacts[],
 ): AttentionPlan | undefined {
   const { wish, settled } = ask
+  if (site.model.slidingWindowTokens !== undefined) {
+    // Its layers see different pages, which page bounds and devices that attend for others know nothing of.
+    const why = 'Attention is dense, as the model has a sliding window'
+    return choosePlace({ ...ask, wish: undefined }, site, [], 'dense', null, why)
+  }
   if (settled && (wish?.method ?? 'auto') === 'auto') {
     const why = `Attention is ${methodText(settled.method, settled.budget)}, as when the request began`
     return choosePlace(ask, site, attendants, settled.method, settled.budget, why)

@@ -6,9 +6,10 @@
  */
 import { type AttentionAsk, chooseAttention, isRemote, mayOffload } from './attention-choice.js'
 import type { AttentionPlan } from './attention-plan.js'
-import type { ClusterView, DeviceView } from './cluster-view.js'
+import type { DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
-import { type DeviceFacts, type ModelFacts, preferredRole } from './facts.js'
+import { type DeviceFacts, preferredRole } from './facts.js'
+import type { LoadedModel } from './loaded-model.js'
 import type { StageCosts } from './stage-costs.js'
 
 /** What a request says of attention; see AttentionAsk. */
@@ -32,62 +33,63 @@ export function canAttend({ kernels }: DeviceFacts, pages: number): boolean {
   })
 }
 
-/** Whether the device can decode with the attention that was asked for: plain dense attention every one can. */
-export function canDecodeWith(facts: DeviceFacts, { wish, settled }: AttentionInput): boolean {
+/** Whether more was asked for than plain dense attention, which every device can. */
+export function needsPages({ wish, settled }: AttentionInput): boolean {
   const method = settled?.method ?? wish?.method ?? 'auto'
-  return (method === 'auto' || method === 'dense') && !isRemote(wish) ? true : choosesPages(facts)
+  return (method !== 'auto' && method !== 'dense') || isRemote(wish)
 }
 
 /** Whether the device's driver knows sparse and remote attention. */
-function choosesPages({ kernels }: DeviceFacts): boolean {
+export function choosesPages({ kernels }: DeviceFacts): boolean {
   return kernels.some(({ name, version }) => name === CHOOSE_KERNEL && version >= KERNEL_VERSION)
+}
+
+interface Costs {
+  readonly costs: CostModel
+  readonly stageCosts: StageCosts
 }
 
 export class AttentionPlacement {
   readonly #attention: AttentionInput
   readonly #contextTokens: number
   readonly #steps: number
-  readonly #cluster: {
-    readonly view: ClusterView
-    readonly costs: CostModel
-    readonly stageCosts: StageCosts
-  }
+  readonly #cluster: Costs
   readonly #attendants: readonly DeviceFacts[]
 
   /** `attendants`: devices that are able to and have the memory. */
   constructor(
     attention: AttentionInput,
     { contextTokens, steps }: { readonly contextTokens: number; readonly steps: number },
-    cluster: { readonly view: ClusterView; readonly costs: CostModel; readonly stageCosts: StageCosts },
-    attendants: readonly DeviceView[],
+    cluster: Costs,
+    attendants: readonly LoadedModel[],
   ) {
     this.#attention = attention
     this.#contextTokens = contextTokens
     this.#steps = Math.max(1, steps)
     this.#cluster = cluster
-    this.#attendants = attendants.map(({ facts }) => facts)
+    this.#attendants = attendants.map(({ device }) => device.facts)
   }
 
   /** Undefined where the place that the client asked for cannot be had while this device decodes. */
-  plan(decode: DeviceView, model: ModelFacts, prefill = decode): AttentionPlan | undefined {
-    const { view, costs, stageCosts } = this.#cluster
-    const { deviceId } = decode.facts
-    const isAble = choosesPages(decode.facts)
+  plan(decoder: LoadedModel, prefill: DeviceView = decoder.device): AttentionPlan | undefined {
+    const { costs, stageCosts } = this.#cluster
+    const decode = decoder.device.facts
+    const isAble = choosesPages(decode)
     const ask = {
       ...this.#attention,
       choosesPages: isAble,
       contextTokens: this.#contextTokens,
-      batch: view.slotsUsed(deviceId) + 1,
+      batch: decoder.slotsUsed + 1,
     }
     const site = {
-      model,
+      model: decoder.facts,
       prefill: prefill.facts,
-      decode: decode.facts,
+      decode,
       steps: this.#steps,
       costs,
       stageCosts,
     }
-    return chooseAttention(ask, site, isAble ? this.#attendantsFor(decode.facts) : [])
+    return chooseAttention(ask, site, isAble ? this.#attendantsFor(decode) : [])
   }
 
   #attendantsFor(decode: DeviceFacts): readonly DeviceFacts[] {

@@ -12,9 +12,9 @@
  *     reports enough after a call found nobody: then a check must find it first.
  * V2. Messages of an incarnation that another one superseded are ignored for ever;
  *     messages of one that was not advertised yet, until it is.
- * V3. What is committed for an epoch is uncommitted exactly once.
  */
-import type { DeviceFacts, DeviceRef, LoadFacts } from './facts.js'
+import type { DeviceFacts, DeviceRef, LoadFacts, ModelFacts } from './facts.js'
+import { LoadedModel, useOf } from './loaded-model.js'
 
 /** Reports come every 500 ms; a crashed device is passed over within this time (I5). */
 export const REPORT_SILENCE_MAX_MS = 1_100
@@ -30,23 +30,18 @@ const FORGET_AFTER_MS = 60_000
 const REFUSED_PAUSE_MS = 250
 /** Superseded incarnations remembered for each device. */
 const SUPERSEDED_MAX = 8
+/** Of a model that is newer than the report. */
+const UNUSED = { decodeSlotsUsed: 0, prefillTokensWaiting: 0, tiers: [] }
 
 export type DeviceState = 'ready' | 'draining' | 'lost'
-
-/** What an epoch takes of a device. */
-export interface Commitment {
-  readonly slots: number
-  readonly kvBytes: number
-  readonly prefillTokens: number
-}
 
 export interface DeviceView {
   readonly facts: DeviceFacts
   readonly ref: DeviceRef
   readonly load: LoadFacts | undefined
   readonly heardAtMs: number
-  /** What this coordinator's epochs take of it now. */
-  readonly own: Commitment
+  /** In the order of the advertisement; also those that it has no more and that an epoch still counts on. */
+  readonly models: readonly LoadedModel[]
 }
 
 interface DeviceEntry extends DeviceView {
@@ -65,11 +60,7 @@ interface DeviceEntry extends DeviceView {
   checkedAtMs: number
   refusedUntilMs: number
   superseded: string[]
-  own: Commitment
-  /** Peak of `own` since the last report. */
-  ownPeak: Commitment
-  /** Use by others, as of the last report. */
-  others: Commitment
+  models: readonly LoadedModel[]
 }
 
 /** What a pass of time brought about. */
@@ -79,8 +70,6 @@ export interface Ageing {
   readonly lost: readonly DeviceRef[]
   readonly forgotten: readonly DeviceRef[]
 }
-
-const NOTHING: Commitment = { slots: 0, kvBytes: 0, prefillTokens: 0 }
 
 export class ClusterView {
   readonly #devices = new Map<string, DeviceEntry>()
@@ -109,30 +98,10 @@ export class ClusterView {
     return entry !== undefined && entry.refusedUntilMs > nowMs
   }
 
-  /** Decode slots in use, by anyone. */
-  slotsUsed(deviceId: string): number {
-    const entry = this.#devices.get(deviceId)
-    return entry ? entry.others.slots + entry.own.slots : 0
-  }
-
-  /** Prompt tokens ahead of a new prefill. */
-  prefillTokensAhead(deviceId: string): number {
-    const entry = this.#devices.get(deviceId)
-    return entry ? entry.others.prefillTokens + entry.own.prefillTokens : 0
-  }
-
-  /** Room for one more sequence, whose blocks may lie in several tiers. */
-  kvBytesFree(deviceId: string): number {
-    const entry = this.#devices.get(deviceId)
-    return entry ? this.kvBytesMax(deviceId) - entry.others.kvBytes - entry.own.kvBytes : 0
-  }
-
-  /** Room for one sequence in a device that holds nothing else. */
-  kvBytesMax(deviceId: string): number {
-    const entry = this.#devices.get(deviceId)
-    const tiers: readonly { readonly capacityBytes: number }[] =
-      entry?.load?.tiers ?? entry?.facts.tiers ?? []
-    return sumOf(tiers, (tier) => tier.capacityBytes)
+  /** The model on this life of the device, where it is loaded. */
+  model(device: DeviceRef, named: Pick<ModelFacts, 'digest' | 'profile'>): LoadedModel | undefined {
+    const entry = this.#current(device)
+    return entry && modelIn(entry, named)
   }
 
   /** Returns the life that this advertisement ends, if any. */
@@ -143,10 +112,11 @@ export class ClusterView {
       old.facts = facts
       old.withdrawn = false
       old.advertisedAtMs = nowMs
+      takeModels(old)
       return undefined
     }
     const superseded = old ? [...old.superseded, old.facts.incarnation].slice(-SUPERSEDED_MAX) : []
-    this.#devices.set(facts.deviceId, {
+    const entry: DeviceEntry = {
       facts,
       ref: { deviceId: facts.deviceId, incarnation: facts.incarnation },
       load: undefined,
@@ -160,10 +130,10 @@ export class ClusterView {
       checkedAtMs: Number.NEGATIVE_INFINITY,
       refusedUntilMs: 0,
       superseded,
-      own: NOTHING,
-      ownPeak: NOTHING,
-      others: NOTHING,
-    })
+      models: [],
+    }
+    takeModels(entry)
+    this.#devices.set(facts.deviceId, entry)
     return old?.ref
   }
 
@@ -183,15 +153,7 @@ export class ClusterView {
     const isUnreachable = entry.suspect === 'unreachable'
     heard(entry, nowMs)
     if (isUnreachable) entry.suspect = 'unreachable'
-    // The report may be older than what was asked of the device since: our own part of it is taken
-    // at its peak, since a device thought too free refuses, but one thought too full is idle.
-    const used = {
-      slots: load.decodeSlotsUsed,
-      kvBytes: sumOf(load.tiers, (tier) => tier.leasedBytes),
-      prefillTokens: load.prefillTokensWaiting,
-    }
-    entry.others = combine(used, entry.ownPeak, (all, own) => Math.max(0, all - own))
-    entry.ownPeak = entry.own
+    for (const model of entry.models) model.reported(useOf(load, model.facts) ?? UNUSED)
   }
 
   /** The answer to a health check. */
@@ -240,7 +202,7 @@ export class ClusterView {
     const forgotten: DeviceRef[] = []
     for (const entry of this.#devices.values()) {
       const silentMs = nowMs - Math.max(entry.heardAtMs, entry.advertisedAtMs)
-      const isIdle = entry.own.slots === 0 && entry.own.prefillTokens === 0
+      const isIdle = entry.models.every(({ own }) => own.slots === 0 && own.prefillTokens === 0)
       if (silentMs > FORGET_AFTER_MS || (entry.withdrawn && isIdle && !isHeard(entry, nowMs))) {
         this.#devices.delete(entry.facts.deviceId)
         forgotten.push(entry.ref)
@@ -264,22 +226,6 @@ export class ClusterView {
     return { checks, lost, forgotten }
   }
 
-  commit(device: DeviceRef, commitment: Commitment): void {
-    this.#take(device, commitment, 1)
-  }
-
-  uncommit(device: DeviceRef, commitment: Commitment): void {
-    this.#take(device, commitment, -1)
-  }
-
-  #take(device: DeviceRef, commitment: Commitment, sign: 1 | -1): void {
-    // A later life starts empty, so nothing of an earlier one is given back to it.
-    const entry = this.#current(device)
-    if (!entry) return
-    entry.own = combine(entry.own, commitment, (own, change) => own + sign * change)
-    entry.ownPeak = combine(entry.ownPeak, entry.own, Math.max)
-  }
-
   #current(device: DeviceRef): DeviceEntry | undefined {
     const entry = this.#devices.get(device.deviceId)
     return entry?.facts.incarnation === device.incarnation ? entry : undefined
@@ -298,14 +244,21 @@ function isHeard(entry: DeviceEntry, nowMs: number): boolean {
   return nowMs - entry.heardAtMs <= silenceMaxMs
 }
 
-function sumOf<T>(items: readonly T[], amount: (item: T) => number): number {
-  return items.reduce((sum, item) => sum + amount(item), 0)
+function modelIn(
+  { models }: DeviceView,
+  { digest, profile }: Pick<ModelFacts, 'digest' | 'profile'>,
+): LoadedModel | undefined {
+  return models.find(({ facts }) => facts.digest === digest && facts.profile === profile)
 }
 
-function combine(a: Commitment, b: Commitment, join: (a: number, b: number) => number): Commitment {
-  return {
-    slots: join(a.slots, b.slots),
-    kvBytes: join(a.kvBytes, b.kvBytes),
-    prefillTokens: join(a.prefillTokens, b.prefillTokens),
-  }
+/** Follows what the device has loaded and what it has no more. */
+function takeModels(entry: DeviceEntry): void {
+  const advertised = entry.facts.models.map((facts) => {
+    const known = modelIn(entry, facts)
+    known?.advertised(facts)
+    return known ?? new LoadedModel(entry, facts)
+  })
+  const left = entry.models.filter((model) => !advertised.includes(model))
+  for (const model of left) model.isThere = false
+  entry.models = [...advertised, ...left.filter((model) => !model.isIdle)]
 }

@@ -10,7 +10,7 @@ import { observeAttention } from './attention-stages.js'
 import { CHECK_TIMEOUT_MS, ClusterView } from './cluster-view.js'
 import type { CompletionRecord } from './completion-record.js'
 import { CostModel } from './cost-model.js'
-import { holdsBlocks, modelOn, type ProfileName, type Role } from './facts.js'
+import { holdsBlocks, modelOn, type ProfileName, profilesFor, type Role } from './facts.js'
 import { KvDirectory } from './kv-directory.js'
 import { KvFollower, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
 import type { CoordinatorAction, CoordinatorEvent } from './protocol.js'
@@ -49,8 +49,12 @@ export class CoordinatorCore {
     return this.#requests.activeCount
   }
 
-  /** Whether some devices that are ready can take a request of this model from prompt to last token. */
+  /** Whether some devices that are ready can take a request of this model and profile from prompt to last token. */
   isServed(modelDigest: string, profile: ProfileName, nowMs: number): boolean {
+    return profilesFor(profile).some((one) => this.#isServedIn(one, modelDigest, nowMs))
+  }
+
+  #isServedIn(profile: ProfileName, modelDigest: string, nowMs: number): boolean {
     const isAble = (role: Role): boolean =>
       [...this.view.devices()].some(
         ({ facts }) =>

@@ -13,6 +13,7 @@ export const FILTER_REASONS = [
   'protocol',
   'model',
   'capability',
+  'sliding-window',
   'too-small',
   'failed-before',
   'refused',
@@ -82,7 +83,18 @@ export interface Decision {
   readonly movedBecause: string | null
   /** The best pairs, at most PAIRS_KEPT, the chosen one first. */
   readonly weighed: readonly WeighedPair[]
-  readonly filtered: Readonly<Record<PlacedRole, FilterCounts>>
+  readonly filtered: Filtered
+  /** The profile that was asked for, where no pair of devices could take the request in it. */
+  readonly passedOver: PassedOver | null
+}
+
+/** Devices turned away from each role, by reason. */
+export type Filtered = Readonly<Record<PlacedRole, FilterCounts>>
+
+/** A profile in which nothing could be placed. */
+export interface PassedOver {
+  readonly profile: ProfileName
+  readonly filtered: Filtered
 }
 
 export const PAIRS_KEPT = 8
@@ -90,10 +102,10 @@ export const PAIRS_KEPT = 8
 /** The counts that are not zero, by name. */
 export function filterCounts(counts: FilterCounts): Record<string, number> {
   const named: Record<string, number> = {}
-  FILTER_REASONS.forEach((reason, index) => {
-    const count = counts[index] ?? 0
+  for (const reason of FILTER_REASONS) {
+    const count = countOf(counts, reason)
     if (count > 0) named[reason] = count
-  })
+  }
   return named
 }
 
@@ -114,7 +126,15 @@ export function explain(decision: Decision): string {
   const prefill = `${decision.prefill.deviceId} prefills, ${PREFILL_TEXT[decision.prefillRule]}`
   const decode = `${decision.decode.deviceId} decodes, ${DECODE_TEXT[decision.decodeRule]}`
   const again = decision.movedBecause ? `Placed again because ${decision.movedBecause}: ` : ''
-  return `${again}${prefill}, and ${decode}.${explainPrefix(decision.prefix)}${explainAttention(decision)}`
+  const profile = explainProfile(decision)
+  return `${again}${prefill}, and ${decode}.${profile}${explainPrefix(decision.prefix)}${explainAttention(decision)}`
+}
+
+/** A sentence more where another profile serves the request than it asked for. */
+function explainProfile({ passedOver, profile }: Decision): string {
+  if (!passedOver) return ''
+  const why = explainNoPlacement([passedOver])
+  return ` It runs in profile ${profile}, since no pair of devices could take it in profile ${passedOver.profile} (${why}).`
 }
 
 /** A sentence more where attention is not plain: dense, on the device that decodes. */
@@ -135,11 +155,17 @@ function explainPrefix({ localTokens, fetch, heldByDecodeTokens }: PrefixDecisio
   return parts.length > 0 ? ` ${parts.join('; ')}.` : ''
 }
 
-/** One sentence on why nothing could be placed. */
-export function explainNoPlacement(filtered: Readonly<Record<PlacedRole, FilterCounts>>): string {
+/** One sentence on why nothing could be placed in one profile, or in any of several. */
+export function explainNoPlacement(tried: readonly PassedOver[]): string {
+  const [only] = tried
+  if (only && tried.length === 1) return turnedAway(only.filtered)
+  return tried.map(({ profile, filtered }) => `in profile ${profile} ${turnedAway(filtered)}`).join('; ')
+}
+
+function turnedAway(filtered: Filtered): string {
   const list = (role: PlacedRole): string[] => {
-    const reasons = FILTER_REASONS.flatMap((reason, index) => {
-      const count = filtered[role][index] ?? 0
+    const reasons = FILTER_REASONS.flatMap((reason) => {
+      const count = countOf(filtered[role], reason)
       return count > 0 ? [`${count} ${FILTER_TEXT[reason]}`] : []
     })
     return reasons.length > 0 ? [`${role}: ${reasons.join(', ')}`] : []
@@ -150,16 +176,32 @@ export function explainNoPlacement(filtered: Readonly<Record<PlacedRole, FilterC
     : 'no device that computes is known'
 }
 
-/** What to do after that: where no device is large enough, waiting does not help. */
-export function stepAfterNoPlacement(filtered: Readonly<Record<PlacedRole, FilterCounts>>): string {
-  const isFor = (role: PlacedRole, reasons: readonly FilterReason[]) =>
-    filtered[role].every((count, index) => count === 0 || reasons.includes(FILTER_REASONS[index] ?? 'lost'))
-  const isTooLarge = (['prefill', 'decode'] as const).some(
-    (role) =>
-      (filtered[role][FILTER_REASONS.indexOf('too-small')] ?? 0) > 0 &&
-      isFor(role, ['too-small', 'model', 'capability']),
+/** What to do after that. */
+export function stepAfterNoPlacement(tried: readonly PassedOver[]): string {
+  if (!isHopeless(tried)) return 'try again'
+  const isWindowed = tried.some(({ filtered }) => countOf(filtered.decode, 'sliding-window') > 0)
+  return isWindowed
+    ? 'ask for dense attention, or for none in particular'
+    : 'shorten the prompt or the answer, or give the devices more memory for KV'
+}
+
+/** Reasons that no waiting changes; those of the first kind are of the request, and others of the cluster. */
+const OF_THE_REQUEST: readonly FilterReason[] = ['too-small', 'sliding-window']
+const LASTING: readonly FilterReason[] = [...OF_THE_REQUEST, 'model', 'capability']
+
+/** Whether waiting does not help, whichever profile is taken: the devices that have the model will never do. */
+export function isHopeless(tried: readonly PassedOver[]): boolean {
+  const stuck = tried.map(({ filtered }) =>
+    [filtered.prefill, filtered.decode].filter((counts) =>
+      FILTER_REASONS.every((reason) => LASTING.includes(reason) || countOf(counts, reason) === 0),
+    ),
   )
-  return isTooLarge ? 'shorten the prompt or the answer, or give the devices more memory for KV' : 'try again'
+  const isAsking = (counts: FilterCounts) => OF_THE_REQUEST.some((reason) => countOf(counts, reason) > 0)
+  return stuck.every((roles) => roles.length > 0) && stuck.some((roles) => roles.some(isAsking))
+}
+
+function countOf(counts: FilterCounts, reason: FilterReason): number {
+  return counts[FILTER_REASONS.indexOf(reason)] ?? 0
 }
 
 /** Each after a number of devices. */
@@ -169,6 +211,7 @@ export const FILTER_TEXT: Readonly<Record<FilterReason, string>> = {
   protocol: 'of another protocol version',
   model: 'without the model',
   capability: 'not able to',
+  'sliding-window': 'whose model has a sliding window and attends densely by itself',
   'failed-before': 'failed this request before',
   refused: 'just refused',
   slots: 'without a free slot',

@@ -127,6 +127,17 @@ export interface DeviceRef {
   readonly incarnation: string
 }
 
+const EXACT_ONLY: readonly ProfileName[] = ['exact']
+const PAPER_FIRST: readonly ProfileName[] = ['paper', 'exact']
+
+/**
+ * The profiles that may serve a request, the one that it asked for first: an exact request never gets other
+ * numerics; one for the paper's takes exact ones where no pair of devices can do better.
+ */
+export function profilesFor(asked: ProfileName): readonly ProfileName[] {
+  return asked === 'exact' ? EXACT_ONLY : PAPER_FIRST
+}
+
 /** The model on this device, where it is loaded with this digest and these numerics. */
 export function modelOn(device: DeviceFacts, digest: string, profile: ProfileName): ModelFacts | undefined {
   return device.models.find((model) => model.digest === digest && model.profile === profile)

@@ -5,7 +5,16 @@ import type { ModelFacts } from './facts.js'
 
 export const BLOCK_TOKENS = 16
 
-/** Bytes of whole blocks for so many tokens. */
+/** Bytes of whole blocks for so many tokens, as they are sent. */
 export function kvBytes(model: ModelFacts, tokens: number): number {
-  return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * model.kvBytesPerToken
+  return inBlocks(tokens) * model.kvBytesPerToken
+}
+
+/** The same, as they lie in the device's memory. */
+export function poolBytes(model: ModelFacts, tokens: number): number {
+  return inBlocks(tokens) * model.poolBytesPerToken
+}
+
+function inBlocks(tokens: number): number {
+  return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS
 }

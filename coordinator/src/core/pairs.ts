@@ -3,11 +3,10 @@
  * prefill, the part of the KV transfer that prefill does not hide, and the decode steps.
  */
 import type { AttentionPlan } from './attention-plan.js'
-import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import type { WeighedPair } from './decision.js'
-import type { ModelFacts, Role } from './facts.js'
 import { kvBytes } from './kv-blocks.js'
+import type { LoadedModel } from './loaded-model.js'
 import type { PrefixChoice, PrefixPlan } from './prefix-choice.js'
 
 const MUCH_FASTER = 0.25
@@ -17,9 +16,7 @@ const TIE_SHARE = 0.05
 const PAIRED_MAX = 8
 
 export interface Candidate {
-  readonly device: DeviceView
-  readonly model: ModelFacts
-  readonly prefers: Role
+  readonly model: LoadedModel
   /** Time of the prefill, with its wait and nothing fetched, or of one decode step. */
   readonly roleMs: number
 }
@@ -52,7 +49,7 @@ export function quickest<T extends Candidate>(candidates: readonly T[]): readonl
 /** The best few, each with the best way to have the prompt's beginning. */
 export function planned(candidates: readonly Candidate[], prefix: PrefixChoice): readonly Prefiller[] {
   return quickest(candidates).map((candidate) => {
-    return { ...candidate, plan: prefix.plan(candidate.device, candidate.model) }
+    return { ...candidate, plan: prefix.plan(candidate.model) }
   })
 }
 
@@ -63,9 +60,9 @@ export function holders(
   prefix: PrefixChoice,
 ): readonly (Candidate & { readonly decoder: Decoder })[] {
   const found = prefillers.flatMap((candidate) => {
-    const { device, model, prefers } = candidate
-    if (prefers !== 'decode' || prefix.localTokens(device.facts.deviceId, model) === 0) return []
-    const decoder = decoders.find((other) => other.device === device)
+    const { model } = candidate
+    if (model.prefers !== 'decode' || prefix.localTokens(model) === 0) return []
+    const decoder = decoders.find((other) => other.model === model)
     return decoder ? [{ ...candidate, decoder }] : []
   })
   return quickest(found)
@@ -76,32 +73,31 @@ export function scorePairs(
   prefillers: readonly Prefiller[],
   decoders: readonly Decoder[],
   input: { readonly prefillTokens: number; readonly answerTokens: number },
-  view: ClusterView,
   costs: CostModel,
   prefix: PrefixChoice,
 ): ScoredPair[] {
   const pairs: ScoredPair[] = []
   for (const prefiller of prefillers) {
-    for (const decode of decoders) {
-      const { deviceId } = decode.device.facts
-      const isOne = prefiller.device.facts.deviceId === deviceId
-      const heldByDecodeTokens = isOne ? 0 : prefix.heldTokens(deviceId, decode.model)
-      const bytes = kvBytes(prefiller.model, input.prefillTokens - heldByDecodeTokens)
-      const transferMs = costs.transferMs(prefiller.device.facts, decode.device.facts, bytes)
+    const from = prefiller.model.device
+    for (const decoder of decoders) {
+      const to = decoder.model.device
+      const heldByDecodeTokens = from === to ? 0 : prefix.heldTokens(decoder.model)
+      const bytes = kvBytes(prefiller.model.facts, input.prefillTokens - heldByDecodeTokens)
+      const transferMs = costs.transferMs(from.facts, to.facts, bytes)
       const { prefillMs } = prefiller.plan
       const startMs = prefillMs + exposedMs(prefiller, transferMs)
       pairs.push({
-        prefill: prefiller.device.ref,
-        decode: decode.device.ref,
+        prefill: from.ref,
+        decode: to.ref,
         ttftMs: prefillMs,
-        tpotMs: decode.roleMs,
+        tpotMs: decoder.roleMs,
         prefiller,
-        decoder: decode,
+        decoder,
         heldByDecodeTokens,
-        decodeSlotsUsed: view.slotsUsed(deviceId),
-        isDecodeTrusted: costs.isTrusted(decode.device.facts, decode.model, 'decode'),
+        decodeSlotsUsed: decoder.model.slotsUsed,
+        isDecodeTrusted: costs.isTrusted(to.facts, decoder.model.facts, 'decode'),
         startMs,
-        totalMs: startMs + (input.answerTokens - 1) * decode.roleMs,
+        totalMs: startMs + (input.answerTokens - 1) * decoder.roleMs,
       })
     }
   }
@@ -120,7 +116,7 @@ export function isFaster(pair: ScoredPair, than: ScoredPair): boolean {
 
 /** Layer i travels while layer i + 1 computes: what is left is the last layer, or what the link cannot keep up with. */
 function exposedMs({ model, plan }: Prefiller, transferMs: number): number {
-  const layers = Math.max(1, model.layers)
+  const layers = Math.max(1, model.facts.layers)
   return Math.max(transferMs / layers, transferMs - (plan.prefillMs * (layers - 1)) / layers)
 }
 

@@ -27,8 +27,9 @@ import {
   type AttentionInput,
   AttentionPlacement,
   canAttend,
-  canDecodeWith,
+  choosesPages,
   looksForAttendants,
+  needsPages,
 } from './attention-placement.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
@@ -36,15 +37,17 @@ import {
   type Decision,
   type DecodeRule,
   FILTER_REASONS,
-  type FilterCounts,
+  type Filtered,
   type FilterReason,
   PAIRS_KEPT,
+  type PassedOver,
   type PlacedRole,
   type PrefillRule,
 } from './decision.js'
-import { modelOn, type ProfileName, preferredRole, type Role } from './facts.js'
-import { BLOCK_TOKENS, kvBytes } from './kv-blocks.js'
+import type { ProfileName, Role } from './facts.js'
+import { BLOCK_TOKENS, poolBytes } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
+import type { LoadedModel } from './loaded-model.js'
 import {
   type Candidate,
   comparePairs,
@@ -78,7 +81,8 @@ export interface PlacementInput extends Prompt {
   readonly requestId: string
   readonly epoch: number
   readonly modelDigest: string
-  readonly profile: ProfileName
+  /** To be tried, the one that was asked for first. A pair has one profile. */
+  readonly profiles: readonly ProfileName[]
   /** Tokens to reserve room for on the decoding device. */
   readonly reserveTokens: number
   /** Most tokens still to come. */
@@ -94,25 +98,45 @@ export interface PlacementLimits {
 
 export type PlacementOutcome =
   | { readonly placed: true; readonly decision: Decision }
-  | { readonly placed: false; readonly filtered: Readonly<Record<PlacedRole, FilterCounts>> }
+  /** Nothing could be placed in any of the profiles. */
+  | { readonly placed: false; readonly tried: readonly PassedOver[] }
 
 /** Whether some device could keep the prompt and some device all of it, if they held nothing else. */
-export function fitsEmptyDevices(input: PlacementInput, view: ClusterView): boolean {
+export function fitsEmptyDevices(input: PlacementInput, profile: ProfileName, view: ClusterView): boolean {
   const fits = (role: Role, tokens: number): boolean =>
-    [...view.devices()].some(({ facts }) => {
-      const model = modelOn(facts, input.modelDigest, input.profile)
-      if (!model || !facts.capabilities.includes(role)) return false
-      return kvBytes(model, tokens) <= view.kvBytesMax(facts.deviceId)
+    [...view.devices()].some(({ facts, ref }) => {
+      const model = view.model(ref, { digest: input.modelDigest, profile })
+      if (!model?.isThere || !facts.capabilities.includes(role)) return false
+      return poolBytes(model.facts, tokens) <= model.kvBytesMax
     })
   return fits('prefill', input.prefillTokens) && fits('decode', input.reserveTokens)
 }
 
+/** The best pair of the first profile that has one. */
 export function place(
   input: PlacementInput,
   cluster: PlacementView,
   limits: PlacementLimits,
   nowMs: number,
 ): PlacementOutcome {
+  const tried: PassedOver[] = []
+  for (const profile of input.profiles) {
+    const outcome = placeIn(profile, input, cluster, limits, nowMs)
+    if ('decision' in outcome) {
+      return { placed: true, decision: { ...outcome.decision, passedOver: tried[0] ?? null } }
+    }
+    tried.push({ profile, filtered: outcome.filtered })
+  }
+  return { placed: false, tried }
+}
+
+function placeIn(
+  profile: ProfileName,
+  input: PlacementInput,
+  cluster: PlacementView,
+  limits: PlacementLimits,
+  nowMs: number,
+): { readonly decision: Decision } | { readonly filtered: Filtered } {
   const { view, costs, directory } = cluster
   const { prefillTokens } = input
   const prefix = new PrefixChoice(input, view, costs, directory, nowMs)
@@ -125,28 +149,28 @@ export function place(
     const index = FILTER_REASONS.indexOf(reason)
     counts[role][index] = (counts[role][index] ?? 0) + 1
   }
-  const able: Record<PlacedRole, DeviceView[]> = { prefill: [], decode: [], attend: [] }
+  const able: Record<PlacedRole, LoadedModel[]> = { prefill: [], decode: [], attend: [] }
   const tokens = tokensWeighed(input)
   const mayOffload = looksForAttendants(input.attention, input.prefillTokens, tokens)
   for (const device of view.devices()) {
     // Who has no model at all, such as a host agent, is no device that could be turned away.
     if (device.facts.models.length === 0) continue
     for (const role of mayOffload ? PLACED_ROLES : ROLES) {
-      const turnedAway = filter(device, role, input, view, limits, nowMs)
-      if (turnedAway) turnAway(role, turnedAway)
-      else able[role].push(device)
+      const found = filter(device, profile, role, input, view, limits, nowMs)
+      if (typeof found === 'string') turnAway(role, found)
+      else able[role].push(found)
     }
   }
   const context = { contextTokens: input.prefillTokens, steps: tokens }
   const attention = new AttentionPlacement(input.attention, context, cluster, able.attend)
-  const prefillers = able.prefill.flatMap((device) => prefiller(device, input, prefix) ?? [])
-  const decoders = able.decode.flatMap((device) => {
-    const found = decoder(device, input, attention)
-    if (found === 'attend') turnAway('decode', found)
-    return found === 'attend' || found === undefined ? [] : found
+  const prefillers = able.prefill.map((model) => ({ model, roleMs: prefix.localMs(model) }))
+  const decoders = able.decode.flatMap((model) => {
+    const plan = attention.plan(model)
+    if (!plan) turnAway('decode', 'attend')
+    return plan ? { model, attention: plan, roleMs: plan.stepMs } : []
   })
   const score = (prefillers: readonly Prefiller[], decoders: readonly Decoder[]): ScoredPair[] =>
-    scorePairs(prefillers, decoders, { prefillTokens, answerTokens: tokens }, view, costs, prefix)
+    scorePairs(prefillers, decoders, { prefillTokens, answerTokens: tokens }, costs, prefix)
   const prefilling = planned(preferred(prefillers, 'prefill'), prefix)
   const [decodeFirst, prefillFirst] = splitBy(decoders, 'decode')
   const usual = score(prefilling, quickest(decodeFirst))
@@ -165,7 +189,8 @@ export function place(
     decodeRule = 'much-faster'
     ranked = [...unusual, ...usual]
   }
-  let prefillRule: PrefillRule = prefilling[0]?.prefers === 'prefill' ? 'prefers-prefill' : 'only-one-left'
+  let prefillRule: PrefillRule =
+    prefilling[0]?.model.prefers === 'prefill' ? 'prefers-prefill' : 'only-one-left'
   const alone = holders(isOffloadAsked ? [] : prefillers, decoders, prefix).flatMap((holder) => {
     return score(planned([holder], prefix), [holder.decoder])
   })
@@ -176,17 +201,16 @@ export function place(
     ranked = [bestAlone, ...ranked]
   }
   const best = ranked[0]
-  if (!best) return { placed: false, filtered: counts }
-  const { device, model } = best.decoder
+  if (!best) return { filtered: counts }
+  const { model } = best.decoder
   return {
-    placed: true,
     decision: {
       requestId: input.requestId,
       epoch: input.epoch,
       prefill: best.prefill,
       decode: best.decode,
-      profile: model.profile,
-      numerics: model.numerics,
+      profile,
+      numerics: model.facts.numerics,
       ttftMs: best.ttftMs,
       tpotMs: best.tpotMs,
       prefillRule,
@@ -197,64 +221,49 @@ export function place(
         heldByDecodeTokens: best.heldByDecodeTokens,
       },
       // Now that it is known who prefills, and so prepares.
-      attention: attention.plan(device, model, best.prefiller.device) ?? best.decoder.attention,
+      attention: attention.plan(model, best.prefiller.model.device) ?? best.decoder.attention,
       movedBecause: input.movedBecause,
       weighed: ranked.slice(0, PAIRS_KEPT).map(({ prefill, decode, ttftMs, tpotMs }) => {
         return { prefill, decode, ttftMs, tpotMs }
       }),
       filtered: counts,
+      passedOver: null,
     },
   }
 }
 
-/** The first reason against the device in this role; undefined where there is none. */
+/** The model on the device, or the first reason against it in this role. */
 function filter(
   device: DeviceView,
+  profile: ProfileName,
   role: PlacedRole,
   input: PlacementInput,
   view: ClusterView,
   limits: PlacementLimits,
   nowMs: number,
-): FilterReason | undefined {
+): FilterReason | LoadedModel {
   const { facts } = device
   const state = view.state(facts.deviceId, nowMs)
   if (state !== 'ready') return state
   const isSpoken =
     facts.protocolVersion >= limits.protocolVersionMin && facts.protocolVersionMin <= limits.protocolVersion
   if (!isSpoken) return 'protocol'
-  const model = modelOn(facts, input.modelDigest, input.profile)
-  if (!model || model.contextTokensMax < input.prefillTokens) return 'model'
+  const model = view.model(device.ref, { digest: input.modelDigest, profile })
+  if (!model?.isThere || model.facts.contextTokensMax < input.prefillTokens) return 'model'
   if (!facts.capabilities.includes(role)) return 'capability'
   const pages = Math.floor(input.prefillTokens / BLOCK_TOKENS)
   if (role === 'attend' && !canAttend(facts, pages)) return 'capability'
-  if (role === 'decode' && !canDecodeWith(facts, input.attention)) return 'capability'
+  const isPaged = role === 'attend' || (role === 'decode' && needsPages(input.attention))
+  if (isPaged && model.facts.slidingWindowTokens !== undefined) return 'sliding-window'
+  if (role === 'decode' && isPaged && !choosesPages(facts)) return 'capability'
   const tokens = { prefill: input.prefillTokens, decode: input.reserveTokens, attend: pages * BLOCK_TOKENS }
-  const bytes = kvBytes(model, tokens[role])
-  if (bytes > view.kvBytesMax(facts.deviceId)) return 'too-small'
+  const bytes = poolBytes(model.facts, tokens[role])
+  if (bytes > model.kvBytesMax) return 'too-small'
   if (input.avoids(facts.deviceId)) return 'failed-before'
   if (view.isRefusing(facts.deviceId, nowMs)) return 'refused'
-  if (role === 'decode' && view.slotsUsed(facts.deviceId) >= facts.decodeSlots) return 'slots'
-  if (bytes > view.kvBytesFree(facts.deviceId)) return 'memory'
-  return undefined
-}
-
-function prefiller(device: DeviceView, input: PlacementInput, prefix: PrefixChoice): Candidate | undefined {
-  const model = modelOn(device.facts, input.modelDigest, input.profile)
-  const prefers = preferredRole(device.facts)
-  return model && prefers && { device, model, prefers, roleMs: prefix.localMs(device, model) }
-}
-
-/** `attend` where it could decode if another device were there to attend for it. */
-function decoder(
-  device: DeviceView,
-  input: PlacementInput,
-  attention: AttentionPlacement,
-): Decoder | 'attend' | undefined {
-  const model = modelOn(device.facts, input.modelDigest, input.profile)
-  const prefers = preferredRole(device.facts)
-  if (!model || !prefers) return undefined
-  const plan = attention.plan(device, model)
-  return plan ? { device, model, prefers, attention: plan, roleMs: plan.stepMs } : 'attend'
+  if (role === 'decode' && model.slotsUsed >= facts.decodeSlots) return 'slots'
+  if (bytes > model.kvBytesFree) return 'memory'
+  return model
 }
 
 /** Of the answer, whose length is not known in advance. */
@@ -269,7 +278,7 @@ function preferred<T extends Candidate>(candidates: readonly T[], role: Role): r
 }
 
 function splitBy<T extends Candidate>(candidates: readonly T[], role: Role): [readonly T[], readonly T[]] {
-  const first = candidates.filter((candidate) => candidate.prefers === role)
-  const second = candidates.filter((candidate) => candidate.prefers !== role)
+  const first = candidates.filter((candidate) => candidate.model.prefers === role)
+  const second = candidates.filter((candidate) => candidate.model.prefers !== role)
   return [first, second]
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { ClusterView, type DeviceView } from './cluster-view.js'
+import { ClusterView } from './cluster-view.js'
 import { CostModel } from './cost-model.js'
 import { KvDirectory } from './kv-directory.js'
 import { PrefixChoice } from './prefix-choice.js'
@@ -17,13 +17,13 @@ function planWith(tokensAhead: number, linkBytesPerSecond = 1e9) {
     view.advertise(device, 0)
     view.report(testLoad(device, 1), 0)
   }
-  const gpu = view.device('gpu-0') as DeviceView
-  view.commit(gpu.ref, { slots: 0, kvBytes: 0, prefillTokens: tokensAhead })
+  const onGpu = view.device('gpu-0')?.models[0] ?? expect.fail('The model is there.')
+  onGpu.take({ slots: 0, kvBytes: 0, prefillTokens: tokensAhead })
   const directory = new KvDirectory()
   directory.store('host-0', { variant: TEST_VARIANT, hashes: blockHashes }, 'hbm')
   const costs = new CostModel()
   const prompt = { blockHashes, prefillTokens: blockHashes.length * 16, avoids: () => false }
-  const plan = new PrefixChoice(prompt, view, costs, directory, 0).plan(gpu, model)
+  const plan = new PrefixChoice(prompt, view, costs, directory, 0).plan(onGpu)
   return { plan, costs }
 }
 

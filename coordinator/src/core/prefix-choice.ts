@@ -7,11 +7,12 @@
  *     A device that only receives KV may hold all blocks of the prompt.
  * P2. Blocks are taken from a device that is ready and whose variant is the receiver's.
  */
-import type { ClusterView, DeviceView } from './cluster-view.js'
+import type { ClusterView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import type { DeviceRef, ModelFacts } from './facts.js'
 import { BLOCK_TOKENS } from './kv-blocks.js'
 import type { KvDirectory, PrefixMatch } from './kv-directory.js'
+import type { LoadedModel } from './loaded-model.js'
 
 /** Sources weighed for one device, the longest runs first. */
 const SOURCES_MAX = 8
@@ -83,38 +84,40 @@ export class PrefixChoice {
   }
 
   /** Tokens that need not be sent to a device which another one prefills for. */
-  heldTokens(deviceId: string, model: ModelFacts): number {
-    return this.#match(model).blocksOn(deviceId) * BLOCK_TOKENS
+  heldTokens({ device, facts }: LoadedModel): number {
+    return this.#match(facts).blocksOn(device.facts.deviceId) * BLOCK_TOKENS
   }
 
   /** Tokens that a prefilling device need not compute since it holds them. */
-  localTokens(deviceId: string, model: ModelFacts): number {
-    return Math.min(this.heldTokens(deviceId, model), this.#reusableTokens)
+  localTokens(model: LoadedModel): number {
+    return Math.min(this.heldTokens(model), this.#reusableTokens)
   }
 
   /** With nothing fetched, milliseconds: the quick look by which the devices to plan for are chosen. */
-  localMs(device: DeviceView, model: ModelFacts): number {
-    return this.#prefillMs(device, model, this.localTokens(device.facts.deviceId, model))
+  localMs(model: LoadedModel): number {
+    return this.#prefillMs(model, this.localTokens(model))
   }
 
-  plan(device: DeviceView, model: ModelFacts): PrefixPlan {
+  plan(model: LoadedModel): PrefixPlan {
+    const { device, facts } = model
     const { deviceId } = device.facts
-    const localTokens = this.localTokens(deviceId, model)
-    const localMs = this.#prefillMs(device, model, localTokens)
-    const aheadTokens = this.#view.prefillTokensAhead(deviceId)
-    const aheadMs = aheadTokens > 0 ? this.#costs.prefillMs(device.facts, model, aheadTokens) : 0
+    const localTokens = this.localTokens(model)
+    const localMs = this.#prefillMs(model, localTokens)
+    const aheadTokens = model.prefillTokensAhead
+    const aheadMs =
+      (aheadTokens > 0 ? this.#costs.prefillMs(device.facts, facts, aheadTokens) : 0) + this.#othersMs(model)
     let best: { fetch: PlannedFetch; totalMs: number } | undefined
     const seen: UnusedSource[] = []
-    for (const source of this.#sources(deviceId, model, localTokens)) {
+    for (const source of this.#sources(deviceId, facts, localTokens)) {
       if (source.why !== 'slower') {
         seen.push(source)
         continue
       }
       const from = this.#view.device(source.deviceId)
       if (!from) continue
-      const bytes = (source.tokens - localTokens) * model.kvBytesPerToken
+      const bytes = (source.tokens - localTokens) * facts.kvBytesPerToken
       const fetchMs = this.#costs.fetchMs(from.facts, device.facts, bytes)
-      const restMs = this.#prefillMs(device, model, source.tokens)
+      const restMs = this.#prefillMs(model, source.tokens)
       const totalMs = restMs + Math.max(0, fetchMs - aheadMs)
       const computeMs = localMs - restMs
       const why = totalMs < localMs ? 'second-best' : 'slower'
@@ -131,7 +134,7 @@ export class PrefixChoice {
       localTier: localTokens > 0 ? this.#tier(deviceId) : '',
       fetch,
       computeTokens,
-      computeMs: this.#costs.prefillMs(device.facts, model, computeTokens, haveTokens),
+      computeMs: this.#costs.prefillMs(device.facts, facts, computeTokens, haveTokens),
       prefillMs: best?.totalMs ?? localMs,
       unfetchedMs: localMs,
       unused: seen.filter(({ deviceId }) => deviceId !== fetch?.device.deviceId).slice(0, UNUSED_KEPT),
@@ -157,11 +160,21 @@ export class PrefixChoice {
     return this.#prompt.avoids(deviceId) ? 'failed-before' : undefined
   }
 
-  #prefillMs(device: DeviceView, model: ModelFacts, haveTokens: number): number {
-    const { facts } = device
+  #prefillMs(model: LoadedModel, haveTokens: number): number {
+    const { device, facts, prefillTokensAhead } = model
     const tokens = this.#prompt.prefillTokens - haveTokens
-    const aheadTokens = this.#view.prefillTokensAhead(facts.deviceId)
-    return this.#costs.prefillMs(facts, model, tokens, haveTokens, aheadTokens)
+    const ownMs = this.#costs.prefillMs(device.facts, facts, tokens, haveTokens, prefillTokensAhead)
+    return ownMs + this.#othersMs(model)
+  }
+
+  /** Prompts of other models wait for the same arithmetic. */
+  #othersMs(model: LoadedModel): number {
+    let ms = 0
+    for (const { device, facts, prefillTokensAhead } of model.device.models) {
+      if (facts === model.facts || prefillTokensAhead === 0) continue
+      ms += this.#costs.prefillMs(device.facts, facts, prefillTokensAhead)
+    }
+    return ms
   }
 
   get #reusableTokens(): number {

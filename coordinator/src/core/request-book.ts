@@ -9,9 +9,10 @@
 import { PAGE_TOKENS } from './attention-plan.js'
 import type { ClusterView } from './cluster-view.js'
 import type { Decision } from './decision.js'
+import type { DeviceRef } from './facts.js'
 import type { CoordinatorAction, FailCode } from './protocol.js'
 import { type Epoch, movesToAnotherDevice, mustReplay, type Request, type Share } from './request.js'
-import { ShareBook } from './share-book.js'
+import { ShareBook, type ShareWish } from './share-book.js'
 import { WaitQueue } from './wait-queue.js'
 
 /** The shell gives a Reserve call 2 s; this is for a shell that does not answer. */
@@ -92,15 +93,19 @@ export class RequestBook {
       finished: null,
     }
     const { prefill, decode } = decision
+    const take = (share: Share, device: DeviceRef, wish: ShareWish): void => {
+      const model = { digest: request.modelDigest, profile: decision.profile }
+      this.#shares.take(model, epoch, share, device, wish)
+    }
     if (movesToAnotherDevice(epoch)) {
       epoch.awaitsPrefill = true
       if (!epoch.isReplay) epoch.decodeNext += 1
-      this.#shares.take(request, epoch, 'prompt', prefill, { kvTokens: tokens.prompt })
+      take('prompt', prefill, { kvTokens: tokens.prompt })
     }
-    this.#shares.take(request, epoch, 'turn', prefill, { prefillTokens: decision.prefix.computeTokens })
-    this.#shares.take(request, epoch, 'decode', decode, { slots: 1, kvTokens: tokens.reserve })
+    take('turn', prefill, { prefillTokens: decision.prefix.computeTokens })
+    take('decode', decode, { slots: 1, kvTokens: tokens.reserve })
     const { attend, attendPages } = decision.attention
-    if (attend) this.#shares.take(request, epoch, 'attend', attend, { kvTokens: attendPages * PAGE_TOKENS })
+    if (attend) take('attend', attend, { kvTokens: attendPages * PAGE_TOKENS })
     request.epoch = epoch
     request.state = 'reserving'
     request.progressByMs = nowMs + RESERVE_SILENCE_MAX_MS

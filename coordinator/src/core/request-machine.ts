@@ -9,8 +9,8 @@
  * M3. A request survives a bounded number of failures.
  */
 import { isRemote } from './attention-choice.js'
-import { explainNoPlacement, stepAfterNoPlacement } from './decision.js'
-import type { DeviceRef } from './facts.js'
+import { explainNoPlacement, isHopeless, stepAfterNoPlacement } from './decision.js'
+import { type DeviceRef, type ProfileName, profilesFor } from './facts.js'
 import {
   fitsEmptyDevices,
   type PlacementInput,
@@ -44,6 +44,8 @@ export interface RequestLimits extends PlacementLimits {
 
 /** Room for tokens that are still to come is asked for in steps of at most this many. */
 const RESERVE_AHEAD_TOKENS = 256
+/** A request that no device will ever do is told so after this: a device that has just begun may be heard meanwhile. */
+const HOPELESS_AFTER_MS = 1_000
 /** Failures of devices that one request survives. */
 const FAILURES_MAX = 8
 /** Queue and prefill show no progress in between; a slow device gets ten times what was predicted besides. */
@@ -161,22 +163,25 @@ export class RequestMachine {
   /** Places what can be placed, first come first served among requests for one model. */
   placeWaiting(nowMs: number): void {
     const blocked = new Set<string>()
+    const keyOf = (request: Request, profile: ProfileName): string => `${request.modelDigest}/${profile}`
     this.#book.sweepQueue((request) => {
-      const model = `${request.modelDigest}/${request.profile}`
-      if (blocked.has(model)) return false
-      const input = this.#input(request, nowMs)
+      const profiles = profilesFor(request.profile).filter((profile) => !blocked.has(keyOf(request, profile)))
+      if (profiles.length === 0) return false
+      const input = this.#input(request, profiles, nowMs)
       const outcome = place(input, this.#cluster, this.#limits, nowMs)
-      if (!outcome.placed) {
-        // One that avoids certain devices, wants a certain place, or is too large for all says nothing of the others.
-        const isPicky =
-          isRemote(request.attention) ||
-          [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
-        if (!isPicky && fitsEmptyDevices(input, this.#cluster.view)) blocked.add(model)
-        return false
+      if (outcome.placed) {
+        const tokens = { prompt: input.prefillTokens, reserve: input.reserveTokens }
+        this.#book.reserve(request, outcome.decision, tokens, nowMs)
+        return true
       }
-      const tokens = { prompt: input.prefillTokens, reserve: input.reserveTokens }
-      this.#book.reserve(request, outcome.decision, tokens, nowMs)
-      return true
+      // One that avoids certain devices, wants a certain place, or is too large for all says nothing of the others.
+      const isPicky =
+        isRemote(request.attention) ||
+        [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
+      for (const profile of isPicky ? [] : profiles) {
+        if (fitsEmptyDevices(input, profile, this.#cluster.view)) blocked.add(keyOf(request, profile))
+      }
+      return false
     })
   }
 
@@ -188,7 +193,10 @@ export class RequestMachine {
         const message = `The request took longer than ${seconds} s; ask for fewer tokens.`
         this.#book.fail(request, 'deadline', message)
       } else if (request.state === 'queued') {
-        if (nowMs >= request.placeByMs) this.#failUnplaced(request, nowMs)
+        if (nowMs >= request.placeByMs) this.#failUnplaced(request, nowMs, false)
+        else if (nowMs >= waitsSinceMs(request, this.#limits) + HOPELESS_AFTER_MS) {
+          this.#failUnplaced(request, nowMs, true)
+        }
       } else if (request.epoch && nowMs >= request.progressByMs) {
         const { awaitsPrefill, decision } = request.epoch
         const silent = awaitsPrefill && request.state === 'running' ? decision.prefill : decision.decode
@@ -197,7 +205,7 @@ export class RequestMachine {
     }
   }
 
-  #input(request: Request, nowMs: number): PlacementInput {
+  #input(request: Request, profiles: readonly ProfileName[], nowMs: number): PlacementInput {
     // What is decoded again is not prefilled, and is room and steps like what is still to come.
     const prefilled = mustReplay(request) ? 0 : request.emitted
     const tokensLeft = request.maxTokens - prefilled
@@ -206,7 +214,7 @@ export class RequestMachine {
       requestId: request.requestId,
       epoch: request.epochs + 1,
       modelDigest: request.modelDigest,
-      profile: request.profile,
+      profiles,
       blockHashes: request.blockHashes,
       prefillTokens,
       reserveTokens:
@@ -317,14 +325,39 @@ export class RequestMachine {
     }
   }
 
-  #failUnplaced(request: Request, nowMs: number): void {
-    const outcome = place(this.#input(request, nowMs), this.#cluster, this.#limits, nowMs)
-    const why = outcome.placed ? 'others were first' : explainNoPlacement(outcome.filtered)
-    const step = outcome.placed ? 'try again' : stepAfterNoPlacement(outcome.filtered)
-    const seconds = this.#limits.placementDeadlineMs / 1000
+  /** `isEarly`: only where no waiting will help. */
+  #failUnplaced(request: Request, nowMs: number, isEarly: boolean): void {
+    const outcome = place(
+      this.#input(request, profilesFor(request.profile), nowMs),
+      this.#cluster,
+      this.#limits,
+      nowMs,
+    )
+    if (isEarly && (outcome.placed || !isHopeless(outcome.tried) || this.#isArriving(request))) return
+    const why = outcome.placed ? 'others were first' : explainNoPlacement(outcome.tried)
+    const step = outcome.placed ? 'try again' : stepAfterNoPlacement(outcome.tried)
+    const seconds = Math.round((nowMs - waitsSinceMs(request, this.#limits)) / 1000)
     const message = `No device took the request within ${seconds} s (${why}); ${step}.`
     this.#book.fail(request, 'unavailable', message)
   }
+
+  /** Whether a device is about to have the model. */
+  #isArriving(request: Request): boolean {
+    const profiles = profilesFor(request.profile)
+    for (const { load } of this.#cluster.view.devices()) {
+      // Of one that was asked for by name the digest is not known at first.
+      const isIt = load?.arriving.some(
+        ({ digest, profile }) =>
+          profiles.includes(profile) && (digest === '' || digest === request.modelDigest),
+      )
+      if (isIt) return true
+    }
+    return false
+  }
+}
+
+function waitsSinceMs({ placeByMs }: Request, { placementDeadlineMs }: RequestLimits): number {
+  return placeByMs - placementDeadlineMs
 }
 
 function silenceMaxMs(epoch: Epoch): number {

@@ -7,9 +7,9 @@
  */
 import type { AttentionPlan } from './attention-plan.js'
 import type { AttentionWish } from './attention-wish.js'
-import type { Commitment } from './cluster-view.js'
 import type { Decision } from './decision.js'
 import type { DeviceRef, ProfileName } from './facts.js'
+import type { Commitment, LoadedModel } from './loaded-model.js'
 
 /** What an epoch takes of the view, by what ends it. */
 export type Share =
@@ -30,7 +30,7 @@ export interface Epoch {
   /** They are decoded again: the calls begin with the first token, and all come from the decoding device. */
   readonly isReplay: boolean
   readonly placedAtMs: number
-  readonly shares: Map<Share, { readonly device: DeviceRef; readonly commitment: Commitment }>
+  readonly shares: Map<Share, { readonly model: LoadedModel; readonly commitment: Commitment }>
   /** The first token comes from another device and is not here yet. */
   awaitsPrefill: boolean
   /** Index of the next token from the decoding device. */

@@ -4,9 +4,9 @@
  * back at most once.
  */
 import type { ClusterView } from './cluster-view.js'
-import { type DeviceRef, modelOn } from './facts.js'
-import { kvBytes } from './kv-blocks.js'
-import type { Epoch, Request, Share } from './request.js'
+import type { DeviceRef, ModelFacts } from './facts.js'
+import { poolBytes } from './kv-blocks.js'
+import type { Epoch, Share } from './request.js'
 
 export interface ShareWish {
   readonly slots?: number
@@ -22,23 +22,30 @@ export class ShareBook {
     this.#view = view
   }
 
-  take(request: Request, epoch: Epoch, share: Share, device: DeviceRef, wish: ShareWish): void {
-    const facts = this.#view.device(device.deviceId)?.facts
-    const model = facts && modelOn(facts, request.modelDigest, request.profile)
+  /** Of the model on the device; of one that is gone there is nothing to take. */
+  take(
+    named: Pick<ModelFacts, 'digest' | 'profile'>,
+    epoch: Epoch,
+    share: Share,
+    device: DeviceRef,
+    wish: ShareWish,
+  ): void {
+    const model = this.#view.model(device, named)
+    if (!model) return
     const commitment = {
       slots: wish.slots ?? 0,
-      kvBytes: model ? kvBytes(model, wish.kvTokens ?? 0) : 0,
+      kvBytes: poolBytes(model.facts, wish.kvTokens ?? 0),
       prefillTokens: wish.prefillTokens ?? 0,
     }
-    this.#view.commit(device, commitment)
-    epoch.shares.set(share, { device, commitment })
+    model.take(commitment)
+    epoch.shares.set(share, { model, commitment })
   }
 
   giveBack(epoch: Epoch, share: Share): void {
     const taken = epoch.shares.get(share)
     if (!taken) return
     epoch.shares.delete(share)
-    this.#view.uncommit(taken.device, taken.commitment)
+    taken.model.giveBack(taken.commitment)
   }
 
   giveBackAll(epoch: Epoch): void {

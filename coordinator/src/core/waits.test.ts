@@ -4,7 +4,7 @@
  */
 import { expect, test } from 'vitest'
 import { CoordinatorCore, TICK_MS } from './coordinator-core.js'
-import type { DeviceFacts } from './facts.js'
+import type { DeviceFacts, LoadFacts } from './facts.js'
 import type { CoordinatorAction, CoordinatorEvent, Fault } from './protocol.js'
 import { TEST_MODEL_DIGEST, testDevice, testLoad } from './testing/devices.js'
 
@@ -16,6 +16,8 @@ class Hand {
   onReserve: (action: Extract<CoordinatorAction, { type: 'reserve' }>) => CoordinatorEvent | undefined = () =>
     undefined
   healthy = (_deviceId: string): boolean => true
+  /** Models that are on their way to every device. */
+  arriving: LoadFacts['arriving'] = []
   readonly #devices: readonly DeviceFacts[]
   readonly #core = new CoordinatorCore({
     ...{ protocolVersion: 1, protocolVersionMin: 1, queuedMax: 16 },
@@ -57,7 +59,10 @@ class Hand {
     for (const endMs = this.nowMs + ms; this.nowMs < endMs; ) {
       this.nowMs += TICK_MS
       if (this.nowMs % 500 === 0) {
-        for (const device of this.#devices) this.tell({ type: 'load', load: testLoad(device, this.nowMs) })
+        for (const device of this.#devices) {
+          const load = { ...testLoad(device, this.nowMs), arriving: this.arriving }
+          this.tell({ type: 'load', load })
+        }
       }
       this.tell({ type: 'tick' })
     }
@@ -134,10 +139,24 @@ test('a request that every device is too small for is told to be smaller, not to
   ])
   hand.pass(500)
   hand.submit('huge', 1_000)
-  hand.pass(PLACEMENT_DEADLINE_MS + TICK_MS)
+  hand.pass(1_000)
   expect(hand.of('fail')).toMatchObject([
     {
+      code: 'unavailable',
       message: expect.stringMatching(/too small for it even when empty.*; shorten the prompt .* more memory/),
     },
   ])
+})
+
+test('a device that is about to have the model is waited for, however small the others are', () => {
+  const small = testDevice({ deviceId: 'fpga-0', kvTokens: 512 })
+  const hand = new Hand([small])
+  hand.arriving = [{ digest: TEST_MODEL_DIGEST, profile: 'exact' }]
+  hand.pass(500)
+  hand.submit('huge', 1_000)
+  hand.pass(2_000)
+  expect(hand.of('fail')).toEqual([])
+  hand.arriving = []
+  hand.pass(500)
+  expect(hand.of('fail')).toHaveLength(1)
 })

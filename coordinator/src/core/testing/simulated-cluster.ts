@@ -497,8 +497,8 @@ export class SimulatedCluster {
       const kept = [...device.leases, ...device.attends]
       if (kept.length > 0) throw new Error(`${device.facts.deviceId} keeps ${kept}.`)
       const { deviceId } = device.facts
-      const own = Object.values(this.#core.view.device(deviceId)?.own ?? {})
-      if (own.some((amount) => amount !== 0)) throw new Error(`${deviceId} seems in use.`)
+      const models = this.#core.view.device(deviceId)?.models ?? []
+      if (models.some((model) => !model.isIdle)) throw new Error(`${deviceId} seems in use.`)
     }
     if (this.#core.activeCount !== 0 || this.#core.queuedCount !== 0) throw new Error('Requests are left.')
   }

@@ -6,25 +6,38 @@
  * events time passes in ticks; devices that were advertised report every 500 ms until
  * they are `silent`, and answer health checks and say which blocks they hold while they
  * are not `dead`. `story:2-5` names the blocks 2 to 5 of prompts with `text=story`.
- * `attention=page-bounds:64 place=partial` is what a client may ask for.
+ * `attention=page-bounds:64 place=partial` is what a client may ask for. `models=small/exact,large/paper`
+ * are a device's models, each with tokens of KV of its own where there are several; `loads` and `unloads`
+ * change them while it lives.
  */
 import type { AttentionWish } from '../attention-wish.js'
 import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
 import { type Decision, explain, filterCounts } from '../decision.js'
-import type { CapabilityName, DeviceFacts } from '../facts.js'
+import type { CapabilityName, DeviceFacts, ProfileName } from '../facts.js'
 import type { KvSnapshot } from '../kv-follower.js'
 import type { CallName, CoordinatorAction, CoordinatorEvent, Fault } from '../protocol.js'
-import { TEST_MODEL_DIGEST, TEST_VARIANT, testDevice, testLoad } from './devices.js'
+import {
+  TEST_MODEL_DIGEST,
+  TEST_VARIANT,
+  type TestDevice,
+  type TestModel,
+  type TestUse,
+  testDevice,
+  testLoad,
+} from './devices.js'
 
 const REPORT_MS = 500
 
 interface PlayedDevice {
-  readonly facts: DeviceFacts
+  readonly told: TestDevice
+  facts: DeviceFacts
   reports: number
   nextReportMs: number
   isSilent: boolean
   isDead: boolean
-  use: { slots?: number; kvTokens?: number; draining?: boolean }
+  use: TestUse & { readonly draining?: boolean }
+  /** By `digest/profile`. */
+  readonly modelUse: Map<string, TestUse>
   readonly blocks: Set<string>
   kvEvents: number
 }
@@ -70,7 +83,7 @@ class Player {
     const ofEpoch = { requestId, epoch: Number(epochText) }
     switch (verb) {
       case 'device': {
-        const facts = testDevice({
+        const told: TestDevice = {
           deviceId: first,
           life: number('life', 1),
           capabilities: setting('can', 'prefill,decode').split(',') as CapabilityName[],
@@ -85,14 +98,18 @@ class Player {
           latencyMs: number('latency', 0.05),
           contextTokensMax: number('context', 2_048),
           ...(setting('kernels', 'all') === 'none' ? { kernels: [] } : {}),
-        })
-        const device = {
+          models: modelsNamed(setting('models', 'small/exact'), setting),
+        }
+        const facts = testDevice(told)
+        const device: PlayedDevice = {
+          told,
           facts,
           reports: 0,
           nextReportMs: this.#nowMs,
           isSilent: setting('reports', 'yes') === 'no',
           isDead: setting('lives', 'yes') === 'no',
           use: {},
+          modelUse: new Map(),
           blocks: new Set<string>(),
           kvEvents: 0,
         }
@@ -103,12 +120,24 @@ class Player {
       }
       case 'load': {
         const device = this.#device(first)
-        device.use = {
+        const use = {
           slots: number('slots', 0),
           kvTokens: number('tokens', 0),
-          draining: setting('draining', 'no') === 'yes',
+          prefillTokens: number('waiting', 0),
         }
+        if (second === '') device.use = { ...use, draining: setting('draining', 'no') === 'yes' }
+        else device.modelUse.set(keyOf(modelNamed(second)), use)
         this.#report(device)
+        return
+      }
+      case 'loads':
+      case 'unloads': {
+        const device = this.#device(first)
+        const names = verb === 'loads' ? modelsNamed(second, setting) : []
+        const left = verb === 'unloads' ? second.split(',').map((name) => keyOf(modelNamed(name))) : []
+        const kept = (device.told.models ?? []).filter((model) => !left.includes(keyOf(model)))
+        device.facts = testDevice({ ...device.told, models: [...kept, ...names] })
+        this.#step({ type: 'advertised', device: device.facts })
         return
       }
       case 'silent':
@@ -129,8 +158,8 @@ class Player {
         this.#step({
           type: 'submit',
           requestId: first,
-          modelDigest: setting('model', TEST_MODEL_DIGEST),
-          profile: 'exact',
+          modelDigest: digestNamed(setting('model', 'small')),
+          profile: setting('profile', 'exact') as ProfileName,
           promptTokens: number('prompt', 100),
           maxTokens: number('max', 8),
           blockHashes: blocksOf(setting('text', ''), 0, Math.floor(number('prompt', 100) / 16) - 1),
@@ -227,7 +256,8 @@ class Player {
   #report(device: PlayedDevice): void {
     device.nextReportMs = this.#nowMs + REPORT_MS
     device.reports += 1
-    this.#step({ type: 'load', load: testLoad(device.facts, device.reports, device.use) })
+    const useOf = (model: TestModel): TestUse => device.modelUse.get(keyOf(model)) ?? {}
+    this.#step({ type: 'load', load: testLoad(device.facts, device.reports, device.use, useOf) })
   }
 
   #step(event: CoordinatorEvent): void {
@@ -252,6 +282,31 @@ type Setting = (key: string, fallback: string) => string
 
 function snapshotOf({ kvEvents, blocks }: PlayedDevice): KvSnapshot {
   return { sequence: kvEvents, groups: [{ variant: TEST_VARIANT, hashes: [...blocks] }] }
+}
+
+/** `small/exact,large/paper`: every one with `tokens` of its own where there are several. */
+function modelsNamed(words: string, setting: Setting): TestModel[] {
+  const names = words.split(',')
+  const window = setting('window', '')
+  return names.map((name) => ({
+    ...modelNamed(name),
+    ...(names.length > 1 ? { kvTokens: Number(setting('tokens', '65536')) } : {}),
+    ...(window === '' ? {} : { slidingWindowTokens: Number(window) }),
+    ...(name.endsWith('/paper') ? { numerics: setting('numerics', 'f32+kv8') } : {}),
+  }))
+}
+
+function modelNamed(words: string): TestModel {
+  const [name = '', profile = 'exact'] = words.split('/')
+  return { digest: digestNamed(name), profile: profile as ProfileName }
+}
+
+function digestNamed(name: string): string {
+  return name === 'small' ? TEST_MODEL_DIGEST : name
+}
+
+function keyOf({ digest, profile }: TestModel): string {
+  return `${digest}/${profile}`
 }
 
 /** `story:2-5` */
@@ -284,10 +339,12 @@ function write(action: CoordinatorAction): string {
     case 'forget-device':
       return `forget ${action.device.incarnation}`
     case 'reserve': {
-      const { prefill, decode, attention } = action.decision
+      const { prefill, decode, attention, profile } = action.decision
       const { attend, attendPages, place } = attention
       const pages = attend ? ` and on ${attend.deviceId} for ${attendPages} pages (${place})` : ''
-      return `reserve ${action.requestId}.${action.epoch} on ${decode.deviceId} for ${action.tokens} tokens${pages}, to be prefilled on ${prefill.deviceId}`
+      const where = `on ${decode.deviceId} for ${action.tokens} tokens${pages}, to be prefilled on ${prefill.deviceId}`
+      const numbers = profile === 'exact' ? '' : `, in profile ${profile}`
+      return `reserve ${action.requestId}.${action.epoch} ${where}${numbers}`
     }
     case 'run': {
       const where = action.prefill
@@ -315,6 +372,7 @@ function write(action: CoordinatorAction): string {
 
 function describe(decision: Decision): string[] {
   const lines = [explain(decision)]
+  if (decision.numerics !== 'f32') lines.push(`decoded in ${decision.numerics}`)
   for (const { prefill, decode, ttftMs, tpotMs } of decision.weighed) {
     const times = `first token ${ttftMs.toFixed(2)} ms, then ${tpotMs.toFixed(2)} ms a token`
     lines.push(`${prefill.deviceId} + ${decode.deviceId}: ${times}`)
