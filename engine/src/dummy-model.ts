@@ -5,80 +5,12 @@
  *    row can be made alone.
  * Y2 A weight matrix costs about as much to make as to copy: its rows are windows into one table of
  *    random numbers, no two of a tensor at the same place.
- * Embeddings are not tied to the head: with random weights a tied head would repeat one token.
+ * Y3 Greedy text does not run in circles. A head that is the table of embeddings would choose the same token
+ *    again, since what it is given still holds that token's row: there the last norm turns signs at random, which
+ *    makes it another head.
  */
-import { NotFoundError } from '@kvasir/runtime/errors'
-import type { ModelConfig } from './model-config.js'
+import { dummyConfig } from './dummy-shapes.js'
 import type { WeightSource } from './weight-source.js'
-
-export const DUMMY_PREFIX = 'dummy:'
-
-interface DummyShape {
-  readonly hiddenSize: number
-  readonly layers: number
-  readonly heads: number
-  readonly kvHeads: number
-  readonly headDim: number
-  readonly intermediateSize: number
-  readonly vocabularySize: number
-  readonly contextTokensMax: number
-}
-
-const SHAPES: Readonly<Record<string, DummyShape>> = {
-  /** 487 million parameters. */
-  'llama-0.5b': {
-    hiddenSize: 1024,
-    layers: 24,
-    heads: 16,
-    kvHeads: 4,
-    headDim: 64,
-    intermediateSize: 4864,
-    vocabularySize: 32_000,
-    contextTokensMax: 4096,
-  },
-  /** One layer of it with a long context, to measure attention alone. */
-  'llama-0.5b-layer': {
-    hiddenSize: 1024,
-    layers: 1,
-    heads: 16,
-    kvHeads: 4,
-    headDim: 64,
-    intermediateSize: 256,
-    vocabularySize: 515,
-    contextTokensMax: 65_536,
-  },
-  /** For tests: sizes that are no multiples of a vector register where the layout allows it. */
-  'llama-tiny': {
-    hiddenSize: 72,
-    layers: 3,
-    heads: 6,
-    kvHeads: 2,
-    headDim: 32,
-    intermediateSize: 180,
-    vocabularySize: 515,
-    contextTokensMax: 2048,
-  },
-}
-
-/** `name` is without the prefix, such as `llama-0.5b`. */
-export function dummyConfig(name: string): ModelConfig {
-  const shape = SHAPES[name]
-  if (shape === undefined) {
-    const known = Object.keys(SHAPES).map((key) => DUMMY_PREFIX + key)
-    throw new NotFoundError(`There is no model ${DUMMY_PREFIX}${name}; use one of ${known.join(', ')}.`)
-  }
-  return {
-    ...shape,
-    normEpsilon: 1e-5,
-    ropeTheta: 10_000,
-    ropeScaling: undefined,
-    tiedEmbeddings: false,
-    qkvBias: false,
-    qkNorm: false,
-    slidingWindow: undefined,
-    stopTokens: [],
-  }
-}
 
 /** Random numbers in the table: more than any tensor has rows. */
 const TABLE_LENGTH = 1 << 20
@@ -88,8 +20,12 @@ const HEAD_GAIN = 3
 const QUERY_KEY_GAIN = 2
 /** Spread of values: what attention picks counts beside the token itself. */
 const VALUE_GAIN = 2
+/** Small: what is added alike to all tokens hides what tells them apart. */
+const BIAS_SPREAD = 0.05
 
+/** `name`: as for `dummyConfig`. */
 export function dummyWeights(name: string): WeightSource {
+  const { tiedEmbeddings } = dummyConfig(name)
   const base = randomTable(hashText(name))
   // One scaled copy of the table for each spread; a model has three or four.
   const scaled = new Map<number, Float32Array>()
@@ -103,7 +39,7 @@ export function dummyWeights(name: string): WeightSource {
   }
   /** Fills rows of one tensor; windows of different rows begin at different places. */
   const rowFiller = (tensor: string, columns: number) => {
-    const table = tableFor(gainOf(tensor) / spreadDivisor(tensor, columns))
+    const table = tableFor(spreadOf(tensor, columns))
     const starts = TABLE_LENGTH - columns
     const first = hashText(tensor) % starts
     const step = coprimeStep(starts)
@@ -112,11 +48,19 @@ export function dummyWeights(name: string): WeightSource {
       target.set(table.subarray(start, start + columns))
     }
   }
+  const fillVector = (tensor: string, size: number, target: Float32Array): void => {
+    if (tensor.endsWith('.bias')) return void rowFiller(tensor, size)(0, target)
+    // Norm weights are one, as in a model before training.
+    if (tensor !== 'model.norm.weight' || !tiedEmbeddings) return void target.fill(1)
+    rowFiller(tensor, size)(0, target)
+    const length = HEAD_GAIN / Math.sqrt(size)
+    for (const [i, value] of target.entries()) target[i] = value < 0 ? -length : length
+  }
   return {
     read(tensor, shape, target) {
       const [rows, columns] = shape
-      // Norm weights are one, as in a model before training.
-      if (rows === undefined || columns === undefined) return void target.fill(1)
+      if (rows === undefined) throw new RangeError(`the tensor ${tensor} has no shape`)
+      if (columns === undefined) return fillVector(tensor, rows, target)
       const fill = rowFiller(tensor, columns)
       for (let row = 0; row < rows; row++) fill(row, target.subarray(row * columns, (row + 1) * columns))
     },
@@ -131,17 +75,19 @@ export function dummyWeights(name: string): WeightSource {
   }
 }
 
-/** Products keep the spread of what goes in; embeddings have one of 1 to begin with. */
-function spreadDivisor(tensor: string, columns: number): number {
-  return tensor.startsWith('model.embed_tokens') ? 1 : Math.sqrt(columns)
-}
-
 /** A step through `count` places that meets them all before it comes back to one, and spreads them. */
 function coprimeStep(count: number): number {
   const divisor = (a: number, b: number): number => (b === 0 ? a : divisor(b, a % b))
   let step = Math.floor(count * 0.618)
   while (divisor(step, count) !== 1) step++
   return step
+}
+
+/** The standard deviation of a tensor's numbers. Products keep the spread of what goes in, but for a gain. */
+function spreadOf(tensor: string, columns: number): number {
+  if (tensor.endsWith('.bias')) return BIAS_SPREAD
+  if (tensor.startsWith('model.embed_tokens')) return 1
+  return gainOf(tensor) / Math.sqrt(columns)
 }
 
 function gainOf(tensor: string): number {

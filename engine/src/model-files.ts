@@ -10,8 +10,10 @@ import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { InvalidInputError, messageOf, NotFoundError } from '@kvasir/runtime/errors'
 import { projectRoot } from '@kvasir/runtime/state-folder'
-import { DUMMY_PREFIX, dummyConfig, dummyWeights } from './dummy-model.js'
+import { dummyWeights } from './dummy-model.js'
+import { DUMMY_PREFIX, dummyConfig } from './dummy-shapes.js'
 import { fileDigest } from './file-digest.js'
+import { GGUF_ENDING, resolveGguf } from './gguf/gguf-model.js'
 import { type ModelConfig, parseModelConfig, tokenIdList } from './model-config.js'
 import { openSafetensors, WEIGHT_INDEX, weightFiles } from './safetensors.js'
 import type { WeightSource } from './weight-source.js'
@@ -53,7 +55,6 @@ export interface TokenizerFiles {
   readonly chatTemplate: string | undefined
 }
 
-const GGUF_ENDING = '.gguf'
 /** Of a folder; config.json and generation_config.json tell limits and ends of text. */
 const TEXT_FILES = [
   'config.json',
@@ -66,7 +67,8 @@ const TEXT_FILES = [
 /** Throws NotFoundError, InvalidInputError or UnsupportedError, each one sentence for the user. */
 export async function resolveModel(spec: string): Promise<ResolvedModel> {
   if (spec.startsWith(DUMMY_PREFIX)) return resolveDummy(spec)
-  return resolveFolder(await findModel(spec))
+  const path = await findModel(spec)
+  return path.endsWith(GGUF_ENDING) ? resolveGguf(path) : resolveFolder(path)
 }
 
 function resolveDummy(spec: string): ResolvedModel {
