@@ -1,17 +1,19 @@
 /** What a device says of itself, as messages: the advertisement and the load report. */
-import { BLOCK_TOKENS, type DriverDescription, type LoadedModelFacts } from '@kvasir/engine/device-driver'
+import { BLOCK_TOKENS, type DriverDescription } from '@kvasir/engine/device-driver'
+import { numericsName } from '@kvasir/engine/numerics'
 import {
   type Advertisement,
   type LoadReport,
+  type ModelArrival,
   Precision,
-  Profile,
 } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import type { DeviceDefinition } from './definition.js'
 import type { Device } from './device.js'
-import { variantOf } from './kv-shape.js'
+import { type OpenedTier, openedTier, type SizedTier } from './device-tiers.js'
 import { basicMachine } from './machine.js'
-import type { OpenedDevice, OpenedTier } from './open-device.js'
+import type { ModelMemory } from './model-memory.js'
+import type { ServedModel } from './served-model.js'
 import type { DeviceService } from './services.js'
 import type { AgentSettings } from './settings.js'
 
@@ -19,16 +21,25 @@ export interface AdvertisedDevice {
   readonly definition: DeviceDefinition
   readonly settings: AgentSettings
   readonly device: Device
-  readonly opened: OpenedDevice
+  /** Of one model, or of an agent that only offers memory. */
+  readonly tiers: readonly SizedTier[]
+  /** What this process achieves in reading its own memory. */
+  readonly copyBytesPerSecond: number
+  /** Undefined for an agent that runs no models. */
+  readonly memory: ModelMemory | undefined
   readonly services: readonly DeviceService[]
+  /** Of each model. */
   readonly decodeSlots: number
 }
 
+type TierMessage = Advertisement['tiers'][number]
+
 export function advertisementOf(
-  { definition, settings, device, opened, services, decodeSlots }: AdvertisedDevice,
+  advertised: AdvertisedDevice,
   endpoints: { readonly control: string; readonly kv: string },
 ): Advertisement {
-  const { loaded, rates, tiers } = opened
+  const { definition, settings, device, memory, services, decodeSlots } = advertised
+  const models = device.models.all.filter(({ isRetiring }) => !isRetiring)
   const corpus = corpusBytesOf(services)
   return {
     deviceId: device.deviceId,
@@ -38,11 +49,11 @@ export function advertisementOf(
     kind: definition.kind,
     deviceModel: definition.deviceModel,
     machine: definition.machine ?? basicMachine(),
-    capabilities: [...definition.capabilities],
-    tiers: tiers.map(tierMessage),
-    compute: loaded === undefined ? [] : [{ precision: Precision.F32, peakOpsPerSecond: rates.opsPerSecond }],
-    kernels: loaded?.device.describe().kernels.map(kernelMessage) ?? [],
-    models: loaded === undefined ? [] : [modelMessage(loaded.model)],
+    capabilities: [...device.capabilities],
+    tiers: deviceTiers(advertised, models),
+    compute: fastestCompute(models),
+    kernels: device.driver?.describe().kernels.map(kernelMessage) ?? [],
+    models: models.map(modelMessage),
     decodeSlots,
     link: { class: definition.linkClass, bytesPerSecond: settings.linkBytesPerSecond, latencyUs: 0 },
     idleWatts: 0,
@@ -53,42 +64,88 @@ export function advertisementOf(
     softwareVersion: SOFTWARE_VERSION,
     processId: process.pid,
     ...(corpus === undefined ? {} : { corpusBytes: corpus.capacity }),
+    ...(memory === undefined ? {} : { modelBytes: BigInt(memory.limitBytes) }),
   }
 }
 
+export interface ReportedState {
+  readonly sequence: bigint
+  readonly draining: boolean
+  readonly arrivals: ModelArrival[]
+}
+
 export function loadReportOf(
-  { device, services }: Pick<AdvertisedDevice, 'device' | 'services'>,
-  sequence: bigint,
+  { device, services, memory }: Pick<AdvertisedDevice, 'device' | 'services' | 'memory'>,
+  { sequence, draining, arrivals }: ReportedState,
 ): LoadReport {
-  const { deviceId, incarnation, runner, holder } = device
-  const load = runner.load()
+  const { deviceId, incarnation, holder } = device
+  const models = device.models.all.map(modelLoad)
   const corpus = corpusBytesOf(services)
   return {
     deviceId,
     incarnation,
     sequence,
-    decodeSlotsUsed: load.decodeSlotsUsed,
-    prefillTokensWaiting: BigInt(load.prefillTokensWaiting),
+    decodeSlotsUsed: models.reduce((sum, { decodeSlotsUsed }) => sum + decodeSlotsUsed, 0),
+    prefillTokensWaiting: models.reduce((sum, { prefillTokensWaiting }) => sum + prefillTokensWaiting, 0n),
     tiers: holder.fill(),
-    leases: load.leases,
-    draining: load.draining,
-    models: [],
-    arrivals: [],
-    lastStepUs: BigInt(Math.round(runner.lastStepUs)),
+    leases: models.reduce((sum, { leases }) => sum + leases, 0),
+    draining,
+    models,
+    arrivals,
+    lastStepUs: BigInt(Math.round(Math.max(0, ...device.models.all.map(({ runner }) => runner.lastStepUs)))),
     kvSequence: device.index.lastSequence,
     ...(corpus === undefined ? {} : { corpusBytesUsed: corpus.used }),
+    ...(memory === undefined ? {} : { modelBytesUsed: BigInt(memory.usedBytes) }),
   }
+}
+
+function modelLoad(served: ServedModel): LoadReport['models'][number] {
+  const { decodeSlotsUsed, prefillTokensWaiting, leases } = served.load()
+  return {
+    digest: served.model.digest,
+    profile: served.profile,
+    decodeSlotsUsed,
+    prefillTokensWaiting: BigInt(prefillTokensWaiting),
+    tiers: served.cache.fill(),
+    leases,
+  }
+}
+
+/** Those of all models together. */
+function deviceTiers(
+  { definition, tiers, copyBytesPerSecond }: AdvertisedDevice,
+  models: readonly ServedModel[],
+): TierMessage[] {
+  const rates = { bytesPerSecond: copyBytesPerSecond }
+  if (definition.driver === undefined) return tiers.map((tier) => tierMessage(openedTier(tier, 0, rates)))
+  const empty = tiers.map(({ definition: own }) => openedTier({ definition: own, bytes: 0 }, 0, rates))
+  return empty.map((tier) => {
+    const own = models.flatMap((model) =>
+      model.tiers.filter(({ definition: { name } }) => name === tier.definition.name),
+    )
+    if (own.length === 0) return tierMessage(tier)
+    return tierMessage({
+      ...tier,
+      capacityBytes: own.reduce((sum, { capacityBytes }) => sum + capacityBytes, 0),
+      bytesPerSecond: Math.max(...own.map(({ bytesPerSecond }) => bytesPerSecond)),
+    })
+  })
+}
+
+function fastestCompute(models: readonly ServedModel[]): Advertisement['compute'] {
+  const rates = models.map(({ rates: { opsPerSecond } }) => opsPerSecond)
+  return rates.length === 0 ? [] : [computeMessage(Math.max(...rates))]
+}
+
+function computeMessage(peakOpsPerSecond: number): Advertisement['compute'][number] {
+  return { precision: Precision.F32, peakOpsPerSecond }
 }
 
 function corpusBytesOf(services: readonly DeviceService[]) {
   return services.map((service) => service.corpusBytes?.()).find((bytes) => bytes !== undefined)
 }
 
-function tierMessage({
-  definition,
-  capacityBytes,
-  bytesPerSecond,
-}: OpenedTier): Advertisement['tiers'][number] {
+function tierMessage({ definition, capacityBytes, bytesPerSecond }: OpenedTier): TierMessage {
   const { name, kind, bandwidthShare } = definition
   return {
     name,
@@ -108,18 +165,24 @@ function kernelMessage({
   return { name, version, limits: Object.fromEntries(wide) }
 }
 
-function modelMessage(model: LoadedModelFacts): Advertisement['models'][number] {
+function modelMessage(served: ServedModel): Advertisement['models'][number] {
+  const { model, profile, variant, tiers, rates, residentBytes } = served
+  const { slidingWindowTokens } = model
   return {
     name: model.name,
     digest: model.digest,
-    profile: Profile.EXACT,
-    variant: variantOf(model, Profile.EXACT),
+    profile,
+    variant,
     contextTokensMax: model.contextTokensMax,
     kvBytesPerToken: BigInt((model.layers * model.blockLayerBytes) / BLOCK_TOKENS),
     layers: { first: 0, count: model.layers },
     parameters: BigInt(model.parameters),
     weightBytes: BigInt(model.weightBytes),
-    tiers: [],
-    compute: [],
+    numerics: numericsName(model.numerics),
+    poolBytesPerToken: BigInt(Math.ceil(model.poolBlockBytes / BLOCK_TOKENS)),
+    tiers: tiers.map(tierMessage),
+    compute: [computeMessage(rates.opsPerSecond)],
+    residentBytes: BigInt(Math.round(residentBytes)),
+    ...(slidingWindowTokens === undefined ? {} : { slidingWindowTokens }),
   }
 }

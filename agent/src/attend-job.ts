@@ -25,11 +25,11 @@ import { type AnswerFigures, AttendAnswers } from './attend-answers.js'
 import { type CheckedOpen, readAttendOpen } from './attend-open.js'
 import { bringPages } from './attend-pages.js'
 import type { EndReason, TierTraffic } from './core/events.js'
-import { type Device, type LoadedDevice, loadedDevice } from './device.js'
+import { ableDriver, type Device, modelOfLease } from './device.js'
 import { RefusedByCore } from './device-runner.js'
 import { hashText } from './kv-index.js'
-import { endError, refusalError } from './refusals.js'
 import type { SequenceOwner, SequenceStart } from './sequence-owner.js'
+import type { ServedModel } from './served-model.js'
 
 /** Queries that wait for an answer. A decoding device asks one layer at a time. */
 const QUERIES_MAX = 16
@@ -49,11 +49,11 @@ export async function runAttend(
   send: Send<AttendResponse>,
   opened: (open: CheckedOpen) => void,
 ): Promise<void> {
-  const loaded = loadedDevice(device, Capability.ATTEND)
+  ableDriver(device, Capability.ATTEND)
   const messages = incoming[Symbol.asyncIterator]()
-  const open = await readAttendOpen(messages, loaded.model)
+  const { open, served } = await readAttendOpen(messages, (lease) => modelOfLease(device, lease))
   opened(open)
-  const job = new AttendJob(device, loaded, open)
+  const job = new AttendJob(device, served, open)
   await job.run(messages, call.signal, send)
 }
 
@@ -70,10 +70,11 @@ class AttendJob implements SequenceOwner {
 
   constructor(
     private readonly device: Device,
-    private readonly loaded: LoadedDevice,
+    private readonly served: ServedModel,
     private readonly open: CheckedOpen,
   ) {
-    const { runner, deviceId } = device
+    const { deviceId } = device
+    const { runner } = served
     this.id = runner.newSequenceId()
     this.mode = open.mode === AttendMode.PARTIAL ? 'partial' : 'indices'
     this.span = startSpan(SPAN.attendRun, {
@@ -83,7 +84,7 @@ class AttendJob implements SequenceOwner {
       [ATTRIBUTE.transferId]: open.transferId,
     })
     this.answers = new AttendAnswers({
-      ...loaded,
+      ...served,
       mode: this.mode,
       pages: open.pages,
       blocks: () => runner.blocks(open.lease.counter),
@@ -95,7 +96,7 @@ class AttendJob implements SequenceOwner {
     gone: AbortSignal,
     send: Send<AttendResponse>,
   ): Promise<void> {
-    const { runner } = this.device
+    const { runner } = this.served
     const onGone = () => runner.cancel(this.id)
     try {
       const cachedTokens = this.attach()
@@ -124,7 +125,7 @@ class AttendJob implements SequenceOwner {
 
   ended(reason: EndReason, error: KvasirError | undefined, reads: readonly TierTraffic[]): void {
     this.reads = reads
-    const failure = error ?? endError(reason, this.device.deviceId)
+    const failure = error ?? this.served.ending(reason)
     this.over.abort(failure)
     this.queries.fail(failure)
   }
@@ -133,7 +134,7 @@ class AttendJob implements SequenceOwner {
   private attach(): number {
     const { lease, requestId, epoch, pages, prefix } = this.open
     const hashes = prefix?.hashes.map(hashText) ?? []
-    const answer = this.device.runner.begin(
+    const answer = this.served.runner.begin(
       { id: this.id, tokens: [], owner: this, ...NO_TOKENS },
       {
         type: 'attend',
@@ -152,11 +153,11 @@ class AttendJob implements SequenceOwner {
   }
 
   private async bring(cachedTokens: number): Promise<AttendReady> {
-    const { device, loaded, open, mode, id } = this
+    const { device, served, open, mode, id } = this
     const { signal } = this.over
-    const ready = await bringPages({ device, loaded, open, mode, cachedTokens, signal })
+    const ready = await bringPages({ device, served, open, mode, cachedTokens, signal })
     signal.throwIfAborted()
-    device.runner.apply({ type: 'held', sequence: id, tokens: ready.tokens })
+    served.runner.apply({ type: 'held', sequence: id, tokens: ready.tokens })
     this.prepareUs = ready.prepareUs
     const { bytes, cachedPages, prepareUs } = ready
     return { bytes: BigInt(bytes), cachedPages, prepareUs: BigInt(prepareUs) }
@@ -194,13 +195,12 @@ class AttendJob implements SequenceOwner {
       this.queries.end()
     } catch (thrown) {
       // At once, whatever is still being answered.
-      this.device.runner.fail(this.id, KvasirError.from(thrown))
+      this.served.runner.fail(this.id, KvasirError.from(thrown))
     }
   }
 
   private errorOf(thrown: unknown): KvasirError {
-    const { deviceId } = this.device
-    if (thrown instanceof RefusedByCore) return refusalError(thrown.reason, deviceId)
+    if (thrown instanceof RefusedByCore) return this.served.refusal(thrown.reason)
     // What ended the sequence tells more than what came of its end.
     return KvasirError.from(this.over.signal.aborted ? this.over.signal.reason : thrown)
   }

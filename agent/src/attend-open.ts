@@ -2,13 +2,13 @@
  * The first message of an Attend stream: read within a deadline, checked before any work is done.
  */
 
-import type { LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { HASH_BYTES } from '@kvasir/engine/text/block-hash'
 import type { Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { AttendMode, type AttendOpen, type AttendRequest } from '@kvasir/proto/kvasir/memory/v1/memory'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { InvalidInputError, NotFoundError } from '@kvasir/runtime/errors'
+import type { ServedModel } from './served-model.js'
 import { checkLease } from './validation.js'
 
 /** The caller says at once what it wants. */
@@ -20,26 +20,28 @@ export interface CheckedOpen extends AttendOpen {
   readonly mode: AttendMode.PARTIAL | AttendMode.INDICES
 }
 
+/** `modelOf`: the model that issued a lease; throws where none did. */
 export async function readAttendOpen(
   messages: AsyncIterator<AttendRequest>,
-  model: LoadedModelFacts,
-): Promise<CheckedOpen> {
+  modelOf: (lease: Lease) => ServedModel,
+): Promise<{ readonly open: CheckedOpen; readonly served: ServedModel }> {
   const first = await withDeadline(messages.next(), OPEN_MS, 'waiting for AttendOpen')
   const message = first.done === true ? undefined : first.value.message
   if (message?.$case !== 'open') {
     throw new InvalidInputError('The first message of an Attend must be AttendOpen.', { param: 'open' })
   }
-  return checkAttendOpen(message.value, model)
+  const served = modelOf(checkLease(message.value.lease, 'AttendOpen'))
+  return { open: checkAttendOpen(message.value, served), served }
 }
 
 /** Throws InvalidInputError for a field that is missing or wrong, NotFoundError for another model. */
-function checkAttendOpen(open: AttendOpen, model: LoadedModelFacts): CheckedOpen {
+function checkAttendOpen(open: AttendOpen, { model }: ServedModel): CheckedOpen {
   for (const field of REQUIRED)
     if (open[field] === '') throw invalid(`${snake(field)} is missing; set it.`, field)
   if (open.epoch < 1) throw invalid('epoch must count from 1.', 'epoch')
   if (open.modelDigest !== model.digest) {
     throw new NotFoundError(
-      `This device has no model with digest ${open.modelDigest.slice(0, 16)}; choose one that its advertisement names.`,
+      `The lease is for the model ${model.name}, not for one with digest ${open.modelDigest.slice(0, 16)}; reserve memory for that one.`,
       { param: 'model_digest' },
     )
   }

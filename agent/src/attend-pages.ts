@@ -5,13 +5,14 @@
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { PullContent, PullTiming } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { CheckedOpen } from './attend-open.js'
-import { type Device, type LoadedDevice, leaseOf } from './device.js'
+import { type Device, leaseOf } from './device.js'
 import { pullKv } from './incoming-transfer.js'
 import { runWriter, shapeOf } from './kv-shape.js'
+import type { ServedModel } from './served-model.js'
 
 export interface PageNeeds {
   readonly device: Device
-  readonly loaded: LoadedDevice
+  readonly served: ServedModel
   readonly open: CheckedOpen
   readonly mode: 'partial' | 'indices'
   /** Leading tokens whose KV is in the lease already. */
@@ -30,7 +31,7 @@ export interface HeldPages {
 
 /** Rejects where the source fails or the signal aborts; no write is under way then. */
 export async function bringPages(needs: PageNeeds): Promise<HeldPages> {
-  const { runner } = needs.device
+  const { runner } = needs.served
   const { lease, pages } = needs.open
   const cachedPages = needs.cachedTokens / BLOCK_TOKENS
   runner.apply({ type: 'pin', counter: lease.counter })
@@ -45,17 +46,17 @@ export async function bringPages(needs: PageNeeds): Promise<HeldPages> {
 }
 
 /** Pages that were cached as K and V may have no bounds yet. */
-async function prepareBounds({ device, loaded }: PageNeeds, blocks: readonly number[]): Promise<number> {
+async function prepareBounds({ device, served }: PageNeeds, blocks: readonly number[]): Promise<number> {
   if (blocks.length === 0) return 0
   const startMs = device.clock.nowMs()
   const ids = Uint32Array.from(blocks)
-  for (let layer = 0; layer < loaded.model.layers; layer += 1) await loaded.driver.readBounds(layer, ids)
+  for (let layer = 0; layer < served.model.layers; layer += 1) await served.driver.readBounds(layer, ids)
   return Math.round((device.clock.nowMs() - startMs) * 1_000)
 }
 
 /** The bytes that came. */
 async function pullPages(needs: PageNeeds, blocks: readonly number[], firstBlock: number): Promise<number> {
-  const { device, loaded, open, mode, signal } = needs
+  const { device, served, open, mode, signal } = needs
   const { limits, clock } = device
   const { bytes } = await pullKv({
     client: device.kvClient(open.sourceEndpoint),
@@ -67,10 +68,10 @@ async function pullPages(needs: PageNeeds, blocks: readonly number[], firstBlock
       firstBlock,
       content: mode === 'partial' ? PullContent.KV_AND_BOUNDS : PullContent.BOUNDS,
     },
-    shape: shapeOf(loaded),
+    shape: shapeOf(served),
     lease: leaseOf(device, open.lease.counter),
     windowBytes: limits.windowBytes,
-    write: runWriter(loaded.driver, blocks),
+    write: runWriter(served.driver, blocks),
     clock,
     silenceMs: limits.silenceMs,
     signal,

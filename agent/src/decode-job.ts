@@ -20,12 +20,11 @@ import { coreOffload, DecodeAttention } from './attend-decode.js'
 import { fetchForDecode, receiveForDecode } from './decode-kv.js'
 import { DecodeOutbox } from './decode-outbox.js'
 import { DecodeOwner } from './decode-owner.js'
-import { type Device, loadedDevice } from './device.js'
+import { ableDriver, type Device, requestedModel } from './device.js'
 import { RefusedByCore } from './device-runner.js'
 import { checkAttentionRequest } from './offload-request.js'
 import { fetchableTokens, hashesOf, localReuse } from './prefix-reuse.js'
-import { refusalError } from './refusals.js'
-import { checkDecode } from './validation.js'
+import { checkDecode, checkIdentity } from './validation.js'
 
 export async function runDecode(
   device: Device,
@@ -33,15 +32,17 @@ export async function runDecode(
   call: CallContext,
   send: Send<DecodeResponse>,
 ): Promise<void> {
-  const loaded = loadedDevice(device, Capability.DECODE)
-  const { identity, lease, sampling, source } = checkDecode(request, loaded.model)
+  ableDriver(device, Capability.DECODE)
+  const identity = checkIdentity(request.sequence, 'DecodeRequest')
+  const served = requestedModel(device, identity)
+  const { lease, sampling, source } = checkDecode(request, served.model)
   const attends = checkAttentionRequest(request, device.deviceId)
-  const { runner } = device
+  const { runner } = served
   const { tokens, firstIndex } = request
   const { requestId, epoch, tenantSalt } = identity
   const { counter } = lease
   const id = runner.newSequenceId()
-  const hashes = hashesOf(loaded, tenantSalt, tokens, request.reuse)
+  const hashes = hashesOf(served, tenantSalt, tokens, request.reuse)
   const fetchTokens = source === undefined ? fetchableTokens(device, request.prefix, hashes) : 0
   const attributes = {
     [ATTRIBUTE.requestId]: requestId,
@@ -49,9 +50,9 @@ export async function runDecode(
     [ATTRIBUTE.deviceId]: device.deviceId,
   }
   const outbox = new DecodeOutbox(device.limits.outboxTokensMax)
-  const attention = new DecodeAttention(runner, id, attends, loaded.model.layers)
+  const attention = new DecodeAttention(runner, id, attends, served.model.layers)
   const prompt = { prefillsHere: source === undefined, tokens: tokens.length }
-  const owner = new DecodeOwner(device, id, outbox, attention, attributes, prompt)
+  const owner = new DecodeOwner(device, served, id, outbox, attention, attributes, prompt)
   const onGone = () => runner.cancel(id)
   try {
     const answer = runner.begin(
@@ -85,17 +86,14 @@ export async function runDecode(
     call.signal.addEventListener('abort', onGone, { once: true })
     if (call.signal.aborted) onGone()
     const { cachedTokens } = answer
-    const kv = { device, loaded, id, request, counter, cachedTokens, hashes, owner, attributes }
+    const kv = { device, served, id, request, counter, cachedTokens, hashes, owner, attributes }
     owner.reuse = localReuse(cachedTokens)
     attention.begin({ ...kv, identity, hashes: hashes?.prompt, parent: owner.parent })
     if (source !== undefined) void receiveForDecode(kv, source)
     else if (fetchTokens > cachedTokens) void fetchForDecode(kv)
     for await (const message of outbox) await send(message)
   } catch (thrown) {
-    const error =
-      thrown instanceof RefusedByCore
-        ? refusalError(thrown.reason, device.deviceId)
-        : KvasirError.from(thrown)
+    const error = thrown instanceof RefusedByCore ? served.refusal(thrown.reason) : KvasirError.from(thrown)
     owner.close(error)
     throw error
   } finally {

@@ -13,15 +13,16 @@ import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import type { Attributes } from '@opentelemetry/api'
 import { BLOCK_TOKENS } from './core/block-allocator.js'
 import type { DecodeOwner } from './decode-owner.js'
-import { type Device, type LoadedDevice, leaseOf } from './device.js'
+import { type Device, leaseOf } from './device.js'
 import type { HashChain } from './hash-chain.js'
 import { pullKv } from './incoming-transfer.js'
 import { runWriter, shapeOf } from './kv-shape.js'
 import { fetchPrefix, localReuse } from './prefix-reuse.js'
+import type { ServedModel } from './served-model.js'
 
 export interface DecodeKv {
   readonly device: Device
-  readonly loaded: LoadedDevice
+  readonly served: ServedModel
   /** The sequence. */
   readonly id: number
   readonly request: DecodeRequest
@@ -36,14 +37,14 @@ export interface DecodeKv {
 
 /** Brings what another device has cached of the prompt, then lets this one compute the rest. */
 export async function fetchForDecode(kv: DecodeKv): Promise<void> {
-  const { device, loaded, id, request, counter, cachedTokens: localTokens, hashes, owner, attributes } = kv
+  const { device, served, id, request, counter, cachedTokens: localTokens, hashes, owner, attributes } = kv
   const { prefix } = request
   if (prefix === undefined || hashes === undefined) return
   const { signal } = owner.over
   const { parent } = owner
   owner.reuse = await fetchPrefix({
     device,
-    loaded,
+    served,
     counter,
     localTokens,
     prefix,
@@ -53,13 +54,14 @@ export async function fetchForDecode(kv: DecodeKv): Promise<void> {
     parent,
   })
   if (signal.aborted) return
-  device.runner.apply({ type: 'fetched', sequence: id, tokens: localTokens + owner.reuse.fetchedTokens })
+  served.runner.apply({ type: 'fetched', sequence: id, tokens: localTokens + owner.reuse.fetchedTokens })
 }
 
 /** Brings the prompt's KV, from the first block that is missing, then lets the sequence decode. */
 export async function receiveForDecode(kv: DecodeKv, source: KvSource): Promise<void> {
-  const { device, loaded, id, request, counter, cachedTokens, owner, attributes } = kv
-  const { runner, clock, limits } = device
+  const { device, served, id, request, counter, cachedTokens, owner, attributes } = kv
+  const { clock, limits } = device
+  const { runner } = served
   if (owner.over.signal.aborted) return
   owner.reuse = localReuse(cachedTokens)
   const span = startSpan(
@@ -84,10 +86,10 @@ export async function receiveForDecode(kv: DecodeKv, source: KvSource): Promise<
         firstBlock: Math.ceil(cachedTokens / BLOCK_TOKENS),
         content: contentFor(request),
       },
-      shape: shapeOf(loaded),
+      shape: shapeOf(served),
       lease: leaseOf(device, counter),
       windowBytes: limits.windowBytes,
-      write: runWriter(loaded.driver, runner.blocks(counter)),
+      write: runWriter(served.driver, runner.blocks(counter)),
       clock,
       silenceMs: limits.silenceMs,
       signal: owner.over.signal,

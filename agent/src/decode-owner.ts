@@ -16,8 +16,8 @@ import type { ReceivedKv } from './incoming-transfer.js'
 import { microseconds } from './microseconds.js'
 import { PrefillSpan } from './prefill-span.js'
 import { localReuse } from './prefix-reuse.js'
-import { endError } from './refusals.js'
 import type { SequenceOwner, StepAttention } from './sequence-owner.js'
+import type { ServedModel } from './served-model.js'
 import { tokenMessage } from './token-message.js'
 
 const FINISHED: Partial<Record<EndReason, FinishReason>> = {
@@ -44,6 +44,7 @@ export class DecodeOwner implements SequenceOwner {
 
   constructor(
     private readonly device: Device,
+    private readonly served: ServedModel,
     private readonly id: number,
     private readonly outbox: DecodeOutbox,
     private readonly attends: DecodeAttention,
@@ -89,7 +90,7 @@ export class DecodeOwner implements SequenceOwner {
     if (stopped || this.outbox.token(tokenMessage(token, index))) return
     const { deviceId } = this.device
     const message = `The consumer of a token stream of device ${deviceId} does not read; read faster or ask for less.`
-    this.device.runner.fail(this.id, new OverloadedError(message, { ids: { deviceId } }))
+    this.served.runner.fail(this.id, new OverloadedError(message, { ids: { deviceId } }))
   }
 
   attention(part: StepPart): StepAttention {
@@ -124,11 +125,11 @@ export class DecodeOwner implements SequenceOwner {
       this.outbox.finish({ event: { $case: 'finished', value } })
       this.close()
     } else {
-      const failure = error ?? endError(reason, this.device.deviceId)
+      const failure = error ?? this.served.ending(reason)
       this.outbox.fail(failure)
       this.close(failure)
     }
-    this.over.abort(endError(reason, this.device.deviceId))
+    this.over.abort(this.served.ending(reason))
   }
 
   /** Ends the spans. Nothing happens the second time. */

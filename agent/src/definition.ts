@@ -16,7 +16,12 @@ export interface DeviceDefinition {
   readonly deviceModel: string
   /** The memories that hold KV blocks, nearest first; at least one. */
   readonly tiers: readonly [TierDefinition, ...TierDefinition[]]
-  /** Sequences decoded at once unless the settings say otherwise; 0 where it cannot decode. */
+  /**
+   * What profile paper means on it: float is f32 with KV sent in 8 bits, quantised is weights in 4 bits, activations
+   * and KV in 8. float where absent.
+   */
+  readonly paperNumerics?: 'float' | 'quantised'
+  /** Sequences of each model decoded at once unless the settings say otherwise; 0 where it cannot decode. */
   readonly decodeSlotsDefault: number
   /** How the device is attached, such as loopback or pcie4-x16. */
   readonly linkClass: string

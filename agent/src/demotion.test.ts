@@ -3,8 +3,8 @@ import { deferred } from '@kvasir/runtime/deferred'
 import { createLogger } from '@kvasir/runtime/log'
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { Demotion } from './demotion.js'
-import type { LoadedDevice } from './device.js'
 import { AGENT_LIMITS } from './limits.js'
+import type { DemotingModel } from './served-model.js'
 
 const A = 'a'.repeat(32)
 const B = 'b'.repeat(32)
@@ -13,13 +13,13 @@ beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
 
 function demotion(stagingMs: number): Demotion {
-  const loaded = {
+  const served = {
     driver: { readBlocks: async (_layer: number, ids: Uint32Array) => new Uint8Array(8 * ids.length) },
     model: { layers: 2, blockLayerBytes: 8, digest: 'digest' },
-    blockBytes: 16,
-  } as unknown as LoadedDevice
+  } as unknown as DemotingModel
   return new Demotion({
-    ...{ deviceId: 'fpga-0', loaded, limits: { ...AGENT_LIMITS, stagingMs }, clock: systemClock },
+    ...{ deviceId: 'fpga-0', served, limits: { ...AGENT_LIMITS, stagingMs }, clock: systemClock },
+    room: { bytesMax: AGENT_LIMITS.stagingBytesMax, bytesUsed: 0 },
     log: createLogger({ service: 'test', terminal: false }),
     kvEndpoint: () => 'here',
     hostTier: () => ({ deviceId: 'host-0', control: 'there' }),

@@ -5,7 +5,7 @@
  * staged here; their hashes are offered; the host tier pulls those that it wants.
  *
  * Invariants:
- * Q1 Never more than `stagingBytesMax` is staged, and nothing for longer than `stagingMs`: what does not fit
+ * Q1 Never more than the device has room for is staged, and nothing for longer than `stagingMs`: what does not fit
  *    or is not fetched is dropped and counted. Whatever fails costs only the copy.
  * Q2 One Offer is under way at a time; what leaves the cache meanwhile goes with the next one.
  */
@@ -13,16 +13,18 @@ import type { OfferRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
 import { messageOf } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
-import type { LoadedDevice } from './device.js'
 import type { TierPeer } from './host-tier-peer.js'
 import { hashBytes, hashText } from './kv-index.js'
 import type { AgentLimits } from './limits.js'
+import type { DemotingModel } from './served-model.js'
 
 const OFFER_HASHES_MAX = 4_096
 
 export interface DemotionParts {
   readonly deviceId: string
-  readonly loaded: LoadedDevice
+  readonly served: DemotingModel
+  /** Shared by all models of the device. */
+  readonly room: StagingRoom
   readonly limits: AgentLimits
   readonly clock: Clock
   readonly log: Logger
@@ -32,6 +34,12 @@ export interface DemotionParts {
   readonly hostTier: () => TierPeer | undefined
   /** Calls Offer; resolves to the hashes that the host tier will pull now. */
   readonly offer: (peer: TierPeer, offer: OfferRequest) => Promise<readonly Uint8Array[]>
+}
+
+/** How much is staged on a device, and how much may be. */
+export interface StagingRoom {
+  readonly bytesMax: number
+  bytesUsed: number
 }
 
 /** A block that left its tier. */
@@ -58,7 +66,6 @@ export interface StagedBlock {
 
 export class Demotion {
   private readonly staged = new Map<string, StagedBlock & { readonly batch: Batch; readonly tier: string }>()
-  private stagedBytes = 0
   /** Staged and not yet offered, in order. */
   private readonly waiting = new Set<string>()
   private offering = false
@@ -70,9 +77,9 @@ export class Demotion {
 
   /** Issues the reads before it returns. */
   demote(blocks: readonly DemotedBlock[]): void {
-    const { loaded, limits, hostTier, clock } = this.parts
+    const { room: staging, hostTier, clock } = this.parts
     const fresh = blocks.filter(({ hash }) => !this.staged.has(hash))
-    const room = Math.floor((limits.stagingBytesMax - this.stagedBytes) / loaded.blockBytes)
+    const room = Math.floor((staging.bytesMax - staging.bytesUsed) / this.blockBytes)
     const taken = clock.nowMs() < this.restsUntilMs || hostTier() === undefined ? [] : fresh.slice(0, room)
     for (const { tier } of fresh.slice(taken.length)) this.countDropped(tier)
     if (taken.length === 0) return
@@ -94,7 +101,7 @@ export class Demotion {
       block.batch.left -= 1
       if (block.batch.left > 0) continue
       clearTimeout(block.batch.timer)
-      this.stagedBytes -= block.batch.bytes
+      this.parts.room.bytesUsed -= block.batch.bytes
     }
   }
 
@@ -108,13 +115,13 @@ export class Demotion {
   }
 
   private stage(blocks: readonly DemotedBlock[]): void {
-    const { loaded, limits, log } = this.parts
+    const { served, room, limits, log } = this.parts
     const ids = Uint32Array.from(blocks, ({ block }) => block)
     const hashes = blocks.map(({ hash }) => hash)
-    const layers = Array.from({ length: loaded.model.layers }, (_, layer) =>
-      loaded.driver.readBlocks(layer, ids),
+    const layers = Array.from({ length: served.model.layers }, (_, layer) =>
+      served.driver.readBlocks(layer, ids),
     )
-    const bytes = blocks.length * loaded.blockBytes
+    const bytes = blocks.length * this.blockBytes
     // What was released meanwhile may be staged anew, with other blocks.
     const dropRest = () => this.drop(hashes.filter((hash) => this.staged.get(hash)?.batch === batch))
     const timer = setTimeout(dropRest, limits.stagingMs)
@@ -123,7 +130,7 @@ export class Demotion {
       this.staged.set(hash, { layers, place, batch, tier })
       this.waiting.add(hash)
     }
-    this.stagedBytes += bytes
+    room.bytesUsed += bytes
     Promise.all(layers).catch((error: unknown) => {
       log.warn({ err: error }, 'blocks that left the cache could not be read')
       dropRest()
@@ -149,7 +156,7 @@ export class Demotion {
   }
 
   private async offer(hashes: readonly string[]): Promise<void> {
-    const { deviceId, loaded, kvEndpoint, hostTier, offer } = this.parts
+    const { deviceId, served, kvEndpoint, hostTier, offer } = this.parts
     const peer = hostTier()
     if (peer === undefined) {
       this.drop(hashes)
@@ -158,9 +165,9 @@ export class Demotion {
     const wanted = await offer(peer, {
       deviceId,
       endpoint: kvEndpoint(),
-      modelDigest: loaded.model.digest,
-      variant: loaded.variant,
-      blockLayerBytes: BigInt(loaded.model.blockLayerBytes),
+      modelDigest: served.model.digest,
+      variant: served.variant,
+      blockLayerBytes: BigInt(served.model.blockLayerBytes),
       hashes: hashes.map(hashBytes),
     })
     const kept = new Set(wanted.map(hashText))
@@ -173,6 +180,12 @@ export class Demotion {
       if (tier !== undefined) this.countDropped(tier)
     }
     this.release(hashes)
+  }
+
+  /** Staged as they are on the wire. */
+  private get blockBytes(): number {
+    const { layers, blockLayerBytes } = this.parts.served.model
+    return layers * blockLayerBytes
   }
 
   private countDropped(tier: string): void {

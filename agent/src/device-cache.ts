@@ -1,32 +1,31 @@
 /**
- * The cached blocks of a device with a model: those in its own memory, which the core lends, and those that
- * have just left it and are staged for the host tier (demotion.ts).
+ * The cached blocks of one model on a device: those in its pool, which the core lends, and those that have just
+ * left it and are staged for the host tier (demotion.ts).
  */
 import type { LoadReport } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { CachedBlocks } from '@kvasir/proto/kvasir/kv/v1/kv'
-import { NotFoundError, UnsupportedError } from '@kvasir/runtime/errors'
-import type { BlockHolder, BlockLoan } from './block-holder.js'
+import { NotFoundError } from '@kvasir/runtime/errors'
+import type { BlockLoan } from './block-holder.js'
 import type { Demotion, StagedBlock } from './demotion.js'
-import type { LoadedDevice } from './device.js'
-import type { DeviceRunner } from './device-runner.js'
-import { hashText, variantKey } from './kv-index.js'
+import { hashText } from './kv-index.js'
 import { shapeOf } from './kv-shape.js'
 import type { Run } from './ready-blocks.js'
+import type { ServedModel } from './served-model.js'
 
 /** A block in the device's pool, or staged. */
 type Place = number | StagedBlock
 
-export class DeviceCache implements BlockHolder {
+export class DeviceCache {
   constructor(
     private readonly deviceId: string,
-    private readonly loaded: LoadedDevice,
-    private readonly runner: DeviceRunner,
+    private readonly served: ServedModel,
     private readonly demotion: Demotion,
   ) {}
 
-  lend({ modelDigest, variant, hashes: wanted }: CachedBlocks): BlockLoan {
-    const { deviceId, loaded, runner, demotion } = this
-    checkVariant(loaded, deviceId, modelDigest, variant)
+  /** As `BlockHolder.lend`, of blocks of this model. */
+  lend({ hashes: wanted }: Pick<CachedBlocks, 'hashes'>): BlockLoan {
+    const { deviceId, served, demotion } = this
+    const { runner } = served
     const hashes = wanted.map(hashText)
     const answer = runner.apply({ type: 'lend', hashes: hashes.filter((hash) => !demotion.staging(hash)) })
     if (answer?.type !== 'lent') throw new Error('The core did not answer lend')
@@ -41,7 +40,7 @@ export class DeviceCache implements BlockHolder {
     }
     if (places.length === 0) throw gone(deviceId)
     return {
-      shape: shapeOf(loaded),
+      shape: shapeOf(served),
       blocks: places.length,
       read: (run) => this.read(run, places.slice(run.first, run.first + run.count)),
       giveBack(received) {
@@ -51,22 +50,15 @@ export class DeviceCache implements BlockHolder {
     }
   }
 
-  async offered(): Promise<never> {
-    throw new UnsupportedError(
-      `Device ${this.deviceId} takes no blocks in; offer them to one whose capabilities say KV_TIER.`,
-      { ids: { deviceId: this.deviceId } },
-    )
-  }
-
   evict(drop: boolean): number {
-    const answer = this.runner.apply({ type: 'evict', drop })
+    const answer = this.served.runner.apply({ type: 'evict', drop })
     return answer?.type === 'evicted' ? answer.blocks : 0
   }
 
   fill(): LoadReport['tiers'] {
-    const { blockBytes } = this.loaded
-    const bytes = (blocks: number) => BigInt(blocks) * BigInt(blockBytes)
-    return this.runner.load().tiers.map((tier) => {
+    const { runner, model } = this.served
+    const bytes = (blocks: number) => BigInt(blocks) * BigInt(model.poolBlockBytes)
+    return runner.load().tiers.map((tier) => {
       const dropped = this.demotion.droppedBlocks(tier.name)
       return {
         name: tier.name,
@@ -95,7 +87,7 @@ export class DeviceCache implements BlockHolder {
   }
 
   private async readRun(layer: number, run: readonly Place[]): Promise<Uint8Array> {
-    const { driver, model } = this.loaded
+    const { driver, model } = this.served
     const [first] = run
     if (typeof first !== 'object') return driver.readBlocks(layer, Uint32Array.from(run.filter(isBlock)))
     const data = await first.layers[layer]
@@ -123,19 +115,6 @@ function follows(last: Place, next: Place): boolean {
 
 function isBlock(place: Place): place is number {
   return typeof place === 'number'
-}
-
-function checkVariant(
-  { model, variant: own }: LoadedDevice,
-  deviceId: string,
-  modelDigest: string,
-  variant: CachedBlocks['variant'],
-): void {
-  if (modelDigest === model.digest && variant !== undefined && variantKey(variant) === variantKey(own)) return
-  throw new UnsupportedError(
-    `Device ${deviceId} has no KV blocks of this model and variant; ask one whose advertisement names them.`,
-    { ids: { deviceId } },
-  )
 }
 
 /** The directory was behind: the first block is held no more. */

@@ -14,6 +14,7 @@ import type { KvChange } from './kv-index.js'
 import { expectedTokens, FAKE_VOCABULARY } from './testing/fake-driver.js'
 import {
   GREEDY,
+  onlyModel,
   promptOf,
   readDecode,
   readPrefill,
@@ -193,7 +194,7 @@ describe('a call that is cancelled', () => {
     const stream = device.decode('decoding', lease, promptOf(20), { maxTokens: 120, signal: abort.signal })
     const waiting = failureOf(readPrefill(device.prefill('waits', promptOf(100), { signal: abort.signal })))
     await stream.next()
-    expect(device.serving.device.runner.load()).toMatchObject({ leases: 1, sequences: 2 })
+    expect(onlyModel(device.serving).load()).toMatchObject({ leases: 1, sequences: 2 })
     abort.abort()
     expect((await waiting).code).toBe('cancelled')
     await device.empty()
@@ -278,7 +279,7 @@ describe('a refusal', () => {
     const device = await start({ blocks: 10, limits: { waitingMax: 1 } })
     await device.reserve('first', 160)
     const waits = device.prefill('waits', promptOf(40))
-    await expect.poll(() => device.serving.device.runner.load().sequences).toBe(1)
+    await expect.poll(() => onlyModel(device.serving).load().sequences).toBe(1)
     // The newer placement ends the older one's lease, and is then refused itself.
     const refused = readPrefill(device.prefill('first', promptOf(40), { epoch: 2 }))
     expect(await failureOf(refused)).toMatchObject({ code: 'overloaded', ids: { reason: 'queue-full' } })
@@ -299,11 +300,11 @@ describe('an answer', () => {
     const abort = new AbortController()
     const { signal } = abort
     const waits = readPrefill(device.prefill('waits', promptOf(40), { signal })).catch(() => {})
-    await expect.poll(() => device.serving.device.runner.load().sequences).toBe(1)
+    await expect.poll(() => onlyModel(device.serving).load().sequences).toBe(1)
     const smaller = await device.reserve('first', 60, 2)
     expect(smaller.counter).toBeGreaterThan(first.counter)
     const more = readPrefill(device.prefill('more', promptOf(100), { signal })).catch(() => {})
-    await expect.poll(() => device.serving.device.runner.load().sequences).toBe(2)
+    await expect.poll(() => onlyModel(device.serving).load().sequences).toBe(2)
     expect(await callUnary(device.kv, 'release', { lease: smaller })).toEqual({ wasAlive: true })
     abort.abort()
     await Promise.all([waits, more])
@@ -367,8 +368,11 @@ describe('what is refused', () => {
       [{ sequence: { ...sequence, requestId: '' } }, 'invalid_input', 'request_id is missing'],
       [{ sequence: { ...sequence, epoch: 0 } }, 'invalid_input', 'epoch'],
       [{ sequence: { ...sequence, modelDigest: 'ff' } }, 'not_found', 'no model with digest'],
-      [{ sequence: { ...sequence, profile: 'PROFILE_UNSPECIFIED' } }, 'invalid_input', 'profile is missing'],
-      [{ sequence: { ...sequence, profile: 'PROFILE_PAPER' } }, 'unsupported', 'profile exact'],
+      [
+        { sequence: { ...sequence, profile: 'PROFILE_PAPER' } },
+        'unsupported',
+        'in profile exact only; choose one that advertises it in paper',
+      ],
       [{ transferId: '' }, 'invalid_input', 'transfer_id is missing'],
       [{ tokens: [] }, 'invalid_input', 'tokens is empty'],
       [{ tokens: promptOf(60) }, 'invalid_input', 'context holds 60'],

@@ -1,3 +1,4 @@
+import type { DriverModel } from '@kvasir/engine/device-driver'
 import { systemClock } from '@kvasir/runtime/clock'
 import { createLogger } from '@kvasir/runtime/log'
 import { describe, expect, it } from 'vitest'
@@ -11,7 +12,7 @@ function runnerWith(answers: (event: CoreEvent) => readonly CoreAction[]) {
   const changes: string[] = []
   const runner = new DeviceRunner({
     core: { step: answers } as unknown as AgentCore,
-    driver: undefined,
+    driver: {} as DriverModel,
     demote: () => changes.push('demote'),
     kvChanged: (stored, removed) => changes.push(`+${stored} -${removed}`),
     trackPages: false,

@@ -15,6 +15,7 @@
 import type { DriverModel, StepResult, StepSequence } from '@kvasir/engine/device-driver'
 import { type SampledToken, sampleToken } from '@kvasir/engine/sampler'
 import type { Clock } from '@kvasir/runtime/clock'
+import { type Deferred, deferred } from '@kvasir/runtime/deferred'
 import { InternalError, KvasirError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import type { AgentCore } from './core/agent-core.js'
@@ -46,7 +47,7 @@ export class RefusedByCore extends Error {
 
 export interface RunnerParts {
   readonly core: AgentCore
-  readonly driver: DriverModel | undefined
+  readonly driver: DriverModel
   /** Blocks leave the cache: must issue their reads before it returns. */
   readonly demote: (blocks: Demoted) => void
   /** The set of full blocks held has changed. */
@@ -71,8 +72,7 @@ export class DeviceRunner {
   private nextId = 1
   /** The driver has a step; false already while its result is looked at. */
   private stepping = false
-  private onDrained: (() => void) | undefined
-
+  private readonly drained: Deferred<void> = deferred()
   private failedSteps = 0
 
   constructor(private readonly parts: RunnerParts) {}
@@ -131,12 +131,9 @@ export class DeviceRunner {
 
   /** Refuses new work; resolves when all that runs has ended, by itself or at the deadline. */
   async drain(deadlineMs: number): Promise<void> {
-    const drained = new Promise<void>((resolve) => {
-      this.onDrained = resolve
-    })
     const timer = setTimeout(() => this.apply({ type: 'end-all' }), deadlineMs)
     this.apply({ type: 'drain' })
-    await drained
+    await this.drained.promise
     clearTimeout(timer)
   }
 
@@ -162,7 +159,7 @@ export class DeviceRunner {
         void this.runStep(action.parts)
         break
       case 'cancel-step':
-        if (this.stepping) this.parts.driver?.cancelStep()
+        if (this.stepping) this.parts.driver.cancelStep()
         break
       case 'kv-changed':
         this.parts.kvChanged(action.stored, action.removed)
@@ -200,7 +197,7 @@ export class DeviceRunner {
       case 'lease-ended':
         return undefined
       case 'drained':
-        this.onDrained?.()
+        this.drained.resolve()
         return undefined
       default:
         return action
@@ -209,15 +206,14 @@ export class DeviceRunner {
 
   /** Moves blocks between tiers. Without the copy their sequences would attend to other blocks' keys. */
   private copy(from: readonly number[], to: readonly number[]): void {
-    const copied = this.parts.driver?.copyBlocks(Uint32Array.from(from), Uint32Array.from(to))
-    copied?.catch((thrown: unknown) => {
+    const copied = this.parts.driver.copyBlocks(Uint32Array.from(from), Uint32Array.from(to))
+    copied.catch((thrown: unknown) => {
       this.parts.log.error({ err: thrown }, 'blocks could not be moved between tiers')
       this.parts.onBroken(KvasirError.from(thrown))
     })
   }
 
   private async runStep(parts: readonly StepPart[]): Promise<void> {
-    if (this.parts.driver === undefined) return
     const batch = parts.map((part) => this.stepSequence(part))
     const prefills = parts.filter(({ role }) => role === 'prefill')
     const onLayer = (layer: number) => {

@@ -1,38 +1,29 @@
 /**
- * What the services of one agent share: the device, its model and its books.
+ * What the services of one agent share: the device, the models that it serves, and its books.
  */
-import type { DeviceDriver, DriverModel, LoadedModelFacts } from '@kvasir/engine/device-driver'
-import { Capability, type KvVariant } from '@kvasir/proto/kvasir/capability/v1/capability'
+import type { DeviceDriver } from '@kvasir/engine/device-driver'
+import { Capability, type Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvServiceClient, Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { MemoryServiceClient } from '@kvasir/proto/kvasir/memory/v1/memory'
 import type { Clock } from '@kvasir/runtime/clock'
-import { UnsupportedError } from '@kvasir/runtime/errors'
+import { NotFoundError, UnsupportedError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import type { BlockHolder } from './block-holder.js'
-import type { DeviceRunner } from './device-runner.js'
 import type { KvIndex } from './kv-index.js'
 import type { AgentLimits } from './limits.js'
 import type { Pacer } from './pacer.js'
+import { refusalError } from './refusals.js'
+import { profileName, type ServedModel } from './served-model.js'
+import type { ServedModels } from './served-models.js'
 import type { TransferRegistry } from './transfer-registry.js'
-
-/** A model and the device that runs it. */
-export interface LoadedDevice {
-  /** What the device can do without a model. */
-  readonly device: DeviceDriver
-  readonly driver: DriverModel
-  readonly model: LoadedModelFacts
-  readonly variant: KvVariant
-  /** Bytes of one block over all layers in the device's pool. */
-  readonly blockBytes: number
-}
 
 export interface Device {
   readonly deviceId: string
   readonly incarnation: bigint
   readonly capabilities: readonly Capability[]
   /** Undefined for an agent that only offers memory. */
-  readonly loaded: LoadedDevice | undefined
-  readonly runner: DeviceRunner
+  readonly driver: DeviceDriver | undefined
+  readonly models: ServedModels
   readonly index: KvIndex
   /** Keeps full blocks for reuse. */
   readonly holder: BlockHolder
@@ -56,17 +47,50 @@ const DOES: Partial<Record<Capability, string>> = {
   [Capability.RETRIEVE]: 'search corpora',
 }
 
-/** Throws UnsupportedError where the device lacks the capability, or has no model. */
-export function loadedDevice(device: Device, capability?: Capability): LoadedDevice {
-  const { deviceId, capabilities, loaded } = device
-  const able = capability === undefined || capabilities.includes(capability)
-  if (able && loaded !== undefined) return loaded
-  const what = capability === undefined ? 'run a model' : DOES[capability]
-  const message = `Device ${deviceId} does not ${what}; choose one whose capabilities say so.`
+/** Throws UnsupportedError where the device lacks the capability, or is none. */
+export function ableDriver({ deviceId, capabilities, driver }: Device, capability: Capability): DeviceDriver {
+  if (capabilities.includes(capability) && driver !== undefined) return driver
+  const message = `Device ${deviceId} does not ${DOES[capability]}; choose one whose capabilities say so.`
   throw new UnsupportedError(message, { ids: { deviceId } })
 }
 
-export function leaseOf(device: Device, counter: bigint): Lease {
+/** Throws NotFoundError where the device does not serve the model, UnsupportedError where it does in another profile. */
+export function requestedModel(
+  { deviceId, models }: Device,
+  { modelDigest, profile }: { readonly modelDigest: string; readonly profile: Profile },
+): ServedModel {
+  const found = models.find(modelDigest, profile)
+  if (found !== undefined) return found
+  const ids = { deviceId }
+  const other = models.all.find(({ model }) => model.digest === modelDigest)
+  if (other !== undefined) {
+    const { name } = other.model
+    const wanted = profileName(profile)
+    throw new UnsupportedError(
+      `Device ${deviceId} computes ${name} in profile ${profileName(other.profile)} only; choose one that advertises it in ${wanted}, or load it: kvasir models load ${name} --device ${deviceId} --profile ${wanted}.`,
+      { param: 'profile', ids },
+    )
+  }
+  const names = models.all.map(({ model }) => model.name)
+  const serves = names.length === 0 ? 'no model' : names.join(', ')
+  throw new NotFoundError(
+    `Device ${deviceId} has no model with digest ${modelDigest.slice(0, 16)} (it serves ${serves}); choose one that advertises it, or load it there.`,
+    { param: 'model_digest', ids },
+  )
+}
+
+/** Throws LeaseExpiredError where no model of this device issued the lease, or it has been unloaded since. */
+export function modelOfLease({ deviceId, incarnation, models }: Device, lease: Lease): ServedModel {
+  const who = { deviceId }
+  if (lease.deviceId !== deviceId || lease.incarnation > incarnation) throw refusalError('lease-foreign', who)
+  if (lease.incarnation < incarnation) throw refusalError('lease-older', who)
+  const issuer = models.issuerOf(lease)
+  if (issuer === undefined)
+    throw refusalError(models.hadIssuerOf(lease) ? 'lease-ended' : 'lease-foreign', who)
+  return issuer
+}
+
+export function leaseOf(device: Pick<Device, 'deviceId' | 'incarnation' | 'limits'>, counter: bigint): Lease {
   const { deviceId, incarnation, limits } = device
   return { deviceId, incarnation, counter, ttlMs: limits.leaseTtlMs }
 }

@@ -14,7 +14,7 @@ import { kvTransferService } from './kv-service.js'
 import { shapeOf } from './kv-shape.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
 import { expectedTokens } from './testing/fake-driver.js'
-import { promptOf, readDecode, readPrefill, TestDevice } from './testing/test-devices.js'
+import { onlyModel, promptOf, readDecode, readPrefill, TestDevice } from './testing/test-devices.js'
 import { TransferRegistry } from './transfer-registry.js'
 
 let gpu: TestDevice
@@ -107,8 +107,7 @@ describe('a damaged transfer', () => {
     const device = fpga.serving.device
     const good = kvTransferService(device)
     const send = async (reply: (message: PullResponse) => Promise<void>) => {
-      const { model, variant } = device.loaded ?? {}
-      if (model === undefined) throw new Error('no model')
+      const { model, variant } = onlyModel(fpga.serving)
       const manifest = { modelDigest: model.digest, variant, tokens: 16, blockTokens: 16 }
       await reply({ message: { $case: 'manifest', value: manifest } })
       const data = Buffer.alloc(model.blockLayerBytes, 1)
@@ -285,7 +284,7 @@ describe('a receiver that is not one of ours', () => {
   it('gets nothing where another one pulls already, even at the same moment', async () => {
     const registry = new TransferRegistry('gpu-0', 1_000)
     const transfer = new OutgoingTransfer({
-      shape: shapeOf(gpu.serving.device.loaded ?? raise()),
+      shape: shapeOf(onlyModel(gpu.serving)),
       transferId: 'twice',
       tokens: 5,
       pacer: gpu.serving.device.pacer,

@@ -21,10 +21,10 @@ import {
 } from '@kvasir/runtime/rpc-server'
 import { CachedPulls } from './cached-pull.js'
 import type { CoreEvent } from './core/events.js'
-import { type Device, leaseOf, loadedDevice } from './device.js'
+import { ableDriver, type Device, leaseOf, modelOfLease, requestedModel } from './device.js'
 import { type Answer, RefusedByCore } from './device-runner.js'
 import { hashBytes, hashText } from './kv-index.js'
-import { refusalError } from './refusals.js'
+import type { ServedModel } from './served-model.js'
 import { checkHashes, checkLease, checkOffer, checkPlacement, checkRoom, required } from './validation.js'
 
 /** Hashes in one message of a snapshot. */
@@ -33,42 +33,38 @@ const SNAPSHOT_HASHES_MAX = 4_096
 const OPEN_MS = 5_000
 
 export function kvControlService(device: Device): KvServiceServer {
-  const ask = (event: CoreEvent): Answer => {
-    try {
-      return device.runner.apply(event)
-    } catch (thrown) {
-      throw thrown instanceof RefusedByCore ? refusalError(thrown.reason, device.deviceId) : thrown
-    }
-  }
   return {
     reserve: unary(async (request) => {
       const purpose = request.purpose === LeasePurpose.ATTEND ? 'attend' : 'decode'
-      const { model } = loadedDevice(device, purpose === 'attend' ? Capability.ATTEND : Capability.DECODE)
-      checkPlacement(request, 'ReserveRequest', model)
-      checkRoom(request.tokens, 'ReserveRequest', model)
+      ableDriver(device, purpose === 'attend' ? Capability.ATTEND : Capability.DECODE)
+      checkPlacement(request, 'ReserveRequest')
+      const served = requestedModel(device, request)
+      checkRoom(request.tokens, 'ReserveRequest', served.model)
       const { requestId, epoch, tokens, prefix } = request
       const hashes = checkHashes(prefix?.hashes ?? [], 'ReserveRequest.prefix').map(hashText)
-      const answer = ask({ type: 'reserve', requestId, epoch, tokens, hashes, purpose })
+      const answer = ask(served, { type: 'reserve', requestId, epoch, tokens, hashes, purpose })
       if (answer?.type !== 'granted') throw new Error('The core did not answer Reserve')
       const { counter, cachedTokens } = answer
       return { lease: leaseOf(device, counter), tokens: answer.tokens, cachedTokens }
     }),
     extend: unary(async (request) => {
       const lease = checkLease(request.lease, 'ExtendRequest')
-      checkRoom(request.tokens, 'ExtendRequest', loadedDevice(device).model)
-      const answer = ask({ type: 'extend', lease, tokens: request.tokens })
+      const served = modelOfLease(device, lease)
+      checkRoom(request.tokens, 'ExtendRequest', served.model)
+      const answer = ask(served, { type: 'extend', lease, tokens: request.tokens })
       if (answer?.type !== 'granted') throw new Error('The core did not answer Extend')
       return { tokens: answer.tokens }
     }),
     release: unary(async (request) => {
-      const answer = ask({ type: 'release', lease: checkLease(request.lease, 'ReleaseRequest') })
+      const lease = checkLease(request.lease, 'ReleaseRequest')
+      const answer = ask(modelOfLease(device, lease), { type: 'release', lease })
       return { wasAlive: answer?.type === 'released' && answer.wasAlive }
     }),
     snapshot: serverStream(async (_request, _call, send) => {
       const { sequence, parts } = device.index.snapshot()
       const { incarnation } = device
       if (parts.length === 0) {
-        await send({ incarnation, sequence, hashes: [], variant: device.loaded?.variant })
+        await send({ incarnation, sequence, hashes: [], variant: device.models.all[0]?.variant })
       }
       for (const { variant, hashes } of parts) {
         for (let from = 0; from === 0 || from < hashes.length; from += SNAPSHOT_HASHES_MAX) {
@@ -87,6 +83,15 @@ export function kvControlService(device: Device): KvServiceServer {
     push: clientStream(async () => {
       throw elsewhere(device, 'Push is served on the KV endpoint')
     }),
+  }
+}
+
+/** Throws what the refusal means to the caller. */
+function ask(served: ServedModel, event: CoreEvent): Answer {
+  try {
+    return served.runner.apply(event)
+  } catch (thrown) {
+    throw thrown instanceof RefusedByCore ? served.refusal(thrown.reason) : thrown
   }
 }
 
@@ -126,7 +131,6 @@ async function servePull(
     await cached.serve(open, rest, send, call.signal)
     return
   }
-  loadedDevice(device)
   if (open.transferId === '') {
     throw new InvalidInputError('PullOpen.transfer_id is missing; set it.', { param: 'transfer_id' })
   }

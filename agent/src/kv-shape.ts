@@ -4,8 +4,8 @@ import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { clearTail, pageBoundsBytes } from '@kvasir/engine/kv-format'
 import { type KvVariant, Precision, type Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { KvShape, ReadRun } from './block-holder.js'
-import type { LoadedDevice } from './device.js'
 import type { Run } from './ready-blocks.js'
+import type { ServedModel } from './served-model.js'
 
 /** What tells KV blocks of one model apart: which profile made them, and how they are on the wire. */
 export function variantOf({ layers, numerics }: LoadedModelFacts, profile: Profile): KvVariant {
@@ -13,7 +13,7 @@ export function variantOf({ layers, numerics }: LoadedModelFacts, profile: Profi
   return { numerics: profile, dtype, layers: { first: 0, count: layers } }
 }
 
-export function shapeOf({ model, variant }: Pick<LoadedDevice, 'model' | 'variant'>): KvShape {
+export function shapeOf({ model, variant }: Pick<ServedModel, 'model' | 'variant'>): KvShape {
   const { digest, layers, blockLayerBytes } = model
   return { modelDigest: digest, variant, layers, blockLayerBytes, boundsBytes: pageBoundsBytes(model) }
 }
@@ -23,7 +23,7 @@ export function shapeOf({ model, variant }: Pick<LoadedDevice, 'model' | 'varian
  * `tokens`: how many it has, behind which nothing of an earlier owner is shown.
  */
 export function runReader(
-  { driver, model }: Pick<LoadedDevice, 'driver' | 'model'>,
+  { driver, model }: Pick<ServedModel, 'driver' | 'model'>,
   blocks: readonly number[],
   tokens: number,
 ): ReadRun {

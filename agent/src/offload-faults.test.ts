@@ -10,7 +10,7 @@ import { HashChain } from './hash-chain.js'
 import { hashBytes } from './kv-index.js'
 import { AttendingDevice } from './testing/attending-devices.js'
 import { type RemoteSession, startRemoteSession } from './testing/remote-session.js'
-import { promptOf, readDecode } from './testing/test-devices.js'
+import { onlyModel, promptOf, readDecode } from './testing/test-devices.js'
 
 const ATTEND_MS = 1_000
 /** A fault is noticed at the deadline of a query; the rest is what the machine may be busy with. */
@@ -155,7 +155,7 @@ describe.each([PARTIAL, INDICES])('with the other device in %s', (mode) => {
   })
 })
 
-const readBytes = (device: AttendingDevice) => device.serving.device.runner.load().tiers[0]?.readBytes ?? 0
+const readBytes = (device: AttendingDevice) => onlyModel(device.serving).load().tiers[0]?.readBytes ?? 0
 
 /** Until it has answered for a step. */
 async function untilAsked(device: AttendingDevice, before = readBytes(device)): Promise<void> {
@@ -216,7 +216,7 @@ describe('the attending device', () => {
   it('keeps pages that came with K and V for the next sequence', async () => {
     const prompt = promptOf(200, 18)
     const hashes = new HashChain(attendant.model.digest, new Uint8Array(), prompt).prompt.map(hashBytes)
-    const received = () => attendant.serving.device.runner.load().tiers[0]?.inBlocks ?? 0
+    const received = () => onlyModel(attendant.serving).load().tiers[0]?.inBlocks ?? 0
     const generate = async () => {
       const id = nextId()
       const offload = await attendant.offload(id, prompt, PARTIAL, hashes)

@@ -16,12 +16,13 @@ import { withDeadline } from '@kvasir/runtime/deferred'
 import { CancelledError, DeadlineError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
 import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
 import type { Attributes, Context } from '@opentelemetry/api'
-import type { Device, LoadedDevice } from './device.js'
+import type { Device } from './device.js'
 import { hashBytes } from './kv-index.js'
 import { runReader, shapeOf } from './kv-shape.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
 import { RemoteAttentionCall } from './remote-attention.js'
 import { SendSpan } from './send-span.js'
+import type { ServedModel } from './served-model.js'
 
 /** What a request says of the device that attends for it, checked. */
 export interface OffloadTarget {
@@ -33,7 +34,7 @@ export interface OffloadTarget {
 
 export interface OffloadParts {
   readonly device: Device
-  readonly loaded: LoadedDevice
+  readonly served: ServedModel
   readonly identity: SequenceIdentity
   readonly target: OffloadTarget
   /** Full pages of the prompt. */
@@ -58,8 +59,9 @@ export class Offload {
 
   /** Opens the stream and offers the pages. Throws where the placement is offloaded already. */
   constructor(private readonly parts: OffloadParts) {
-    const { device, loaded, identity, target, pages, counter, parent } = parts
-    const { runner, limits, clock } = device
+    const { device, served, identity, target, pages, counter, parent } = parts
+    const { limits, clock } = device
+    const { runner } = served
     const { requestId, epoch } = identity
     const tokens = pages * BLOCK_TOKENS
     const transferId = `attend ${requestId} ${epoch}`
@@ -67,7 +69,7 @@ export class Offload {
     const span = new SendSpan(told, parent, clock)
     this.transfer = new OutgoingTransfer({
       transferId,
-      shape: shapeOf(loaded),
+      shape: shapeOf(served),
       tokens,
       pacer: device.pacer,
       clock,
@@ -75,7 +77,7 @@ export class Offload {
       opened: () => span.opened(),
       pin() {
         runner.apply({ type: 'pin', counter })
-        return runReader(loaded, runner.blocks(counter).slice(0, pages), tokens)
+        return runReader(served, runner.blocks(counter).slice(0, pages), tokens)
       },
       unpin: () => runner.apply({ type: 'unpin', counter }),
     })
@@ -90,13 +92,13 @@ export class Offload {
     this.remote = new RemoteAttentionCall({
       client: device.attendClient(target.endpoint),
       deviceId: target.deviceId,
-      model: loaded.model,
+      model: served.model,
       attendMs: limits.attendMs,
       open: {
         lease: target.lease,
         requestId,
         epoch,
-        modelDigest: loaded.model.digest,
+        modelDigest: served.model.digest,
         mode: target.mode,
         pages,
         sourceEndpoint: device.kvEndpoint(),

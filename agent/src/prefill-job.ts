@@ -16,18 +16,17 @@ import { DeadlineError, KvasirError } from '@kvasir/runtime/errors'
 import type { CallContext, Send } from '@kvasir/runtime/rpc-server'
 import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
 import { context } from '@opentelemetry/api'
-import { type Device, leaseOf, loadedDevice } from './device.js'
+import { ableDriver, type Device, leaseOf, requestedModel } from './device.js'
 import { RefusedByCore } from './device-runner.js'
 import { runReader, shapeOf } from './kv-shape.js'
 import { microseconds } from './microseconds.js'
 import { OutgoingTransfer } from './outgoing-transfer.js'
 import { PrefillSpan } from './prefill-span.js'
 import { fetchableTokens, fetchPrefix, hashesOf, localReuse } from './prefix-reuse.js'
-import { endError, refusalError } from './refusals.js'
 import { SendSpan } from './send-span.js'
 import type { SequenceOwner } from './sequence-owner.js'
 import { tokenMessage } from './token-message.js'
-import { checkPrefill } from './validation.js'
+import { checkIdentity, checkPrefill } from './validation.js'
 
 export async function runPrefill(
   device: Device,
@@ -35,11 +34,14 @@ export async function runPrefill(
   call: CallContext,
   send: Send<PrefillResponse>,
 ): Promise<void> {
-  const loaded = loadedDevice(device, Capability.PREFILL)
-  const { identity, sampling } = checkPrefill(request, loaded.model)
-  const { runner, clock } = device
+  ableDriver(device, Capability.PREFILL)
+  const identity = checkIdentity(request.sequence, 'PrefillRequest')
+  const served = requestedModel(device, identity)
+  const sampling = checkPrefill(request, served.model)
+  const { clock } = device
+  const { runner } = served
   const { tokens, prefix } = request
-  const hashes = hashesOf(loaded, identity.tenantSalt, tokens, request.reuse)
+  const hashes = hashesOf(served, identity.tenantSalt, tokens, request.reuse)
   const fetchTokens = fetchableTokens(device, prefix, hashes)
   const id = runner.newSequenceId()
   const parent = context.active()
@@ -61,7 +63,7 @@ export async function runPrefill(
   const over = new AbortController()
 
   const transfer = new OutgoingTransfer({
-    shape: shapeOf(loaded),
+    shape: shapeOf(served),
     transferId: request.transferId,
     tokens: tokens.length,
     pacer: device.pacer,
@@ -73,7 +75,7 @@ export async function runPrefill(
     },
     pin() {
       runner.apply({ type: 'pin', counter })
-      return runReader(loaded, runner.blocks(counter), tokens.length)
+      return runReader(served, runner.blocks(counter), tokens.length)
     },
     unpin: () => runner.apply({ type: 'unpin', counter }),
   })
@@ -111,9 +113,9 @@ export async function runPrefill(
       pullTimer = setTimeout(giveUp, device.limits.pullMs)
     },
     ended(reason, error) {
-      over.abort(endError(reason, device.deviceId))
+      over.abort(served.ending(reason))
       if (reason !== 'sent') {
-        const failure = error ?? endError(reason, device.deviceId)
+        const failure = error ?? served.ending(reason)
         run.end(failure)
         transfer.fail(failure)
         messages.fail(failure)
@@ -170,10 +172,7 @@ export async function runPrefill(
     )
     for await (const message of messages) await send(message)
   } catch (thrown) {
-    const error =
-      thrown instanceof RefusedByCore
-        ? refusalError(thrown.reason, device.deviceId)
-        : KvasirError.from(thrown)
+    const error = thrown instanceof RefusedByCore ? served.refusal(thrown.reason) : KvasirError.from(thrown)
     run.end(error)
     // A receiver may wait for it already.
     transfer.fail(error)
@@ -192,7 +191,7 @@ export async function runPrefill(
     const { signal } = over
     reuse = await fetchPrefix({
       device,
-      loaded,
+      served,
       counter,
       localTokens,
       prefix,

@@ -10,6 +10,7 @@ import { hashBytes } from './kv-index.js'
 import { kvTransferService } from './kv-service.js'
 import { expectedTokens } from './testing/fake-driver.js'
 import {
+  onlyModel,
   promptOf,
   type ReuseOptions,
   readDecode,
@@ -295,13 +296,13 @@ describe('a source of cached blocks', () => {
     const device = await start('gpu-0')
     const prompt = promptOf(64)
     await alone(device, 'here', prompt)
-    const { loaded } = device.serving.device
+    const { model, variant } = onlyModel(device.serving)
     const pull = async (cached: object, content?: PullContent): Promise<KvasirError> => {
       const client = bulkClient(device.serving.kv.address)
       const call = callBidi(client, 'pull')
       const good = {
-        modelDigest: loaded?.model.digest ?? '',
-        variant: loaded?.variant,
+        modelDigest: model.digest,
+        variant,
         hashes: device.hashes(prompt).map(hashBytes),
       }
       const receiverLease = { deviceId: 'fpga-9', incarnation: 1n, counter: 1n, ttlMs: 0 }

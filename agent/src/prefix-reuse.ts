@@ -14,14 +14,15 @@ import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import type { Attributes, Context } from '@opentelemetry/api'
 import { BLOCK_TOKENS } from './core/block-allocator.js'
-import { type Device, type LoadedDevice, leaseOf } from './device.js'
+import { type Device, leaseOf } from './device.js'
 import { HashChain } from './hash-chain.js'
 import { pullKv, type ReceivedKv } from './incoming-transfer.js'
 import { runWriter, shapeOf } from './kv-shape.js'
+import type { ServedModel } from './served-model.js'
 
 /** The names of a sequence's blocks; undefined where none is reused and none left behind. */
 export function hashesOf(
-  { model }: LoadedDevice,
+  { model }: ServedModel,
   tenantSalt: Uint8Array,
   tokens: readonly number[],
   reuse: ReuseMode | undefined,
@@ -53,7 +54,7 @@ export function localReuse(localTokens: number): PrefixReuse {
 
 export interface PrefixFetch {
   readonly device: Device
-  readonly loaded: LoadedDevice
+  readonly served: ServedModel
   /** Lease that holds its blocks. */
   readonly counter: bigint
   /** Leading tokens that are here. */
@@ -69,7 +70,8 @@ export interface PrefixFetch {
 /** Fetches blocks [localTokens, prefix.tokens). Never rejects. The blocks are pinned before it first returns. */
 export async function fetchPrefix(fetch: PrefixFetch): Promise<PrefixReuse> {
   const { device, counter, localTokens, prefix } = fetch
-  const { runner, clock } = device
+  const { runner } = fetch.served
+  const { clock } = device
   const span = startSpan(
     SPAN.kvFetch,
     { ...fetch.attributes, [ATTRIBUTE.fetchedFrom]: prefix.deviceId, [ATTRIBUTE.cachedTokens]: localTokens },
@@ -106,7 +108,7 @@ export async function fetchPrefix(fetch: PrefixFetch): Promise<PrefixReuse> {
 }
 
 function pullBlocks(fetch: PrefixFetch, blocks: readonly number[]): Promise<ReceivedKv> {
-  const { device, loaded, counter, localTokens, prefix, hashes } = fetch
+  const { device, served, counter, localTokens, prefix, hashes } = fetch
   const { limits, clock } = device
   const firstBlock = localTokens / BLOCK_TOKENS
   const late = new AbortController()
@@ -114,10 +116,10 @@ function pullBlocks(fetch: PrefixFetch, blocks: readonly number[]): Promise<Rece
     client: device.kvClient(prefix.endpoint),
     sourceDeviceId: prefix.deviceId,
     wanted: { hashes: hashes.prompt.slice(firstBlock, prefix.tokens / BLOCK_TOKENS) },
-    shape: shapeOf(loaded),
+    shape: shapeOf(served),
     lease: leaseOf(device, counter),
     windowBytes: limits.windowBytes,
-    write: runWriter(loaded.driver, blocks.slice(firstBlock)),
+    write: runWriter(served.driver, blocks.slice(firstBlock)),
     clock,
     silenceMs: limits.fetchSilenceMs,
     signal: AbortSignal.any([fetch.signal, late.signal]),

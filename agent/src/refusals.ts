@@ -13,18 +13,24 @@ import {
 } from '@kvasir/runtime/errors'
 import type { EndReason, Refusal } from './core/events.js'
 
+/** Who refuses. `unloads`: the model concerned, where it is being unloaded. */
+export interface Refuser {
+  readonly deviceId: string
+  readonly unloads?: string
+}
+
 /** A device that drains is gone for good soon: others are asked first, and it is asked again only as a last resort. */
 const DRAINING_RETRY_MS = 5_000
 const FULL_RETRY_MS = 250
 
-export function refusalError(reason: Refusal, deviceId: string): KvasirError {
+export function refusalError(reason: Refusal, { deviceId, unloads }: Refuser): KvasirError {
   const ids = { deviceId, reason }
   switch (reason) {
     case 'draining':
-      return new UnavailableError(`Device ${deviceId} is draining; place the request on another device.`, {
-        ids,
-        retryAfterMs: DRAINING_RETRY_MS,
-      })
+      return new UnavailableError(
+        `Device ${deviceId} ${unloads === undefined ? 'is draining' : `is unloading ${unloads}`}; place the request on another device.`,
+        { ids, retryAfterMs: DRAINING_RETRY_MS },
+      )
     case 'memory':
       return full(`Device ${deviceId} has too little free KV memory; try another device or try again later.`)
     case 'slots':
@@ -71,7 +77,7 @@ export function refusalError(reason: Refusal, deviceId: string): KvasirError {
 }
 
 /** For endings that are failures to the caller; `stop`, `length`, `preempted` and `sent` are answers. */
-export function endError(reason: EndReason, deviceId: string): KvasirError {
+export function endError(reason: EndReason, { deviceId, unloads }: Refuser): KvasirError {
   const ids = { deviceId, reason }
   switch (reason) {
     case 'superseded':
@@ -83,10 +89,10 @@ export function endError(reason: EndReason, deviceId: string): KvasirError {
       // Whoever asked for the sequence wants it no more, and its cancellation may come after the release.
       return new CancelledError(`The lease on device ${deviceId} was released while it was in use.`, { ids })
     case 'draining':
-      return new UnavailableError(`Device ${deviceId} has drained; place the request on another device.`, {
-        ids,
-        retryAfterMs: DRAINING_RETRY_MS,
-      })
+      return new UnavailableError(
+        `Device ${deviceId} has ${unloads === undefined ? 'drained' : `unloaded ${unloads}`}; place the request on another device.`,
+        { ids, retryAfterMs: DRAINING_RETRY_MS },
+      )
     case 'cancelled':
       return new CancelledError(`The sequence on device ${deviceId} was cancelled.`, { ids })
     default:

@@ -1,24 +1,25 @@
 /**
- * A device that serves: its model loaded and measured, its core running, its two gRPC
+ * A device that serves: its models loaded and measured, each with its own core, its two gRPC
  * servers listening. NATS is not its job, so that it runs without.
  */
-import type { Advertisement, LoadReport } from '@kvasir/proto/kvasir/capability/v1/capability'
+import type { DeviceDriver } from '@kvasir/engine/device-driver'
+import { type Advertisement, type LoadReport, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { InferenceServiceService } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
-import { InternalError, type KvasirError } from '@kvasir/runtime/errors'
+import { InternalError, type KvasirError, UnsupportedError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import type { Logger } from '@kvasir/runtime/log'
 import { callUnary } from '@kvasir/runtime/rpc-client'
 import { type RpcServer, startRpcServer } from '@kvasir/runtime/rpc-server'
 import { type AdvertisedDevice, advertisementOf, loadReportOf } from './advertisement.js'
 import type { BlockHolder } from './block-holder.js'
-import { AgentCore } from './core/agent-core.js'
+import { measureCopyRate } from './calibration.js'
 import type { DeviceDefinition } from './definition.js'
-import { Demotion } from './demotion.js'
-import type { Device, LoadedDevice } from './device.js'
-import { DeviceCache } from './device-cache.js'
-import { DeviceRunner } from './device-runner.js'
+import { Demotion, type StagingRoom } from './demotion.js'
+import type { Device } from './device.js'
+import { DeviceBlocks } from './device-blocks.js'
+import { sizedTiers } from './device-tiers.js'
 import { attendClient, bulkClient, EndpointClients, offerClient } from './endpoint-clients.js'
 import type { TierPeer } from './host-tier-peer.js'
 import { newIncarnation } from './incarnation.js'
@@ -26,8 +27,14 @@ import { inferenceService } from './inference-service.js'
 import { type KvChange, KvIndex } from './kv-index.js'
 import { kvControlService, kvTransferService } from './kv-service.js'
 import { AGENT_LIMITS, type AgentLimits } from './limits.js'
-import { type OpenedDevice, openDevice } from './open-device.js'
+import { modelBytesDefault } from './machine-memory.js'
+import type { Arrival, WantedModel } from './model-arrival.js'
+import { ModelLoads, type UnwantedModel } from './model-loads.js'
+import { ModelMemory } from './model-memory.js'
+import { localSource } from './model-source.js'
 import { Pacer } from './pacer.js'
+import { type DemotingModel, type OpenedModel, ServedModel } from './served-model.js'
+import { ServedModels } from './served-models.js'
 import type { ServiceBinding } from './services.js'
 import type { AgentSettings } from './settings.js'
 import { TransferRegistry } from './transfer-registry.js'
@@ -47,6 +54,8 @@ export interface ServingOptions {
   readonly onKvChange?: (change: KvChange) => void
   /** The device can run no steps any more. */
   readonly onBroken?: (error: KvasirError) => void
+  /** The set of models, or what is told of them, has changed. */
+  readonly onModelsChanged?: () => void
   /** The host tier of the same machine, where there is one now. */
   readonly hostTier?: () => TierPeer | undefined
 }
@@ -57,39 +66,30 @@ export interface ServingDevice {
   readonly kv: RpcServer
   advertisement(): Advertisement
   loadReport(sequence: bigint): LoadReport
+  /** As `ModelLoads.begin`. Throws UnsupportedError where the device runs no models. */
+  load(wanted: WantedModel): Promise<Arrival>
+  /** As `ModelLoads.unload`. */
+  unload(unwanted: UnwantedModel): Promise<void>
   /** Refuses new work, lets what runs end by the deadline. */
   drain(deadlineMs: number): Promise<void>
   close(): Promise<void>
 }
 
+/** Throws what keeps the device or its first model from being served. */
 export async function startServingDevice(options: ServingOptions): Promise<ServingDevice> {
   const { definition, settings, clock, log } = options
   const limits = { ...AGENT_LIMITS, ...options.limits }
   const incarnation = newIncarnation(clock.wallMs())
-  const opened = await openDevice(definition, settings, log)
-  const { loaded } = opened
   const { deviceId, host } = settings
-  const decodeSlots = loaded === undefined ? 0 : (settings.decodeSlots ?? definition.decodeSlotsDefault)
+  const tiers = sizedTiers(definition, settings)
+  const threads = settings.threads === undefined ? {} : { threads: settings.threads }
+  const driver = await definition.driver?.create(threads)
+  const decodeSlots = driver === undefined ? 0 : (settings.decodeSlots ?? definition.decodeSlotsDefault)
   const onBroken = (error: KvasirError) => options.onBroken?.(error)
   // An idle device runs no step that could fail.
-  void loaded?.device.lost.then(onBroken)
+  void driver?.lost.then(onBroken)
 
-  const core = new AgentCore({
-    deviceId,
-    incarnation,
-    leaseTtlMs: limits.leaseTtlMs,
-    tiers: coreTiers(opened),
-    blockBytes: loaded?.blockBytes ?? 0,
-    tierPolicy: settings.tierPolicy,
-    decodeSlots,
-    waitingMax: limits.waitingMax,
-    contextTokensMax: loaded?.model.contextTokensMax ?? 0,
-    limits: {
-      rowsMax: Math.min(limits.rowsMax, loaded?.device.describe().rowsMax ?? 0),
-      chunkTokens: limits.chunkTokens,
-      sharedChunkTokens: limits.sharedChunkTokens,
-    },
-  })
+  const models = new ServedModels()
   const index = new KvIndex((change) => options.onKvChange?.(change))
   const bulk = new EndpointClients(bulkClient)
   const offers = new EndpointClients(offerClient)
@@ -104,10 +104,12 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
 
   // Known once it listens, before which nobody can ask for it.
   const kvEndpoint = () => servers[1]?.address ?? ''
-  const demotion = (device: LoadedDevice) =>
+  const room: StagingRoom = { bytesMax: limits.stagingBytesMax, bytesUsed: 0 }
+  const demotion = (served: DemotingModel) =>
     new Demotion({
       deviceId,
-      loaded: device,
+      served,
+      room,
       limits,
       clock,
       log,
@@ -118,23 +120,8 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
         return (await callUnary(offers.get(control), 'offer', offer, { timeoutMs })).wanted
       },
     })
-  const leaving = loaded === undefined ? undefined : demotion(loaded)
-  const runner = new DeviceRunner({
-    core,
-    driver: loaded?.driver,
-    demote: (blocks) => leaving?.demote(blocks),
-    kvChanged: (stored, removed) => {
-      if (loaded !== undefined) index.changed(loaded.variant, stored, removed)
-    },
-    trackPages: opened.tiers.length > 1,
-    clock,
-    log,
-    stepMs: limits.stepMs,
-    onBroken,
-  })
   const holder = (): BlockHolder => {
-    if (loaded !== undefined && leaving !== undefined)
-      return new DeviceCache(deviceId, loaded, runner, leaving)
+    if (driver !== undefined) return new DeviceBlocks(deviceId, models)
     const parts = { deviceId, incarnation, settings, index, limits, clock, log, kvClient }
     if (definition.memory !== undefined) return definition.memory(parts)
     throw new InternalError(`A device of kind ${definition.kind} has neither a driver nor memory.`)
@@ -143,8 +130,8 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     deviceId,
     incarnation,
     capabilities: definition.capabilities,
-    loaded,
-    runner,
+    driver,
+    models,
     index,
     holder: holder(),
     transfers: new TransferRegistry(deviceId, limits.announceMs),
@@ -156,14 +143,41 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     kvClient,
     attendClient: (endpoint) => attends.get(endpoint),
   }
+  const loadsOf = (runs: DeviceDriver) => {
+    const memory = new ModelMemory(deviceId, settings.modelBytes ?? modelBytesDefault())
+    const serve = (opened: OpenedModel) =>
+      new ServedModel({
+        ...opened,
+        ...{ deviceId, incarnation, place: models.nextPlace(), device: runs, decodeSlots },
+        ...{ tierPolicy: settings.tierPolicy, limits, index, clock, log, onBroken, demotion },
+      })
+    const loads = new ModelLoads({
+      ...{ deviceId, definition, settings, device: runs, models, memory, serve, clock, log },
+      source: localSource(runs),
+      changed: () => options.onModelsChanged?.(),
+    })
+    return { memory, loads }
+  }
+  const { memory, loads } = driver === undefined ? {} : loadsOf(driver)
   const services = (definition.services ?? []).map((service) => service(device, settings))
-  const advertised: AdvertisedDevice = { definition, settings, device, opened, services, decodeSlots }
+  const advertised: AdvertisedDevice = {
+    ...{ definition, settings, device, tiers, services, decodeSlots, memory },
+    copyBytesPerSecond: measureCopyRate(),
+  }
   const closeAll = async () => {
+    loads?.close()
     await Promise.all(servers.map((server) => server.close()))
     await Promise.all(services.map((service) => service.close?.()))
     device.holder.close()
     for (const clients of [bulk, offers, attends]) clients.close()
-    await loaded?.device.close()
+    await driver?.close()
+  }
+  const load = (wanted: WantedModel): Promise<Arrival> => modelLoads().begin(wanted)
+  const modelLoads = (): ModelLoads => {
+    if (loads !== undefined) return loads
+    throw new UnsupportedError(`Device ${deviceId} runs no models; choose one that does.`, {
+      ids: { deviceId },
+    })
   }
 
   const listenAll = async (): Promise<[control: RpcServer, kv: RpcServer]> => {
@@ -177,6 +191,9 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
         { definition: KvBulkService, implementation: kvTransferService(device) },
         ...services.flatMap((service) => service.kv ?? []),
       ])
+      if (settings.model !== undefined && loads !== undefined) {
+        await (await load(firstModel(settings.model, settings))).served.promise
+      }
       return [control, kv]
     } catch (error) {
       await closeAll()
@@ -184,16 +201,25 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     }
   }
   const [control, kv] = await listenAll()
-  const ticking = setInterval(() => runner.apply({ type: 'tick' }), TICK_MS)
+  const ticking = setInterval(() => {
+    for (const { runner } of models.all) runner.apply({ type: 'tick' })
+  }, TICK_MS)
+  let draining = false
 
   return {
     device,
     control,
     kv,
     advertisement: () => advertisementOf(advertised, { control: control.address, kv: kv.address }),
-    loadReport: (sequence) => loadReportOf(advertised, sequence),
+    loadReport: (sequence) =>
+      loadReportOf(advertised, { sequence, draining, arrivals: loads?.arrivals() ?? [] }),
+    load,
+    unload: (unwanted) => modelLoads().unload(unwanted),
     async drain(deadlineMs) {
-      await runner.drain(Math.max(0, deadlineMs - CALLS_END_MS))
+      draining = true
+      loads?.close()
+      const workMs = Math.max(0, deadlineMs - CALLS_END_MS)
+      await Promise.all(models.all.map(({ runner }) => runner.drain(workMs)))
       await Promise.all([control.drain(CALLS_END_MS), kv.drain(CALLS_END_MS)])
     },
     async close() {
@@ -203,12 +229,11 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
   }
 }
 
-/** The core manages the memory of a device; that of an agent without one is its holder's. */
-function coreTiers({ loaded, tiers }: OpenedDevice) {
-  if (loaded === undefined) return []
-  return tiers.map(({ definition, blocks, bytesPerSecond }) => ({
-    name: definition.name,
-    blocks,
-    bytesPerSecond,
-  }))
+function firstModel(model: string, { profile }: AgentSettings): WantedModel {
+  return {
+    model,
+    digest: '',
+    profile: profile === 'paper' ? Profile.PAPER : Profile.EXACT,
+    kvBytes: undefined,
+  }
 }

@@ -12,7 +12,20 @@ export const agentSettings = z.strictObject({
     .string()
     .regex(/^[A-Za-z0-9-]{1,64}$/, 'use 1 to 64 letters, digits or hyphens')
     .describe('Id of the device, unique in the cluster'),
-  model: z.string().default('skald').describe('Folder of the model, its name in models/, or dummy:NAME'),
+  model: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('First model: its folder, GGUF file, name, or dummy:NAME; without it the agent waits for one'),
+  profile: z
+    .enum(['exact', 'paper'])
+    .default('exact')
+    .describe('Numerics of the first model: exact is f32 everywhere, paper what the device is made for'),
+  modelBytes: z
+    .int()
+    .positive()
+    .optional()
+    .describe('Bytes that models may take, weights and KV together; ¾ of the free memory by default'),
   host: z.string().default('127.0.0.1').describe('Address to listen on'),
   controlPort: port.default(0).describe('Port of the control services; 0 takes a free one'),
   kvPort: port.default(0).describe('Port of the KV transfers; 0 takes a free one'),
@@ -20,13 +33,13 @@ export const agentSettings = z.strictObject({
     .int()
     .positive('a tier of 0 bytes holds nothing; give it more')
     .default(256 << 20)
-    .describe('Bytes of the nearest memory tier that may hold KV blocks'),
+    .describe('Bytes of the nearest memory tier that may hold KV blocks, of each model'),
   ddrBytes: z
     .int()
     .nonnegative()
     .optional()
     .describe(
-      'Bytes of the DDR tier, for a device that has one: four times tierBytes by default; 0 for none',
+      'Bytes of the DDR tier of each model, for a device that has one: four times tierBytes by default; 0 for none',
     ),
   tierPolicy: z
     .enum(['static', 'reactive', 'balanced'])
@@ -43,7 +56,7 @@ export const agentSettings = z.strictObject({
     .positive()
     .default(1 << 30)
     .describe('Bytes that all corpora may take, documents on disk and postings in memory together'),
-  decodeSlots: z.int().positive().max(1_024).optional().describe('Sequences decoded at once'),
+  decodeSlots: z.int().positive().max(1_024).optional().describe('Sequences decoded at once, of each model'),
   threads: z.int().positive().optional().describe('Threads that compute'),
   linkBytesPerSecond: z
     .number()

@@ -31,7 +31,7 @@ import {
 import { unary } from '@kvasir/runtime/rpc-server'
 import { withSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
-import { type Device, loadedDevice } from './device.js'
+import { ableDriver, type Device } from './device.js'
 import type { DeviceService } from './services.js'
 import type { AgentSettings } from './settings.js'
 import { fetchShard } from './shard-fetch.js'
@@ -228,7 +228,7 @@ class ShardService {
   }
 
   private get driver(): DeviceDriver {
-    return loadedDevice(this.device, Capability.RETRIEVE).device
+    return ableDriver(this.device, Capability.RETRIEVE)
   }
 
   private notHeld(corpus: string): NotFoundError {

@@ -5,7 +5,13 @@ import type { DriverFactory } from './definition.js'
 import { shapeOf } from './kv-shape.js'
 import { ortFactory } from './ort-factory.js'
 import { cachedDigests } from './testing/cached-bytes.js'
-import { promptOf, readDecode, TestDevice, type TestDeviceOptions } from './testing/test-devices.js'
+import {
+  onlyModel,
+  promptOf,
+  readDecode,
+  TestDevice,
+  type TestDeviceOptions,
+} from './testing/test-devices.js'
 
 const NEAR_BLOCKS = 8
 const MAX_TOKENS = 60
@@ -70,9 +76,7 @@ async function generate(device: TestDevice, id: string, prompt: number[], maxTok
 }
 
 function digests(device: TestDevice, hashes: readonly string[]): Promise<string[]> {
-  const { loaded } = device.serving.device
-  if (loaded === undefined) throw new Error('no model')
-  return cachedDigests(device.serving.kv.address, shapeOf(loaded), hashes)
+  return cachedDigests(device.serving.kv.address, shapeOf(onlyModel(device.serving)), hashes)
 }
 
 function digestOf(bytes: Uint8Array): string {

@@ -6,7 +6,6 @@ import type { LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import type { SamplingParameters } from '@kvasir/engine/sampler'
 import { HASH_BYTES } from '@kvasir/engine/text/block-hash'
-import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type {
   CachedPrefix,
   DecodeRequest,
@@ -15,7 +14,7 @@ import type {
   SequenceIdentity,
 } from '@kvasir/proto/kvasir/inference/v1/inference'
 import type { Lease, OfferRequest, ReserveRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
-import { InvalidInputError, NotFoundError, UnsupportedError } from '@kvasir/runtime/errors'
+import { InvalidInputError } from '@kvasir/runtime/errors'
 
 const TOP_LOGPROBS_MAX = 20
 /** As documented of OfferRequest. */
@@ -27,37 +26,20 @@ export function required<T>(value: T | undefined, message: string, field: string
   return value
 }
 
-export function checkIdentity(
-  sequence: SequenceIdentity | undefined,
-  message: string,
-  model: LoadedModelFacts,
-): SequenceIdentity {
+export function checkIdentity(sequence: SequenceIdentity | undefined, message: string): SequenceIdentity {
   const identity = required(sequence, message, 'sequence')
-  checkPlacement(identity, `${message}.sequence`, model)
+  checkPlacement(identity, `${message}.sequence`)
   return identity
 }
 
 /** What names a placement of a request: in a SequenceIdentity and in a ReserveRequest. */
 export function checkPlacement(
-  request: Pick<ReserveRequest, 'requestId' | 'epoch' | 'modelDigest' | 'profile'>,
+  request: Pick<ReserveRequest, 'requestId' | 'epoch' | 'modelDigest'>,
   message: string,
-  model: LoadedModelFacts,
 ): void {
   if (request.requestId === '') throw missing(message, 'request_id')
   if (request.epoch < 1) throw invalid(`${message}.epoch must count from 1.`, 'epoch')
   if (request.modelDigest === '') throw missing(message, 'model_digest')
-  if (request.modelDigest !== model.digest) {
-    throw new NotFoundError(
-      `This device has no model with digest ${request.modelDigest.slice(0, 16)}; choose one that its advertisement names.`,
-      { param: 'model_digest' },
-    )
-  }
-  if (request.profile === Profile.UNSPECIFIED) throw missing(message, 'profile')
-  if (request.profile !== Profile.EXACT) {
-    throw new UnsupportedError('This device computes in profile exact only; choose another device.', {
-      param: 'profile',
-    })
-  }
 }
 
 export function checkTokens(tokens: readonly number[], message: string, model: LoadedModelFacts): void {
@@ -90,16 +72,14 @@ export function checkSampling(sampling: Sampling | undefined, message: string): 
   return { temperature, topP, topK, seed, logprobs, topLogprobs }
 }
 
-export function checkPrefill(request: PrefillRequest, model: LoadedModelFacts) {
-  const identity = checkIdentity(request.sequence, 'PrefillRequest', model)
+export function checkPrefill(request: PrefillRequest, model: LoadedModelFacts): SamplingParameters {
   if (request.transferId === '') throw missing('PrefillRequest', 'transfer_id')
   checkTokens(request.tokens, 'PrefillRequest', model)
   checkPrefix(request.prefix, 'PrefillRequest', request.tokens.length)
-  return { identity, sampling: checkSampling(request.sampling, 'PrefillRequest') }
+  return checkSampling(request.sampling, 'PrefillRequest')
 }
 
 export function checkDecode(request: DecodeRequest, model: LoadedModelFacts) {
-  const identity = checkIdentity(request.sequence, 'DecodeRequest', model)
   const lease = checkLease(request.lease, 'DecodeRequest')
   checkTokens(request.tokens, 'DecodeRequest', model)
   if (request.maxTokens <= request.firstIndex) {
@@ -113,7 +93,7 @@ export function checkDecode(request: DecodeRequest, model: LoadedModelFacts) {
     if (source.endpoint === '') throw missing('DecodeRequest.source', 'endpoint')
     if (source.transferId === '') throw missing('DecodeRequest.source', 'transfer_id')
   }
-  return { identity, lease, sampling: checkSampling(request.sampling, 'DecodeRequest'), source }
+  return { lease, sampling: checkSampling(request.sampling, 'DecodeRequest'), source }
 }
 
 function checkReplay({ replay, firstIndex, maxTokens }: DecodeRequest, model: LoadedModelFacts): void {

@@ -17,6 +17,7 @@ export const fpgaDefinition: DeviceDefinition = {
     { name: 'hbm', kind: 'TIER_KIND_HBM', bytes: 'tierBytes' },
     { name: 'ddr', kind: 'TIER_KIND_DDR', bytes: 'ddrBytes', bandwidthShare: U280_DDR / U280_HBM },
   ],
+  paperNumerics: 'quantised',
   decodeSlotsDefault: 8,
   linkClass: 'loopback',
   driver: ortFactory,

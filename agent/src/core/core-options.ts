@@ -18,6 +18,8 @@ export interface CoreOptions {
   readonly deviceId: string
   readonly incarnation: bigint
   readonly leaseTtlMs: number
+  /** Leases are numbered from the next on, so that several models of one device never issue the same; 0 where absent. */
+  readonly leaseCountersFrom?: bigint
   /** Nearest first. */
   readonly tiers: readonly TierOptions[]
   /** Bytes of one block, all layers. */

@@ -92,8 +92,8 @@ export class DeviceState {
   private actions: CoreAction[] = []
 
   constructor(readonly options: CoreOptions) {
-    const { deviceId, incarnation, leaseTtlMs, tiers } = options
-    this.leases = new LeaseTable({ deviceId, incarnation, ttlMs: leaseTtlMs })
+    const { deviceId, incarnation, leaseTtlMs: ttlMs, leaseCountersFrom: countersFrom = 0n, tiers } = options
+    this.leases = new LeaseTable({ deviceId, incarnation, ttlMs, countersFrom })
     this.counters = new TierCounters(tiers)
     const table = new BlockTable(
       tiers.map(({ blocks }) => blocks),

@@ -25,6 +25,8 @@ export interface LeaseIssuer {
   readonly deviceId: string
   readonly incarnation: bigint
   readonly ttlMs: number
+  /** The first lease has the number after it: 0, unless others issue leases of the same incarnation. */
+  readonly countersFrom?: bigint
 }
 
 interface AliveLease {
@@ -36,9 +38,13 @@ interface AliveLease {
 
 export class LeaseTable {
   private readonly alive = new Map<bigint, AliveLease>()
-  private lastCounter = 0n
+  private readonly countersFrom: bigint
+  private lastCounter: bigint
 
-  constructor(private readonly issuer: LeaseIssuer) {}
+  constructor(private readonly issuer: LeaseIssuer) {
+    this.countersFrom = issuer.countersFrom ?? 0n
+    this.lastCounter = this.countersFrom
+  }
 
   get aliveCount(): number {
     return this.alive.size
@@ -54,7 +60,7 @@ export class LeaseTable {
     if (lease.deviceId !== this.issuer.deviceId) return 'foreign'
     if (lease.incarnation < this.issuer.incarnation) return 'older'
     if (lease.incarnation > this.issuer.incarnation) return 'foreign'
-    if (lease.counter < 1n || lease.counter > this.lastCounter) return 'foreign'
+    if (lease.counter <= this.countersFrom || lease.counter > this.lastCounter) return 'foreign'
     return this.alive.has(lease.counter) ? 'alive' : 'ended'
   }
 

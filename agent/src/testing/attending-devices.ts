@@ -16,7 +16,7 @@ import { ortFactory } from '../ort-factory.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
 import { agentSettings } from '../settings.js'
 import { poolBlockBytes } from './pool-bytes.js'
-import { GREEDY, TestClient, untilEmpty } from './test-devices.js'
+import { GREEDY, onlyModel, TestClient, untilEmpty } from './test-devices.js'
 
 /** Blocks of each device: some sequences of the model's context. */
 const BLOCKS = 256
@@ -77,8 +77,8 @@ interface GenerateOptions {
 
 export class AttendingDevice extends TestClient {
   private constructor(readonly serving: ServingDevice) {
-    const { deviceId, loaded } = serving.device
-    super(deviceId, serving.control.address, serving.kv.address, loaded?.model.digest ?? '')
+    const { deviceId, models } = serving.device
+    super(deviceId, serving.control.address, serving.kv.address, models.all[0]?.model.digest ?? '')
   }
 
   /** `model`: folder or name. */
@@ -107,9 +107,7 @@ export class AttendingDevice extends TestClient {
   }
 
   get model(): LoadedModelFacts {
-    const { loaded } = this.serving.device
-    if (loaded === undefined) throw new Error('The device has no model')
-    return loaded.model
+    return onlyModel(this.serving).model
   }
 
   /** Room for the full pages of a prompt, to answer for with `mode`. */

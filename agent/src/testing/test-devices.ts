@@ -22,6 +22,7 @@ import { HashChain } from '../hash-chain.js'
 import type { TierPeer } from '../host-tier-peer.js'
 import { hashBytes, type KvChange } from '../kv-index.js'
 import type { AgentLimits } from '../limits.js'
+import type { ServedModel } from '../served-model.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
 import { type AgentSettings, agentSettings } from '../settings.js'
 import { FAKE_MODEL, type FakeDriverOptions, fakeFactory } from './fake-driver.js'
@@ -177,8 +178,8 @@ export class TestClient {
 /** A device in this process, with its client. */
 export class TestDevice extends TestClient {
   private constructor(readonly serving: ServingDevice) {
-    const { deviceId, loaded } = serving.device
-    super(deviceId, serving.control.address, serving.kv.address, loaded?.model.digest ?? '')
+    const { deviceId, models } = serving.device
+    super(deviceId, serving.control.address, serving.kv.address, models.all[0]?.model.digest ?? '')
   }
 
   static async start(options: TestDeviceOptions): Promise<TestDevice> {
@@ -222,13 +223,20 @@ export class TestDevice extends TestClient {
   }
 }
 
+/** The model of a device that serves one. */
+export function onlyModel({ device }: ServingDevice): ServedModel {
+  const [served, ...others] = device.models.all
+  if (served === undefined || others.length > 0) throw new Error(`The device serves ${others.length} others`)
+  return served
+}
+
 /** Waits until nothing is leased and no block used; fails after a second (I4). */
 export async function untilEmpty({ device }: ServingDevice): Promise<void> {
   const endMs = performance.now() + 1_000
   for (;;) {
-    const load = device.runner.load()
-    if (load.usedBlocks === 0 && load.leases === 0 && load.sequences === 0) return
-    if (performance.now() > endMs) throw new Error(`Not freed within a second: ${JSON.stringify(load)}`)
+    const loads = device.models.all.map((served) => served.load())
+    if (loads.every((load) => load.usedBlocks + load.leases + load.sequences === 0)) return
+    if (performance.now() > endMs) throw new Error(`Not freed within a second: ${JSON.stringify(loads)}`)
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }

@@ -2,8 +2,8 @@
  * A device of a bench's own process: a real driver with a model and its pool behind the real services, known to no
  * cluster.
  */
-import type { LoadedDevice } from '@kvasir/agent/device'
 import { ortFactory } from '@kvasir/agent/ort-factory'
+import type { ServedModel } from '@kvasir/agent/served-model'
 import { type ServingDevice, startServingDevice } from '@kvasir/agent/serving-device'
 import { agentSettings } from '@kvasir/agent/settings'
 import { inspectModel } from '@kvasir/engine/model-plan'
@@ -12,7 +12,7 @@ import { systemClock } from '@kvasir/runtime/clock'
 import { InternalError } from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 
-export type BenchDevice = ServingDevice & { readonly loaded: LoadedDevice }
+export type BenchDevice = ServingDevice & { readonly served: ServedModel }
 
 /** @param blocks of the pool */
 export async function startBenchDevice(model: string, blocks: number): Promise<BenchDevice> {
@@ -31,9 +31,9 @@ export async function startBenchDevice(model: string, blocks: number): Promise<B
     clock: systemClock,
     log: createLogger({ service: 'bench', level: 'error', terminal: false }),
   })
-  const { loaded } = serving.device
-  if (loaded === undefined) throw new InternalError('The bench has no model.')
-  return { ...serving, loaded }
+  const [served] = serving.device.models.all
+  if (served === undefined) throw new InternalError('The bench has no model.')
+  return { ...serving, served }
 }
 
 export async function withBenchDevice<T>(

@@ -17,10 +17,10 @@ const [model = '', ...counts] = process.argv.slice(2)
 const [blocks = 0, transfers = 0] = counts.map(Number)
 watchParent(() => process.exit(1))
 
-const { device, loaded, kv } = await startBenchDevice(model, blocks)
+const { device, served, kv } = await startBenchDevice(model, blocks)
 const ids = Array.from({ length: blocks }, (_, block) => block)
-const { driver } = loaded
-const { layers, blockLayerBytes, digest } = loaded.model
+const { driver } = served
+const { layers, blockLayerBytes, digest } = served.model
 for (let layer = 0; layer < layers; layer += 1) {
   for (let first = 0; first < blocks; first += fillBlocks) {
     const some = Uint32Array.from(ids.slice(first, first + fillBlocks))
@@ -33,13 +33,13 @@ const tokens = blocks * BLOCK_TOKENS
 for (let number = 0; number < transfers; number += 1) {
   const transfer = new OutgoingTransfer({
     transferId: `kv-${number}`,
-    shape: shapeOf(loaded),
+    shape: shapeOf(served),
     tokens,
     pacer: device.pacer,
     clock: device.clock,
     acknowledgeMs: device.limits.acknowledgeMs,
     opened() {},
-    pin: () => runReader(loaded, ids, tokens),
+    pin: () => runReader(served, ids, tokens),
     unpin: () => device.transfers.withdraw(transfer),
   })
   // What ends a transfer is the receiver's to tell.

@@ -100,7 +100,7 @@ interface PullWish {
 /** Pulls all prompts, one after the other, each into memory of its own. */
 async function move(device: BenchDevice, { blocks, prompts, bytes }: Work, wish: PullWish): Promise<Moved> {
   const client = createRpcClient(KvServiceClient, device.control.address)
-  const { runner } = device.device
+  const { runner } = device.served
   const leases: Lease[] = []
   try {
     const cpuBefore = { sender: cpuTimeUs([wish.pid]), receiver: cpuTimeUs([process.pid]) }
@@ -132,14 +132,14 @@ async function move(device: BenchDevice, { blocks, prompts, bytes }: Work, wish:
 
 async function reserve(
   client: KvServiceClient,
-  { loaded }: BenchDevice,
+  { served }: BenchDevice,
   requestId: string,
   blocks: number,
 ): Promise<Lease> {
   const { lease } = await callUnary(client, 'reserve', {
     requestId,
     epoch: 1,
-    modelDigest: loaded.model.digest,
+    modelDigest: served.model.digest,
     profile: Profile.EXACT,
     tokens: blocks * BLOCK_TOKENS,
     purpose: LeasePurpose.ATTEND,
@@ -150,13 +150,13 @@ async function reserve(
 
 /** The bytes of one prompt, as a decoding device brings them in. */
 async function pull(
-  { device, loaded }: BenchDevice,
+  { device, served }: BenchDevice,
   lease: Lease,
   transferId: string,
   blocks: number,
   { endpoint, signal }: PullWish,
 ): Promise<number> {
-  const { runner, limits, clock } = device
+  const { limits, clock } = device
   const { bytes } = await pullKv({
     client: device.kvClient(endpoint),
     sourceDeviceId: 'kv-source',
@@ -167,10 +167,10 @@ async function pull(
       firstBlock: 0,
       content: PullContent.KV,
     },
-    shape: shapeOf(loaded),
+    shape: shapeOf(served),
     lease,
     windowBytes: limits.windowBytes,
-    write: runWriter(loaded.driver, runner.blocks(lease.counter)),
+    write: runWriter(served.driver, served.runner.blocks(lease.counter)),
     clock,
     silenceMs: limits.silenceMs,
     signal,

@@ -6,10 +6,11 @@
  * it one query at a time. Beside it: the same choice and attention by the driver in this process, which
  * is what the trip adds to.
  */
-import type { Device, LoadedDevice } from '@kvasir/agent/device'
+import type { Device } from '@kvasir/agent/device'
 import { runReader, shapeOf } from '@kvasir/agent/kv-shape'
 import { OutgoingTransfer } from '@kvasir/agent/outgoing-transfer'
 import { RemoteAttentionCall } from '@kvasir/agent/remote-attention'
+import type { ServedModel } from '@kvasir/agent/served-model'
 import type { ClusterReport } from '@kvasir/coordinator/generation'
 import { BLOCK_TOKENS, type RemoteAnswer } from '@kvasir/engine/device-driver'
 import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
@@ -69,27 +70,27 @@ export async function benchRelevancy(options: RelevancyOptions, signal: AbortSig
     { name: 'dense', mode: AttendMode.PARTIAL, pages: 0 },
   ]
   return withBenchCluster({ model, fpgas: 1 }, signal, async ({ url }) =>
-    withBenchDevice(model, pages, async ({ device, loaded }) => {
-      await fill(loaded, pages)
+    withBenchDevice(model, pages, async ({ device, served }) => {
+      await fill(served, pages)
       const { devices } = await callJson<ClusterReport>(url, '/v1/cluster')
       const control = devices.find(({ deviceId }) => deviceId === attendingDevice)?.endpoints.control
       if (control === undefined) throw new InternalError(`The cluster has no device ${attendingDevice}.`)
       const all = new Map<string, Measured>()
       for (const way of ways) {
-        const call = await open(device, loaded, control, way, pages)
+        const call = await open(device, served, control, way, pages)
         try {
           const ask = (q: Float32Array) =>
             call.ask({ layer, q, pages: way.pages, rivals: new Float32Array() })
-          all.set(way.name, await measure(options.queries, loaded, way, ask, signal))
+          all.set(way.name, await measure(options.queries, served, way, ask, signal))
         } finally {
           call.close()
         }
         say(`${way.name}: ${options.queries} queries measured`)
       }
-      const here = (q: Float32Array) => askHere(loaded, q, pages, chosen)
+      const here = (q: Float32Array) => askHere(served, q, pages, chosen)
       const [partial] = ways
       if (partial !== undefined)
-        all.set('here', await measure(options.queries, loaded, partial, here, signal))
+        all.set('here', await measure(options.queries, served, partial, here, signal))
       return resultOf(all, pages, chosen)
     }),
   )
@@ -123,7 +124,7 @@ function resultOf(all: ReadonlyMap<string, Measured>, pages: number, chosen: num
 
 async function measure(
   queries: number,
-  { model: { kvHeads, headDim, heads, blockLayerBytes } }: LoadedDevice,
+  { model: { kvHeads, headDim, heads, blockLayerBytes } }: ServedModel,
   way: Way,
   ask: (q: Float32Array) => Promise<RemoteAnswer>,
   signal: AbortSignal,
@@ -159,7 +160,7 @@ async function measure(
 
 /** The same work by this process's own driver. */
 async function askHere(
-  { driver }: LoadedDevice,
+  { driver }: ServedModel,
   q: Float32Array,
   pages: number,
   chosen: number,
@@ -181,7 +182,7 @@ async function askHere(
 /** Reserves memory on the attending device and has it take the pages, as a decoding device does. */
 async function open(
   device: Device,
-  loaded: LoadedDevice,
+  served: ServedModel,
   control: string,
   way: Way,
   pages: number,
@@ -195,7 +196,7 @@ async function open(
     {
       requestId,
       epoch: 1,
-      modelDigest: loaded.model.digest,
+      modelDigest: served.model.digest,
       profile: Profile.EXACT,
       tokens,
       purpose: LeasePurpose.ATTEND,
@@ -206,13 +207,13 @@ async function open(
   const blocks = Array.from({ length: pages }, (_, page) => page)
   const transfer = new OutgoingTransfer({
     transferId: requestId,
-    shape: shapeOf(loaded),
+    shape: shapeOf(served),
     tokens,
     pacer: device.pacer,
     clock: device.clock,
     acknowledgeMs: device.limits.acknowledgeMs,
     opened() {},
-    pin: () => runReader(loaded, blocks, tokens),
+    pin: () => runReader(served, blocks, tokens),
     unpin() {},
   })
   device.transfers.offer(transfer)
@@ -222,13 +223,13 @@ async function open(
   const call = new RemoteAttentionCall({
     client: device.attendClient(control),
     deviceId: attendingDevice,
-    model: loaded.model,
+    model: served.model,
     attendMs: attendMsMax,
     open: {
       lease,
       requestId,
       epoch: 1,
-      modelDigest: loaded.model.digest,
+      modelDigest: served.model.digest,
       mode: way.mode,
       pages,
       sourceEndpoint: device.kvEndpoint(),
@@ -246,7 +247,7 @@ async function open(
 }
 
 /** Random keys and values in the first `pages` blocks, which nobody else uses. */
-async function fill({ driver, model: { blockLayerBytes } }: LoadedDevice, pages: number): Promise<void> {
+async function fill({ driver, model: { blockLayerBytes } }: ServedModel, pages: number): Promise<void> {
   const random = randomFloats(5)
   for (let first = 0; first < pages; first += fillPages) {
     const count = Math.min(fillPages, pages - first)
