@@ -7,6 +7,7 @@ import type { AttentionCall } from './attention-plan.js'
 import { BLOCK_TOKENS } from './device-driver.js'
 import { doubleRows, everySecondRow } from './doubled-rows.js'
 import type { ModelConfig } from './model-config.js'
+import type { KvFormat } from './numerics.js'
 import { floats, sessionOptions, shapeTensor } from './ort-session.js'
 
 export class AttentionSessions {
@@ -35,12 +36,12 @@ export class AttentionSessions {
     this.#wideRowsMin = Math.max(config.headDim, 2 * threads)
   }
 
-  static async create(config: ModelConfig, threads: number): Promise<AttentionSessions> {
-    const model = buildAttentionGraph(config)
+  static async create(config: ModelConfig, pool: KvFormat, threads: number): Promise<AttentionSessions> {
+    const model = buildAttentionGraph(config, pool)
     const narrowOptions = sessionOptions(Math.min(threads, config.kvHeads))
     const narrow = await InferenceSession.create(model, narrowOptions)
     const weighing = await InferenceSession.create(
-      buildAttentionGraph(config, { pageMass: true }),
+      buildAttentionGraph(config, pool, { pageMass: true }),
       narrowOptions,
     )
     const wide =
@@ -59,7 +60,7 @@ export class AttentionSessions {
   async run(
     call: AttentionCall,
     q: Float32Array,
-    slab: Tensor,
+    slab: Readonly<Record<string, Tensor>>,
     weighed = false,
   ): Promise<{ readonly attended: Float32Array; readonly pageMass: Float32Array }> {
     const { heads, kvHeads, headDim } = this.#config
@@ -70,7 +71,7 @@ export class AttentionSessions {
     const wide = group * queryRows >= this.#wideRowsMin ? this.#wide : this.#narrow
     const { attention, pageMass } = await (weighed ? this.#weighing : wide).run({
       q: new Tensor('float32', query, [batch, queryRows, kvHeads, group, headDim]),
-      slab,
+      ...slab,
       keyRuns: new Tensor('int32', call.keyRuns, runs),
       valueRuns: new Tensor('int32', call.valueRuns, runs),
       mask: new Tensor('float32', call.mask, [batch, 1, 1, queryRows, keys]),

@@ -6,11 +6,15 @@
  *   last    o-projection, residual, norm, MLP, residual of the last layer; final norm, head
  *
  * G1 Weights are constants of the graph: rows are then bit-equal whatever their number.
- * G2 Weights stay as files hold them, `[outputs, inputs]`; q, k, v and gate, up are joined by rows.
+ * G2 Weights stay as files hold them, `[outputs, inputs]`; q, k, v and gate, up are joined by rows. In which
+ *    numbers they are is the matter of matrix-product.ts.
  * Tensors: `x [1, rows, hidden]`, `q`, `attention [1, rows, heads · dim]`, `k`, `v [1, rows, kv heads · dim]`.
  */
+import type { Int4Quantiser } from './int4-quantiser.js'
+import { addProduct, type ProductMaker } from './matrix-product.js'
 import type { ModelConfig } from './model-config.js'
 import { GraphBuilder } from './onnx-graph.js'
+import { WeightBuffer } from './weight-buffer.js'
 import type { WeightSource } from './weight-source.js'
 
 export interface DenseGraph {
@@ -19,19 +23,19 @@ export interface DenseGraph {
   readonly weights: Uint8Array
 }
 
-/** Offsets of large constants: whole cache lines. */
-const ALIGNMENT_FLOATS = 16
-
 /**
  * Builds the graphs in order, all into one buffer for weights, which makes the peak of memory one
- * graph. `positionsMax`: length of the tables of rotary positions, see rotary.ts.
+ * graph. `positionsMax`: length of the tables of rotary positions, see rotary.ts. With a quantiser the
+ * weights are of few bits (matrix-product.ts).
  */
 export function* buildDenseGraphs(
   config: ModelConfig,
   source: WeightSource,
   positionsMax: number,
+  quantiser?: Int4Quantiser,
 ): Generator<DenseGraph> {
   const buffer = new WeightBuffer(source)
+  const maker = { buffer, quantiser }
   for (let index = 0; index <= config.layers; index++) {
     buffer.clear()
     const graph = new GraphBuilder()
@@ -40,7 +44,7 @@ export function* buildDenseGraphs(
     let normed = 'normed'
     const gamma = graph.floats(
       'inputNorm',
-      buffer.small(
+      maker.buffer.small(
         last ? 'model.norm.weight' : `model.layers.${index}.input_layernorm.weight`,
         config.hiddenSize,
       ),
@@ -52,43 +56,63 @@ export function* buildDenseGraphs(
         axis: -1,
       })
     } else {
-      const mlp = afterAttention(graph, buffer, config, index - 1)
+      const mlp = afterAttention(graph, maker, config, index - 1)
       normed = skipNorm(graph, config, mlp.delta, mlp.residual, gamma, last ? '' : 'nextX')
     }
     if (last) {
       const head = config.tiedEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight'
-      product(graph, buffer, normed, 'logits', [head], [config.vocabularySize], config.hiddenSize)
+      addProduct(graph, maker, {
+        input: normed,
+        output: 'logits',
+        matrices: [{ tensor: head, rows: config.vocabularySize }],
+        columns: config.hiddenSize,
+        precise: true,
+      })
       graph.output('logits', [1, 'rows', config.vocabularySize])
     } else {
       if (index > 0) graph.output('nextX', [1, 'rows', config.hiddenSize])
-      queryKeyValue(graph, buffer, config, index, normed, positionsMax)
+      queryKeyValue(graph, maker, config, index, normed, positionsMax)
     }
     yield { model: graph.build(last ? 'head' : `layer-${index}`), weights: buffer.bytes() }
   }
 }
 
-function afterAttention(graph: GraphBuilder, buffer: WeightBuffer, config: ModelConfig, layer: number) {
+function afterAttention(graph: GraphBuilder, maker: ProductMaker, config: ModelConfig, layer: number) {
   const { heads, headDim, hiddenSize, intermediateSize } = config
   const of = (name: string) => `model.layers.${layer}.${name}.weight`
   const width = heads * headDim
   graph.input('attention', 'float32', [1, 'rows', width])
-  product(graph, buffer, 'attention', 'attended', [of('self_attn.o_proj')], [hiddenSize], width)
-  const gamma = graph.floats('mlpNorm', buffer.small(of('post_attention_layernorm'), hiddenSize))
+  addProduct(graph, maker, {
+    input: 'attention',
+    output: 'attended',
+    matrices: [{ tensor: of('self_attn.o_proj'), rows: hiddenSize }],
+    columns: width,
+  })
+  const gamma = graph.floats('mlpNorm', maker.buffer.small(of('post_attention_layernorm'), hiddenSize))
   const normed = skipNorm(graph, config, 'attended', 'x', gamma, 'middle')
-  const inputs = [of('mlp.gate_proj'), of('mlp.up_proj')]
-  product(graph, buffer, normed, 'gateUp', inputs, [intermediateSize, intermediateSize], hiddenSize)
+  addProduct(graph, maker, {
+    input: normed,
+    output: 'gateUp',
+    matrices: ['gate_proj', 'up_proj'].map((name) => ({ tensor: of(`mlp.${name}`), rows: intermediateSize })),
+    columns: hiddenSize,
+  })
   const halves = graph.integers('halves', [intermediateSize, intermediateSize])
   graph.node('Split', ['gateUp', halves], ['gate', 'up'], { axis: -1 })
   // x · sigmoid(alpha · x) with alpha 1 is SiLU.
   graph.node('QuickGelu', ['gate'], ['gated'], { alpha: { float: 1 } })
   graph.node('Mul', ['gated', 'up'], ['inner'])
-  product(graph, buffer, 'inner', 'delta', [of('mlp.down_proj')], [hiddenSize], intermediateSize)
+  addProduct(graph, maker, {
+    input: 'inner',
+    output: 'delta',
+    matrices: [{ tensor: of('mlp.down_proj'), rows: hiddenSize }],
+    columns: intermediateSize,
+  })
   return { delta: 'delta', residual: 'middle' }
 }
 
 function queryKeyValue(
   graph: GraphBuilder,
-  buffer: WeightBuffer,
+  maker: ProductMaker,
   config: ModelConfig,
   layer: number,
   normed: string,
@@ -97,10 +121,14 @@ function queryKeyValue(
   const { heads, kvHeads, headDim } = config
   const widths = [heads * headDim, kvHeads * headDim, kvHeads * headDim]
   const projections = ['q_proj', 'k_proj', 'v_proj'].map((name) => `model.layers.${layer}.self_attn.${name}`)
-  const names = projections.map((name) => `${name}.weight`)
-  let joined = product(graph, buffer, normed, 'qkv', names, widths, config.hiddenSize)
+  let joined = addProduct(graph, maker, {
+    input: normed,
+    output: 'qkv',
+    matrices: projections.map((name, i) => ({ tensor: `${name}.weight`, rows: widths[i] ?? 0 })),
+    columns: config.hiddenSize,
+  })
   if (config.qkvBias) {
-    const biases = projections.map((name, i) => buffer.small(`${name}.bias`, widths[i] ?? 0))
+    const biases = projections.map((name, i) => maker.buffer.small(`${name}.bias`, widths[i] ?? 0))
     const bias = new Float32Array(widths.reduce((sum, width) => sum + width, 0))
     let offset = 0
     for (const part of biases) {
@@ -113,7 +141,8 @@ function queryKeyValue(
   graph.node('Split', [joined, graph.integers('qkvWidths', widths)], ['qFlat', 'kFlat', 'v'], { axis: -1 })
   let [query, key] = ['qFlat', 'kFlat']
   if (config.qkNorm) {
-    const gamma = (name: string) => buffer.small(`model.layers.${layer}.self_attn.${name}.weight`, headDim)
+    const gamma = (name: string) =>
+      maker.buffer.small(`model.layers.${layer}.self_attn.${name}.weight`, headDim)
     query = headNorm(graph, config, query, heads, gamma('q_norm'))
     key = headNorm(graph, config, key, kvHeads, gamma('k_norm'))
   }
@@ -146,23 +175,6 @@ function headNorm(
   return `${input}Normed`
 }
 
-/** `output = input · Wᵀ`, W being the named weights joined by rows. */
-function product(
-  graph: GraphBuilder,
-  buffer: WeightBuffer,
-  input: string,
-  output: string,
-  tensors: readonly string[],
-  rows: readonly number[],
-  columns: number,
-): string {
-  const offset = buffer.append(tensors, rows, columns)
-  const total = rows.reduce((sum, count) => sum + count, 0)
-  const weights = graph.weights(`${output}Weights`, [total, columns], offset * 4)
-  graph.node('FusedMatMul', [input, weights], [output], { transB: 1 })
-  return output
-}
-
 /** Adds `delta` to the residual stream and norms the sum; `sum` names it if it is needed further on. */
 function skipNorm(
   graph: GraphBuilder,
@@ -178,51 +190,4 @@ function skipNorm(
     epsilon: { float: config.normEpsilon },
   })
   return normed
-}
-
-/** One growing buffer that the graphs' large weights are read into, one graph after the other. */
-class WeightBuffer {
-  readonly #source: WeightSource
-  #floats = new Float32Array(0)
-  #used = 0
-
-  constructor(source: WeightSource) {
-    this.#source = source
-  }
-
-  clear(): void {
-    this.#used = 0
-  }
-
-  /** Reads matrices of `columns` one under the other; returns the offset in floats. */
-  append(tensors: readonly string[], rows: readonly number[], columns: number): number {
-    const start = Math.ceil(this.#used / ALIGNMENT_FLOATS) * ALIGNMENT_FLOATS
-    const total = rows.reduce((sum, count) => sum + count, 0) * columns
-    this.#reserve(start + total)
-    let offset = start
-    for (const [i, tensor] of tensors.entries()) {
-      const size = (rows[i] ?? 0) * columns
-      this.#source.read(tensor, [rows[i] ?? 0, columns], this.#floats.subarray(offset, offset + size))
-      offset += size
-    }
-    this.#used = start + total
-    return start
-  }
-
-  small(tensor: string, size: number): Float32Array {
-    const values = new Float32Array(size)
-    this.#source.read(tensor, [size], values)
-    return values
-  }
-
-  bytes(): Uint8Array {
-    return new Uint8Array(this.#floats.buffer, 0, this.#used * 4)
-  }
-
-  #reserve(floats: number): void {
-    if (floats <= this.#floats.length) return
-    const larger = new Float32Array(floats)
-    larger.set(this.#floats.subarray(0, this.#used))
-    this.#floats = larger
-  }
 }

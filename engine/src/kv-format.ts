@@ -4,8 +4,9 @@
  * One block of one layer: `[K|V][kv head][token][head dim]`; in int8 the scales follow, f32
  * `[K|V][kv head][token]`: value = integer · scale.
  *
- * V1 A scale is the largest magnitude of its token and head ÷ 127, integers are rounded to nearest; so
- *    what is dequantised and quantised again gives the same bytes.
+ * V1 A scale is the largest magnitude of its token and head ÷ 127, rounded up to 16 significant bits, and
+ *    integers are rounded to nearest. Then integer · scale is exact in f32, so that what is dequantised
+ *    and quantised again gives the same bytes.
  */
 import { BLOCK_TOKENS } from './device-driver.js'
 import type { KvFormat } from './numerics.js'
@@ -56,17 +57,27 @@ export function quantiseRows(
 ): void {
   const rows = values.length / width
   for (let row = 0; row < rows; row++) {
-    const start = row * width
-    let largest = 0
-    for (let i = start; i < start + width; i++) {
-      const magnitude = Math.abs(values[i] ?? 0)
-      if (magnitude > largest) largest = magnitude
-    }
-    const scale = Math.fround(largest / 127)
-    scales[row] = scale
-    const inverse = scale === 0 ? 0 : 1 / scale
-    for (let i = start; i < start + width; i++) integers[i] = Math.round((values[i] ?? 0) * inverse)
+    scales[row] = quantiseRow(values, row * width, width, integers, row * width)
   }
+}
+
+/** One row of `width` from `values[from]` on to `integers[to]` on; returns its scale. */
+export function quantiseRow(
+  values: Float32Array,
+  from: number,
+  width: number,
+  integers: Int8Array,
+  to: number,
+): number {
+  let largest = 0
+  for (let i = from; i < from + width; i++) {
+    const magnitude = Math.abs(values[i] ?? 0)
+    if (magnitude > largest) largest = magnitude
+  }
+  const scale = shortScale(largest / 127)
+  const inverse = scale === 0 ? 0 : 1 / scale
+  for (let i = 0; i < width; i++) integers[to + i] = Math.round((values[from + i] ?? 0) * inverse)
+  return scale
 }
 
 /** The reverse of `quantiseRows`. */
@@ -81,4 +92,14 @@ export function dequantiseRows(
     const scale = scales[row] ?? 0
     for (let i = row * width; i < (row + 1) * width; i++) values[i] = (integers[i] ?? 0) * scale
   }
+}
+
+const scaleFloat = new Float32Array(1)
+const scaleBits = new Uint32Array(scaleFloat.buffer)
+
+/** Rounded up to 16 significant bits. */
+function shortScale(value: number): number {
+  scaleFloat[0] = value
+  scaleBits[0] = ((scaleBits[0] ?? 0) + 0xff) & ~0xff
+  return scaleFloat[0] ?? 0
 }

@@ -1,17 +1,25 @@
 /**
- * The KV pool: one slab a layer, `[blocks, K|V, kv heads, 16 tokens, head dim]`, f32.
+ * The KV pool: one slab a layer, `[blocks, K|V, kv heads, 16 tokens, head dim]`, in f32 or int8.
  *
- * K1 A block in the slab is the block on the wire: reading and writing blocks are copies.
+ * K1 Where the pool has the wire's format, a block in the slab is the block on the wire: reading and writing
+ *    blocks are copies. A pool in f32 may speak int8 on the wire: it quantises what is read and dequantises
+ *    what is written.
  * K2 One more block than the pool has stays zero for ever: what short sequences are padded with.
  * K3 The tokens of a block behind the last one written are finite numbers: a block is zeroed when
  *    its first token is written. Attention weighs them with zero, and zero times NaN is not zero.
  * K4 Whatever writes a block drops its bounds.
+ * K5 In int8 a token's K and V are quantised when they are written, so that it attends to its own as all
+ *    later ones do.
  * Blocks are named by the caller, who also says what may be overwritten.
  */
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { BLOCK_TOKENS } from './device-driver.js'
+import { KvFloatLayer } from './kv-float-layer.js'
+import { kvBlockBytes } from './kv-format.js'
+import { KvInt8Layer } from './kv-int8-layer.js'
+import type { KvLayer } from './kv-layer.js'
+import { EXACT, type KvFormat, type Numerics } from './numerics.js'
 import { PageBounds } from './page-bounds.js'
-import { slabMemory } from './slab-memory.js'
 
 export interface KvShape {
   readonly layers: number
@@ -22,19 +30,27 @@ export interface KvShape {
 export class KvSlabs {
   readonly blocksMax: number
   readonly bounds: PageBounds
-  /** Floats of one block of one layer. */
-  readonly #blockFloats: number
+  readonly pool: KvFormat
+  /** Bytes of one block of one layer on the wire. */
+  readonly blockBytes: number
+  /** Bytes of one block of one layer in the pool. */
+  readonly poolBlockBytes: number
   readonly #kvHeads: number
   readonly #headDim: number
-  readonly #slabs: readonly Float32Array[]
+  readonly #layers: readonly KvLayer[]
 
-  constructor({ layers, kvHeads, headDim }: KvShape, blocksMax: number) {
+  constructor(shape: KvShape, blocksMax: number, { pool, wire }: Pick<Numerics, 'pool' | 'wire'> = EXACT) {
+    if (pool === 'int8' && wire !== 'int8') throw new RangeError('a pool in int8 speaks int8')
     this.blocksMax = blocksMax
-    this.#kvHeads = kvHeads
-    this.#headDim = headDim
-    this.#blockFloats = 2 * kvHeads * BLOCK_TOKENS * headDim
-    this.bounds = new PageBounds({ layers, kvHeads, headDim }, blocksMax)
-    this.#slabs = Array.from({ length: layers }, () => slabMemory((blocksMax + 1) * this.#blockFloats))
+    this.pool = pool
+    this.blockBytes = kvBlockBytes(shape, wire)
+    this.poolBlockBytes = kvBlockBytes(shape, pool)
+    this.#kvHeads = shape.kvHeads
+    this.#headDim = shape.headDim
+    this.bounds = new PageBounds(shape, blocksMax)
+    this.#layers = Array.from({ length: shape.layers }, () =>
+      pool === 'f32' ? new KvFloatLayer(shape, blocksMax + 1, wire) : new KvInt8Layer(shape, blocksMax + 1),
+    )
   }
 
   /** The block that is always zero. */
@@ -42,14 +58,10 @@ export class KvSlabs {
     return this.blocksMax
   }
 
-  get blockBytes(): number {
-    return this.#blockFloats * 4
-  }
-
   /** Throws InvalidInputError for a layer or a block that is not there. */
   check(layer: number, blocks: Uint32Array): void {
-    if (this.#slabs[layer] === undefined) {
-      throw new InvalidInputError(`There is no layer ${layer}; the model has ${this.#slabs.length}.`)
+    if (this.#layers[layer] === undefined) {
+      throw new InvalidInputError(`There is no layer ${layer}; the model has ${this.#layers.length}.`)
     }
     this.checkBlocks(blocks)
   }
@@ -62,10 +74,10 @@ export class KvSlabs {
     }
   }
 
-  slab(layer: number): Float32Array {
-    const slab = this.#slabs[layer]
-    if (slab === undefined) throw new RangeError(`no layer ${layer}`)
-    return slab
+  layer(layer: number): KvLayer {
+    const found = this.#layers[layer]
+    if (found === undefined) throw new RangeError(`no layer ${layer}`)
+    return found
   }
 
   /** Runs of 16 tokens of one head: the unit that attention gathers. */
@@ -94,42 +106,30 @@ export class KvSlabs {
     firstRow: number,
     count: number,
   ): void {
-    const slab = this.slab(layer)
+    const slab = this.layer(layer)
     const dim = this.#headDim
     const width = this.#kvHeads * dim
-    const headFloats = BLOCK_TOKENS * dim
-    const valueOffset = this.#kvHeads * headFloats
     for (let i = 0; i < count; i++) {
       const position = start + i
       const inBlock = position % BLOCK_TOKENS
-      const id = blocks[(position - inBlock) / BLOCK_TOKENS] ?? 0
-      const block = id * this.#blockFloats
-      this.bounds.drop(layer, id)
-      if (inBlock === 0) slab.fill(0, block, block + this.#blockFloats)
+      const block = blocks[(position - inBlock) / BLOCK_TOKENS] ?? 0
+      this.bounds.drop(layer, block)
+      if (inBlock === 0) slab.clear(block)
       for (let head = 0; head < this.#kvHeads; head++) {
         const from = (firstRow + i) * width + head * dim
-        const to = block + head * headFloats + inBlock * dim
-        for (let d = 0; d < dim; d++) {
-          slab[to + d] = k[from + d] ?? 0
-          slab[to + valueOffset + d] = v[from + d] ?? 0
-        }
+        slab.writeRow(this.keyRun(block, head), inBlock, k, from)
+        slab.writeRow(this.valueRun(block, head), inBlock, v, from)
       }
     }
   }
 
   /** Copies whole blocks out, in the order of `blocks`. */
   readBlocks(layer: number, blocks: Uint32Array): Uint8Array {
-    const slab = this.slab(layer)
-    const out = new Float32Array(blocks.length * this.#blockFloats)
-    for (const [i, block] of blocks.entries()) {
-      const from = block * this.#blockFloats
-      out.set(slab.subarray(from, from + this.#blockFloats), i * this.#blockFloats)
-    }
-    return new Uint8Array(out.buffer)
+    return this.layer(layer).readBlocks(blocks)
   }
 
   writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): void {
-    this.#put(layer, blocks, data)
+    this.layer(layer).writeBlocks(blocks, data)
     for (const block of blocks) this.bounds.drop(layer, block)
   }
 
@@ -137,17 +137,10 @@ export class KvSlabs {
   copyBlocks(from: Uint32Array, to: Uint32Array): void {
     const sources = new Set(from)
     const overlapping = to.some((block) => sources.has(block))
-    for (const [layer, slab] of this.#slabs.entries()) {
+    for (const [layer, slab] of this.#layers.entries()) {
       this.bounds.copy(layer, from, to)
-      if (overlapping) {
-        const data = this.readBlocks(layer, from)
-        this.#put(layer, to, data)
-        continue
-      }
-      for (const [i, block] of from.entries()) {
-        const start = block * this.#blockFloats
-        slab.copyWithin((to[i] ?? 0) * this.#blockFloats, start, start + this.#blockFloats)
-      }
+      if (overlapping) slab.moveBlocks(from, to)
+      else for (const [i, block] of from.entries()) slab.copyBlock(block, to[i] ?? 0)
     }
   }
 
@@ -159,13 +152,7 @@ export class KvSlabs {
 
   /** Returns how many were missing. */
   prepareBounds(layer: number, blocks: Uint32Array): number {
-    return this.bounds.prepare(layer, this.slab(layer), blocks)
-  }
-
-  #put(layer: number, blocks: Uint32Array, data: Uint8Array): void {
-    const bytes = new Uint8Array(this.slab(layer).buffer)
-    for (const [i, block] of blocks.entries()) {
-      bytes.set(data.subarray(i * this.blockBytes, (i + 1) * this.blockBytes), block * this.blockBytes)
-    }
+    const slab = this.layer(layer)
+    return this.bounds.prepare(layer, blocks, (block, head) => slab.readRun(this.keyRun(block, head)))
   }
 }

@@ -10,7 +10,8 @@ const { onnx } = onnxProto
 const FLOAT = onnx.TensorProto.DataType.FLOAT
 const INT32 = onnx.TensorProto.DataType.INT32
 const INT64 = onnx.TensorProto.DataType.INT64
-const ELEMENT_TYPES = { float32: FLOAT, int32: INT32, int64: INT64 } as const
+const { INT8, UINT8 } = onnx.TensorProto.DataType
+const ELEMENT_TYPES = { float32: FLOAT, int32: INT32, int64: INT64, int8: INT8, uint8: UINT8 } as const
 
 const IR_VERSION = 10
 const OPERATOR_SET = 20
@@ -18,6 +19,7 @@ const MICROSOFT = 'com.microsoft'
 /** Operators of ONNX Runtime's own domain that the graphs use. */
 const MICROSOFT_OPERATORS = new Set([
   'FusedMatMul',
+  'MatMulNBits',
   'QuickGelu',
   'RotaryEmbedding',
   'SkipSimplifiedLayerNormalization',
@@ -75,11 +77,11 @@ export class GraphBuilder {
   }
 
   /** A large constant that lies at `offsetBytes` of the weights handed over beside the model. */
-  weights(name: string, shape: readonly number[], offsetBytes: number): string {
-    const bytes = shape.reduce((product, size) => product * size, 4)
+  weights(name: string, type: 'float32' | 'uint8', shape: readonly number[], offsetBytes: number): string {
+    const bytes = shape.reduce((product, size) => product * size, type === 'uint8' ? 1 : 4)
     this.#constants.push({
       name,
-      dataType: FLOAT,
+      dataType: ELEMENT_TYPES[type],
       dims: [...shape],
       dataLocation: onnx.TensorProto.DataLocation.EXTERNAL,
       externalData: [

@@ -29,7 +29,10 @@ export class PageBounds {
     this.#kvHeads = kvHeads
     this.#headDim = headDim
     this.#blockFloats = kvHeads * 2 * headDim
-    this.#slabs = Array.from({ length: layers }, () => slabMemory(blocksMax * this.#blockFloats))
+    this.#slabs = Array.from(
+      { length: layers },
+      () => new Float32Array(slabMemory(blocksMax * this.#blockFloats * 4)),
+    )
     this.#standing = this.#slabs.map(() => new Uint8Array(blocksMax))
   }
 
@@ -46,13 +49,16 @@ export class PageBounds {
     at(this.#standing, layer)[block] = 0
   }
 
-  /** Works out what is missing from the layer's KV slab; returns how many blocks were. */
-  prepare(layer: number, kvSlab: Float32Array, blocks: Uint32Array): number {
+  /**
+   * Works out what is missing from the layer's keys; returns how many blocks were. `keysOf`: a block's keys of
+   * one head as the pool holds them, `[16, head dim]`.
+   */
+  prepare(layer: number, blocks: Uint32Array, keysOf: (block: number, head: number) => Float32Array): number {
     const standing = at(this.#standing, layer)
     let missing = 0
     for (const block of blocks) {
       if (standing[block] === 1) continue
-      this.#compute(this.slab(layer), kvSlab, block)
+      this.#compute(this.slab(layer), block, keysOf)
       standing[block] = 1
       missing++
     }
@@ -87,17 +93,17 @@ export class PageBounds {
     for (const [i, block] of to.entries()) standing[block] = stood[i] ?? 0
   }
 
-  #compute(slab: Float32Array, kvSlab: Float32Array, block: number): void {
+  #compute(slab: Float32Array, block: number, keysOf: (block: number, head: number) => Float32Array): void {
     const dim = this.#headDim
     for (let head = 0; head < this.#kvHeads; head++) {
-      const keys = (block * 2 * this.#kvHeads + head) * BLOCK_TOKENS * dim
+      const keys = keysOf(block, head)
       const low = (block * this.#kvHeads + head) * 2 * dim
       const high = low + dim
       for (let d = 0; d < dim; d++) {
-        let minimum = kvSlab[keys + d] ?? 0
+        let minimum = keys[d] ?? 0
         let maximum = minimum
-        for (let at = keys + dim + d; at < keys + BLOCK_TOKENS * dim; at += dim) {
-          const key = kvSlab[at] ?? 0
+        for (let at = dim + d; at < BLOCK_TOKENS * dim; at += dim) {
+          const key = keys[at] ?? 0
           if (key < minimum) minimum = key
           else if (key > maximum) maximum = key
         }

@@ -8,11 +8,14 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { BLOCK_TOKENS, type PartialAttention } from './device-driver.js'
 import { doubleRows, everySecondRow } from './doubled-rows.js'
+import { kvBlockBytes } from './kv-format.js'
 import type { KvSlabs } from './kv-slab.js'
 import { emptyPartial, mergePartials, shareOfMerged } from './merge-partials.js'
 import type { ModelConfig } from './model-config.js'
+import type { KvFormat } from './numerics.js'
 import { GraphBuilder } from './onnx-graph.js'
 import { floats, sessionOptions } from './ort-session.js'
+import { addSlabInputs, gatherRuns, scaleByToken, slabInputs } from './slab-graph.js'
 
 /** One KV head's pages. */
 export interface HeadPages {
@@ -31,35 +34,36 @@ export interface PartialResult {
   massIn(whole: PartialAttention): readonly Float32Array[]
 }
 
-/** K and V of one call: what is gathered stays in the cache until it is read. */
+/** K and V of one call, as f32: what is gathered stays in the cache until it is read. */
 const TILE_BYTES = 4 << 20
 
-function buildPartialGraph({ headDim, heads, kvHeads }: ModelConfig): Uint8Array {
+function buildPartialGraph({ headDim, heads, kvHeads }: ModelConfig, pool: KvFormat): Uint8Array {
   const rows = Math.max(2, heads / kvHeads)
   const graph = new GraphBuilder()
   graph.input('q', 'float32', [kvHeads, rows, headDim])
-  graph.input('slab', 'float32', ['runs', BLOCK_TOKENS, headDim])
+  addSlabInputs(graph, pool, headDim)
   graph.input('keyRuns', 'int32', [kvHeads, 'pages'])
   graph.input('valueRuns', 'int32', [kvHeads, 'pages'])
   graph.input('mask', 'float32', [kvHeads, 1, 'keys'])
   const flat = graph.integers('flat', [0, -1, headDim])
   const overKeys = graph.integers('overKeys', [-1])
-  graph.node('Gather', ['slab', 'keyRuns'], ['keyBlocks'], { axis: 0 })
-  graph.node('Reshape', ['keyBlocks', flat], ['keys'])
-  graph.node('Gather', ['slab', 'valueRuns'], ['valueBlocks'], { axis: 0 })
-  graph.node('Reshape', ['valueBlocks', flat], ['values'])
+  const byToken = graph.integers('byToken', [0, 1, -1])
+  gatherRuns(graph, pool, { runs: 'keyRuns', shape: flat, output: 'keys' })
+  gatherRuns(graph, pool, { runs: 'valueRuns', shape: flat, output: 'values' })
   // The few queries are the side that the kernel reorders, not the many keys.
   graph.node('FusedMatMul', ['keys', 'q'], ['keyScores'], {
     transB: 1,
     alpha: { float: 1 / Math.sqrt(headDim) },
   })
-  graph.node('Transpose', ['keyScores'], ['scores'], { perm: [0, 2, 1] })
-  graph.node('Add', ['scores', 'mask'], ['masked'])
+  graph.node('Transpose', ['keyScores'], ['rawScores'], { perm: [0, 2, 1] })
+  const scores = scaleByToken(graph, pool, { values: 'rawScores', runs: 'keyRuns', shape: byToken })
+  graph.node('Add', [scores, 'mask'], ['masked'])
   graph.node('ReduceMax', ['masked', overKeys], ['max'], { keepdims: 1 })
   graph.node('Sub', ['masked', 'max'], ['shifted'])
   graph.node('Exp', ['shifted'], ['powers'])
   graph.node('ReduceSum', ['powers', overKeys], ['sum'], { keepdims: 1 })
-  graph.node('MatMul', ['powers', 'values'], ['weighted'])
+  const powers = scaleByToken(graph, pool, { values: 'powers', runs: 'valueRuns', shape: byToken })
+  graph.node('MatMul', [powers, 'values'], ['weighted'])
   graph.node('Div', ['weighted', 'sum'], ['output'])
   graph.node('Reshape', ['powers', graph.integers('byPage', [0, 0, -1, BLOCK_TOKENS])], ['pagePowers'])
   graph.node('ReduceSum', ['pagePowers', overKeys], ['pageSums'], { keepdims: 0 })
@@ -90,7 +94,7 @@ export class PartialSessions {
 
   static async create(config: ModelConfig, slabs: KvSlabs, threads: number): Promise<PartialSessions> {
     const options = sessionOptions(Math.min(threads, config.kvHeads))
-    const session = await InferenceSession.create(buildPartialGraph(config), options)
+    const session = await InferenceSession.create(buildPartialGraph(config, slabs.pool), options)
     return new PartialSessions(config, slabs, session)
   }
 
@@ -103,7 +107,7 @@ export class PartialSessions {
     const { heads, kvHeads, headDim } = this.#config
     const pagesMax = Math.max(...pages.map(({ blocks }) => blocks.length))
     const tiles: Tile[] = []
-    const tilePages = Math.ceil(TILE_BYTES / this.#slabs.blockBytes)
+    const tilePages = Math.ceil(TILE_BYTES / kvBlockBytes(this.#config, 'f32'))
     for (let first = 0; first < pagesMax; first += tilePages) {
       tiles.push(await this.#runTile(layer, q, pages, first, Math.min(tilePages, pagesMax - first)))
     }
@@ -142,7 +146,6 @@ export class PartialSessions {
       const visible = Math.min(keys, Math.max(0, tokens - first * BLOCK_TOKENS))
       mask.fill(Number.NEGATIVE_INFINITY, head * keys + visible, (head + 1) * keys)
     }
-    const slab = slabs.slab(layer)
     const alone = heads === kvHeads
     const result = await this.#session.run({
       q: new Tensor('float32', alone ? doubleRows(q, headDim) : q, [
@@ -150,7 +153,7 @@ export class PartialSessions {
         Math.max(2, heads / kvHeads),
         headDim,
       ]),
-      slab: new Tensor('float32', slab, [slabs.runs, BLOCK_TOKENS, headDim]),
+      ...slabInputs(slabs, layer, headDim),
       keyRuns: new Tensor('int32', keyRuns, [kvHeads, width]),
       valueRuns: new Tensor('int32', valueRuns, [kvHeads, width]),
       mask: new Tensor('float32', mask, [kvHeads, 1, keys]),

@@ -2,12 +2,12 @@
 import { InvalidInputError } from '@kvasir/runtime/errors'
 
 /** Throws InvalidInputError where the machine cannot give as much. */
-export function slabMemory(floats: number): Float32Array<ArrayBuffer> {
+export function slabMemory(bytes: number): ArrayBuffer {
   try {
-    return new Float32Array(floats)
+    return new ArrayBuffer(bytes)
   } catch (cause) {
     throw new InvalidInputError(
-      `This machine cannot give ${floats * Float32Array.BYTES_PER_ELEMENT} bytes to the KV blocks of one layer; choose a smaller tier.`,
+      `This machine cannot give ${bytes} bytes to the KV blocks of one layer; choose a smaller tier.`,
       { param: 'tierBytes', cause },
     )
   }

@@ -7,7 +7,7 @@
  * X2 A sequence whose question fails is asked for no more and its rows mean nothing; the rows of the
  *    others have the same bits as without it.
  */
-import { Tensor } from 'onnxruntime-node'
+import type { Tensor } from 'onnxruntime-node'
 import { type AttentionCall, fillRuns } from './attention-plan.js'
 import type { AttentionSessions } from './attention-sessions.js'
 import { BLOCK_TOKENS, type PartialAttention, type RemoteAnswer } from './device-driver.js'
@@ -17,6 +17,7 @@ import { mergePartials } from './merge-partials.js'
 import type { ModelConfig } from './model-config.js'
 import { newestAndBest, randomScores, recentScores } from './page-plan.js'
 import { ownPages, partialOf, remoteQueryOf } from './remote-attention.js'
+import { slabInputs } from './slab-graph.js'
 import type { Lane, LayoutEntry, StepLayout } from './step-layout.js'
 
 /** What was asked of another device. */
@@ -41,7 +42,7 @@ export class StepAttention {
   readonly #slabs: KvSlabs
   readonly #sessions: AttentionSessions
   readonly #kernels: MemoryKernels
-  readonly #slabTensors: readonly Tensor[]
+  readonly #slabInputs: readonly Readonly<Record<string, Tensor>>[]
   /** Attention calls so far. */
   calls = 0
 
@@ -50,9 +51,8 @@ export class StepAttention {
     this.#slabs = slabs
     this.#sessions = sessions
     this.#kernels = kernels
-    this.#slabTensors = Array.from(
-      { length: config.layers },
-      (_, layer) => new Tensor('float32', slabs.slab(layer), [slabs.runs, BLOCK_TOKENS, config.headDim]),
+    this.#slabInputs = Array.from({ length: config.layers }, (_, layer) =>
+      slabInputs(slabs, layer, config.headDim),
     )
   }
 
@@ -170,7 +170,7 @@ export class StepAttention {
     out: Float32Array,
     between: () => unknown,
   ): Promise<void> {
-    const slab = this.#slabTensors[layer]
+    const slab = this.#slabInputs[layer]
     if (slab === undefined) throw new RangeError(`no layer ${layer}`)
     const width = this.#config.heads * this.#config.headDim
     for (const call of calls) {

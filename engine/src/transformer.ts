@@ -22,13 +22,14 @@ import {
   type StepResult,
   type StepSequence,
 } from './device-driver.js'
+import { createInt4Quantiser } from './int4-quantiser.js'
 import { KvSlabs } from './kv-slab.js'
 import { STEP_ROWS_MAX } from './limits.js'
 import { MemoryKernels } from './memory-kernels.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
 import { parameterCount } from './model-plan.js'
-import { EXACT } from './numerics.js'
+import type { Numerics } from './numerics.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
 import { floats, sessionOptions } from './ort-session.js'
 import { type RotaryTables, rotaryTables } from './rotary.js'
@@ -92,7 +93,7 @@ export class Transformer {
    * Throws for a model that is missing, damaged or unsupported, and CancelledError.
    */
   static async load(
-    { model: spec, kvBlocksMax }: LoadModelOptions,
+    { model: spec, numerics, kvBlocksMax }: LoadModelOptions,
     wantedThreads: number | undefined,
     isCancelled: () => boolean,
   ): Promise<Transformer> {
@@ -105,19 +106,20 @@ export class Transformer {
       const positions = Math.min(config.contextTokensMax, kvBlocksMax * BLOCK_TOKENS)
       const rotary = rotaryTables(config, Math.max(positions, STEP_ROWS_MAX))
       const embed = source.rows('model.embed_tokens.weight', [config.vocabularySize, config.hiddenSize])
+      const quantiser = numerics.weights === 'int4' ? await createInt4Quantiser() : undefined
       const dense: InferenceSession[] = []
       let weightBytes = 0
-      for (const graph of buildDenseGraphs(config, source, rotary.positions)) {
+      for (const graph of buildDenseGraphs(config, source, rotary.positions, quantiser)) {
         if (isCancelled()) throw new CancelledError('The driver was closed while it loaded a model.')
         weightBytes += graph.weights.byteLength
         const externalData = [{ path: WEIGHTS_PATH, data: graph.weights }]
         dense.push(await InferenceSession.create(graph.model, { ...sessionOptions(threads), externalData }))
       }
-      const slabs = new KvSlabs(config, kvBlocksMax)
-      const sessions = await AttentionSessions.create(config, threads)
+      const slabs = new KvSlabs(config, kvBlocksMax, numerics)
+      const sessions = await AttentionSessions.create(config, numerics.pool, threads)
       const kernels = await MemoryKernels.create(config, slabs, threads)
       const attention = new StepAttention({ config, slabs, sessions, kernels })
-      const facts = modelFacts(model, digest, slabs.blockBytes, weightBytes)
+      const facts = modelFacts(model, numerics, digest, slabs, weightBytes)
       return new Transformer({ model, facts, slabs, embed, dense, attention, kernels, rotary })
     } finally {
       source.close()
@@ -211,8 +213,9 @@ function suitableThreads({ hiddenSize, heads, kvHeads, headDim, intermediateSize
 
 function modelFacts(
   model: ResolvedModel,
+  numerics: Numerics,
   digest: string,
-  blockLayerBytes: number,
+  slabs: KvSlabs,
   weightBytes: number,
 ): LoadedModelFacts {
   const { config } = model
@@ -226,9 +229,9 @@ function modelFacts(
     kvHeads: config.kvHeads,
     headDim: config.headDim,
     ...(config.slidingWindow === undefined ? {} : { slidingWindowTokens: config.slidingWindow.tokens }),
-    numerics: EXACT,
-    blockLayerBytes,
-    poolBlockBytes: config.layers * blockLayerBytes,
+    numerics,
+    blockLayerBytes: slabs.blockBytes,
+    poolBlockBytes: config.layers * slabs.poolBlockBytes,
     parameters: parameterCount(config),
     weightBytes,
     stopTokens: model.stopTokens,
