@@ -8,6 +8,7 @@ import { doctorCommand } from './commands/doctor.js'
 import { downCommand } from './commands/down.js'
 import { explainCommand } from './commands/explain.js'
 import { kvCommand } from './commands/kv.js'
+import { modelsCommand } from './commands/models.js'
 import { runCommandOf } from './commands/run.js'
 import { runCommand } from './commands/run-command.js'
 import { startCommand } from './commands/start.js'
@@ -53,6 +54,7 @@ export function createProgram(): Command {
     downCommand,
     statusCommand,
     devicesCommand,
+    modelsCommand,
     kvCommand,
     runCommandOf,
     explainCommand,

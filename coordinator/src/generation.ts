@@ -94,8 +94,10 @@ export interface PlacementReport {
   readonly epoch: number
   readonly prefillDevice: string
   readonly decodeDevice: string
-  /** Numerics of both devices. */
+  /** Of both devices. */
   readonly profile: ProfileName
+  /** In which numbers the decoding device computes, such as w4a8+kv8. */
+  readonly numerics: string
   /** One clear sentence. */
   readonly reason: string
   /** The best pairs weighed, at most eight, the chosen one first. */

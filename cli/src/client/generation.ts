@@ -22,6 +22,8 @@ export interface GenerationWish {
   readonly ignoreEos?: boolean
   /** False neither uses cached blocks nor leaves any. */
   readonly cachePrompt?: boolean
+  readonly profile?: string
+  readonly mergeLayers?: number
   /** How decoding attends; docs/api.md says what it takes. */
   readonly attention?: object
   /** What to retrieve documents from. */
@@ -137,6 +139,8 @@ function requestBody(wish: GenerationWish): object {
     ...(wish.seed === undefined ? {} : { seed: wish.seed }),
     ...(wish.ignoreEos === undefined ? {} : { ignore_eos: wish.ignoreEos }),
     ...(wish.cachePrompt === undefined ? {} : { cache_prompt: wish.cachePrompt }),
+    ...(wish.profile === undefined ? {} : { profile: wish.profile }),
+    ...(wish.mergeLayers === undefined ? {} : { kv: { merge_layers: wish.mergeLayers } }),
     ...(wish.attention === undefined ? {} : { attention: wish.attention }),
     ...(wish.retrieval === undefined ? {} : { retrieval: wish.retrieval }),
   }

@@ -33,7 +33,8 @@ async function devices(json: boolean): Promise<ExitCode> {
         'can',
         'models',
         'slots',
-        'memory',
+        'model memory',
+        'KV memory',
         'link',
       ]),
     )
@@ -50,11 +51,20 @@ function rowOf(device: DeviceReport): string[] {
     device.kind,
     paint(device.state),
     device.capabilities.join(', ').toLowerCase(),
-    device.models.map((model) => `${model.name} (${model.profile.toLowerCase()})`).join(', ') || '–',
+    modelsOf(device),
     device.decodeSlots === 0 ? '–' : `${device.decodeSlotsUsed} of ${device.decodeSlots}`,
+    device.modelBytes === null
+      ? '–'
+      : `${formatBytes(device.modelBytesUsed ?? 0)} of ${formatBytes(device.modelBytes)}`,
     tiers.join(', ') || '–',
     device.link.bytesPerSecond > 0
       ? `${device.link.class}, ${formatRate(device.link.bytesPerSecond)}`
       : device.link.class,
   ]
+}
+
+function modelsOf({ models, arrivals }: DeviceReport): string {
+  const loaded = models.map(({ name, profile, numerics }) => `${name} (${profile}, ${numerics})`)
+  const coming = arrivals.map(({ name, state }) => color.yellow(`${name} (${state})`))
+  return [...loaded, ...coming].join(', ') || '–'
 }

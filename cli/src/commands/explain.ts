@@ -63,7 +63,9 @@ function explain(report: RequestReport, all: boolean): string {
 }
 
 function explainPlacement(placement: PlacementReport, all: boolean): string[] {
-  const title = `placement ${placement.epoch}: ${placement.prefillDevice} prefills, ${placement.decodeDevice} decodes`
+  const numbers =
+    placement.profile === 'exact' ? '' : `, profile ${placement.profile} (${placement.numerics})`
+  const title = `placement ${placement.epoch}: ${placement.prefillDevice} prefills, ${placement.decodeDevice} decodes${numbers}`
   const shown = placement.weighed.slice(0, all ? undefined : pairsShown)
   const rows = shown.map((pair, index) => [
     index === 0 ? '→' : '',

@@ -19,6 +19,12 @@ export async function runLocally(
     const option = options.corpus === undefined ? '--retrieve' : '--corpus'
     throw new InvalidInputError(`With --local there is no cluster that has a corpus: leave ${option} out.`)
   }
+  if (options.profile === 'paper' || options.mergeLayers !== undefined) {
+    const option = options.profile === 'paper' ? '--profile paper' : '--merge-layers'
+    throw new InvalidInputError(
+      `With --local there is one device, which computes in f32 and sends nothing: leave ${option} out.`,
+    )
+  }
   const textModel = await loadTextModel(options.model)
   const promptTokens = encodePrompt(textModel, prompt)
   const attention = localAttention(options, textModel)
@@ -72,6 +78,7 @@ export async function runLocally(
       text,
       tokens,
       finishReason,
+      profile: 'exact',
       numericsChanged: false,
       usage: { promptTokens: promptTokens.length, completionTokens: tokens.length, cachedTokens: 0 },
       placement: null,

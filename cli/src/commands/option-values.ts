@@ -52,3 +52,8 @@ function scaled(text: string): number {
   const scale = { '': 1, k: 1e3, M: 1e6, G: 1e9 }[match?.[2] ?? '']
   return Math.round(Number(match?.[1]) * (scale ?? Number.NaN))
 }
+
+/** Gathers a repeated option. */
+export function listOption(text: string, before: readonly string[] = []): readonly string[] {
+  return [...before, text]
+}

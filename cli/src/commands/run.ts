@@ -5,9 +5,9 @@
  * A model with a chat template gets the prompt as one user message; another continues it.
  * Sampling is greedy unless a temperature is given, so that two runs can be compared.
  */
-import type { RequestReport, RetrievalReport } from '@kvasir/coordinator/generation'
+import type { ProfileName, RequestReport, RetrievalReport } from '@kvasir/coordinator/generation'
 import { InvalidInputError } from '@kvasir/runtime/errors'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { callJson } from '../client/api-client.js'
 import {
   type GenerationResult,
@@ -21,6 +21,7 @@ import { firstModel } from '../client/models.js'
 import { EXIT } from '../exit-codes.js'
 import { formatForeign } from '../format.js'
 import { print, printJson, say, withProgress } from '../terminal.js'
+import { profileOption } from './models.js'
 import { countOption, numberOption, positiveOption } from './option-values.js'
 import { interruptSignal, type Run } from './run-command.js'
 import { modelDefault } from './up-options.js'
@@ -33,6 +34,8 @@ export interface RunOptions {
   readonly local?: boolean
   readonly json?: boolean
   readonly model?: string
+  readonly profile?: string
+  readonly mergeLayers?: string
   readonly attention?: string
   readonly budget?: string
   readonly attend?: string
@@ -45,6 +48,8 @@ export interface RunOptions {
 /** The document of `run --json`; docs/schemas/run.json. */
 export interface RunDocument
   extends Pick<GenerationResult, 'text' | 'tokens' | 'finishReason' | 'numericsChanged' | 'usage'> {
+  /** Of the last placement. */
+  readonly profile: ProfileName
   /** Null where no cluster was used. */
   readonly requestId: string | null
   readonly traceId: string | null
@@ -70,6 +75,15 @@ export function runCommandOf(program: Command, run: Run): void {
       1,
     )
     .option('--model <name>', 'model of the cluster; with --local a model folder (default: skald)')
+    .addOption(profileOption("numerics (default: the cluster's)"))
+    .addOption(
+      new Option('--merge-layers <count>', 'layers whose KV blocks are sent together').choices([
+        '1',
+        '2',
+        '4',
+        '8',
+      ]),
+    )
     .option('--attention <method>', 'dense, page-bounds, random or recent (default: the cluster decides)')
     .option('--budget <size>', 'what sparse attention reads: tokens, or a share of the context such as 25%')
     .option('--attend <place>', 'where attention runs: auto, local, partial or indices')
@@ -95,6 +109,11 @@ export function runCommandOf(program: Command, run: Run): void {
             : await runOnCluster(prompt, options, interrupted, write)
           if (options.json) printJson(document)
           else print('')
+          if (document.numericsChanged && !options.json) {
+            say(
+              'a device was lost, and the rest computed with other numerics: the text may differ from an undisturbed run',
+            )
+          }
           sayRetrieved(document.retrieval)
           sayRequest(document, options)
           return EXIT.ok
@@ -128,12 +147,14 @@ async function runOnCluster(
   const wish = {
     model: model.id,
     prompt,
-    chat: model.kvasir.chat,
+    chat: model.kvasir.chat ?? false,
     maxTokens: options.maxTokens,
     temperature: options.temperature,
     topP: options.topP,
     ...(options.seed === undefined ? {} : { seed: options.seed }),
     ...(options.cache ? {} : { cachePrompt: false }),
+    ...(options.profile === undefined ? {} : { profile: options.profile }),
+    ...(options.mergeLayers === undefined ? {} : { mergeLayers: Number(options.mergeLayers) }),
     ...attentionOf(options),
     ...retrievalOf(options),
   }
@@ -153,6 +174,7 @@ async function runOnCluster(
     text: result.text,
     tokens: result.tokens,
     finishReason: result.finishReason,
+    profile: placement?.profile ?? report.profile,
     numericsChanged: result.numericsChanged,
     usage: result.usage,
     placement:

@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { callJson } from '../client/api-client.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
-import { formatDuration } from '../format.js'
+import { formatCount, formatDuration } from '../format.js'
 import { liveSupervisor, type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import type { Run } from './run-command.js'
@@ -47,6 +47,7 @@ function show(url: string, record: RunRecord | undefined, cluster: ClusterReport
   }
   const ready = cluster.devices.filter((device) => device.state === 'ready').length
   print(`devices     ${ready} of ${cluster.devices.length} ready`)
+  print(`models      ${modelsOf(cluster)}`)
   print(`requests    ${cluster.activeRequests} active, ${cluster.queuedRequests} waiting`)
   print(
     `NATS        ${cluster.busConnected ? 'connected' : color.yellow('not connected; serving goes on without it')}`,
@@ -58,4 +59,18 @@ function show(url: string, record: RunRecord | undefined, cluster: ClusterReport
     color.dim(logFile),
   ])
   print(`\n${renderTable(rows, ['process', 'pid', 'log'])}`)
+}
+
+/** Each with the number of devices that have it, in each profile. */
+function modelsOf({ devices }: ClusterReport): string {
+  const counts = new Map<string, number>()
+  for (const { state, models } of devices) {
+    if (state === 'lost') continue
+    for (const { name, profile } of models) {
+      const key = `${name} (${profile})`
+      counts.set(key, (counts.get(key) ?? 0) + 1)
+    }
+  }
+  const texts = [...counts].map(([name, count]) => `${name} on ${formatCount(count, 'device')}`)
+  return texts.join(', ') || color.yellow('none is loaded')
 }

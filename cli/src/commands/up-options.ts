@@ -6,12 +6,15 @@ import { InvalidInputError } from '@kvasir/runtime/errors'
 import { projectRoot } from '@kvasir/runtime/state-folder'
 import type { Command } from 'commander'
 import type { ClusterWish } from '../supervisor/cluster-plan.js'
-import { bytesOption, countOption, rateOption } from './option-values.js'
+import { profileOption } from './models.js'
+import { bytesOption, countOption, listOption, rateOption } from './option-values.js'
 
 export interface UpOptions {
   readonly port?: number
   readonly nats?: string
-  readonly model: string
+  /** The first is loaded by every agent at its start, the others after it. */
+  readonly model?: readonly string[]
+  readonly profile?: string
   readonly gpus: number
   readonly fpgas: number
   readonly linkBytesPerSecond?: number
@@ -30,7 +33,12 @@ export function addUpOptions(command: Command): Command {
       countOption(65_535),
     )
     .option('--nats <url>', 'join this NATS server instead of starting one')
-    .option('--model <spec>', 'model folder in Hugging Face layout, or dummy:llama-0.5b', modelDefault)
+    .option(
+      '--model <spec>',
+      'model folder, GGUF file or dummy:llama-0.5b; repeatable, further ones are loaded after the start (default: skald)',
+      listOption,
+    )
+    .addOption(profileOption('numerics of the agents, and of requests that ask for none (default: exact)'))
     .option('--gpus <count>', 'gpu agents', countOption(64), 1)
     .option('--fpgas <count>', 'fpga agents', countOption(64), 2)
     .option(
@@ -51,16 +59,28 @@ export function addUpOptions(command: Command): Command {
     .option('--host-bytes <bytes>', 'KV memory of the host agent (default: 268M)', bytesOption(1))
 }
 
+/** As given, at least the default. */
+export function modelsOf({ model = [] }: UpOptions): readonly string[] {
+  return model.length === 0 ? [modelDefault] : model
+}
+
+/** Agents run in another folder. */
+async function modelPath(spec: string): Promise<string> {
+  return (await resolveModel(spec)).path ?? spec
+}
+
 /**
- * @throws a KvasirError about the model before anything is started
+ * @throws a KvasirError about a model before anything is started
  */
 export async function clusterWish(options: UpOptions): Promise<ClusterWish> {
   if (options.nats !== undefined && !/^(nats|tls|ws|wss):\/\/\S+$/.test(options.nats)) {
     throw new InvalidInputError(`--nats is "${options.nats}"; give a URL such as nats://127.0.0.1:4222.`)
   }
-  const model = await resolveModel(options.model)
+  const [model = modelDefault, ...furtherModels] = await Promise.all(modelsOf(options).map(modelPath))
   return {
-    model: model.path ?? options.model,
+    model,
+    furtherModels,
+    profile: options.profile,
     gpus: options.gpus,
     fpgas: options.fpgas,
     port: options.port,

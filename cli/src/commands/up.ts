@@ -16,7 +16,7 @@ import { liveSupervisor, type RunRecord, readLiveRecord } from '../supervisor/ru
 import { runSupervisor, runsAlready } from '../supervisor/run-supervisor.js'
 import { print, printJson, say } from '../terminal.js'
 import { interruptSignal, type Run } from './run-command.js'
-import { addUpOptions, clusterWish, type UpOptions } from './up-options.js'
+import { addUpOptions, clusterWish, modelsOf, type UpOptions } from './up-options.js'
 
 const pollMs = 50
 
@@ -106,7 +106,9 @@ function showNewLines(file: string, shown: number): number {
 }
 
 function argumentsOf(options: CommandOptions): string[] {
-  const args = ['--model', options.model, '--gpus', String(options.gpus), '--fpgas', String(options.fpgas)]
+  const models = modelsOf(options).flatMap((model) => ['--model', model])
+  const args = [...models, '--gpus', String(options.gpus), '--fpgas', String(options.fpgas)]
+  if (options.profile !== undefined) args.push('--profile', options.profile)
   if (options.port !== undefined) args.push('--port', String(options.port))
   if (options.nats !== undefined) args.push('--nats', options.nats)
   for (const [flag, value] of [

@@ -11,6 +11,10 @@ export type AgentKind = 'host' | 'gpu' | 'fpga'
 export interface ClusterWish {
   /** A model directory or `dummy:NAME`. */
   readonly model: string
+  /** Loaded once the cluster serves, where memory suffices. */
+  readonly furtherModels?: readonly string[]
+  /** Numerics of gpu and fpga agents, and of requests that ask for none. */
+  readonly profile?: string | undefined
   readonly gpus: number
   readonly fpgas: number
   /** Port of the HTTP API; taken by others is an error. Undefined: 8080 or a free one. */
@@ -47,16 +51,18 @@ export function planCluster(wish: ClusterWish, natsUrl: string): ClusterPlan {
     throw new InvalidInputError('A cluster needs at least one gpu or fpga agent: raise --gpus or --fpgas.')
   }
   const port = wish.port === undefined ? ['--port-preferred', portPreferred] : ['--port', wish.port]
+  const profile = wish.profile === undefined ? [] : ['--profile', wish.profile]
+  const computes = ['--model', wish.model, ...profile]
   const agents = [
     agent('host', 0, []),
-    ...numbered(wish.gpus, (index) => agent('gpu', index, ['--model', wish.model])),
-    ...numbered(wish.fpgas, (index) => agent('fpga', index, ['--model', wish.model])),
+    ...numbered(wish.gpus, (index) => agent('gpu', index, computes)),
+    ...numbered(wish.fpgas, (index) => agent('fpga', index, computes)),
   ]
   return {
     coordinator: {
       name: 'coordinator',
       script: 'coordinator/dist/main.js',
-      args: ['--nats', natsUrl, '--model', wish.model, ...port.map(String)],
+      args: ['--nats', natsUrl, '--model', wish.model, ...profile, ...port.map(String)],
     },
     agents,
   }

@@ -17,6 +17,8 @@ import { DeadlineError, KvasirError, messageOf, UnavailableError } from '@kvasir
 import { awaitReady, type ChildExit, type ReadyFacts, spawnChild } from '@kvasir/runtime/lifecycle'
 import { logFolder, projectRoot } from '@kvasir/runtime/state-folder'
 import { callJson } from '../client/api-client.js'
+import { followLoad } from '../client/model-loading.js'
+import { loadModel } from '../client/models.js'
 import { formatDuration } from '../format.js'
 import { type ClusterWish, type PlannedProcess, planCluster } from './cluster-plan.js'
 import { launchNats } from './nats-process.js'
@@ -104,6 +106,7 @@ class Cluster implements LocalCluster {
     this.url = String(facts?.url)
     if (typeof facts?.portNote === 'string' && facts.portNote !== '') say(facts.portNote)
     await this.waitForDevices(plan.agents.map((agent) => deviceIdOf(agent)))
+    for (const model of wish.furtherModels ?? []) await this.loadModel(model)
     this.writeRecord()
   }
 
@@ -216,6 +219,18 @@ class Cluster implements LocalCluster {
     throw new DeadlineError(
       `The coordinator did not say in time that ${what}: read its log, ${logFileOf('coordinator')}.`,
     )
+  }
+
+  /** One that does not fit is said, and no reason to end a cluster that serves. */
+  private async loadModel(spec: string): Promise<void> {
+    const { say, signal } = this.options
+    const begun = await loadModel(this.url, { model: spec })
+    const outcomes = await followLoad(this.url, begun, signal)
+    const loaded = outcomes.filter(({ state }) => state === 'loaded').map(({ deviceId }) => deviceId)
+    if (loaded.length > 0) say(`${begun.model} is loaded on ${loaded.join(', ')}`)
+    for (const { deviceId, error } of outcomes) {
+      if (error !== null) say(`${deviceId} could not load ${begun.model}: ${error}`)
+    }
   }
 
   private async isServing(): Promise<boolean> {

@@ -203,12 +203,9 @@ export function advertisedModels(view: ClusterView): AdvertisedModel[] {
   return [...byKey.values()]
 }
 
-export function modelTraits(view: ClusterView, said: Said, digest: string): ModelTraits | undefined {
-  const profiles = profilesOf(view, digest)
-  if (profiles.length === 0) return undefined
-  for (const { ref } of view.devices()) {
-    const model = said.advertisement(ref)?.models.find((candidate) => candidate.digest === digest)
-    if (model) return { profiles, slidingWindowTokens: model.slidingWindowTokens ?? null }
-  }
-  return { profiles, slidingWindowTokens: null }
+export function modelTraits(view: ClusterView, digest: string): ModelTraits | undefined {
+  const models = [...view.devices()].flatMap(({ facts }) => facts.models)
+  const model = models.find((candidate) => candidate.digest === digest)
+  if (!model) return undefined
+  return { profiles: profilesOf(view, digest), slidingWindowTokens: model.slidingWindowTokens ?? null }
 }

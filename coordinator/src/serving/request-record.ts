@@ -181,6 +181,7 @@ function placementReport(decision: Decision): PlacementReport {
     prefillDevice: decision.prefill.deviceId,
     decodeDevice: decision.decode.deviceId,
     profile: decision.profile,
+    numerics: decision.numerics,
     reason: explain(decision),
     weighed: decision.weighed.map(({ prefill, decode, ttftMs, tpotMs }) => ({
       prefillDevice: prefill.deviceId,

@@ -180,7 +180,7 @@ class ServingShell implements Serving {
   modelTraits(digest: string): ModelTraits | undefined {
     if (!this.#traits.has(digest)) {
       // Of digests that nobody has none is kept: there is no end to them.
-      const traits = modelTraits(this.#core.view, this.#watch, digest)
+      const traits = modelTraits(this.#core.view, digest)
       if (!traits) return undefined
       this.#traits.set(digest, traits)
     }
