@@ -39,7 +39,7 @@ export function buildAttentionGraph(
   graph.input('scoresFlat', 'int64', [4])
   // The heads of a group share K and V, so their rows are one matrix.
   const flat = graph.integers('flat', [0, 0, -1, headDim])
-  const overKeys = graph.integers('overKeys', [0, 0, 1, -1])
+  const overKeys = [0, 0, 1, -1]
   graph.node('Transpose', ['q'], ['qByHead'], { perm: [0, 2, 3, 1, 4] })
   graph.node('Reshape', ['qByHead', flat], ['qFlat'])
   gatherRuns(graph, pool, { runs: 'keyRuns', shape: flat, output: 'keys' })

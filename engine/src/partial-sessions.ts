@@ -47,7 +47,7 @@ function buildPartialGraph({ headDim, heads, kvHeads }: ModelConfig, pool: KvFor
   graph.input('mask', 'float32', [kvHeads, 1, 'keys'])
   const flat = graph.integers('flat', [0, -1, headDim])
   const overKeys = graph.integers('overKeys', [-1])
-  const byToken = graph.integers('byToken', [0, 1, -1])
+  const byToken = [0, 1, -1]
   gatherRuns(graph, pool, { runs: 'keyRuns', shape: flat, output: 'keys' })
   gatherRuns(graph, pool, { runs: 'valueRuns', shape: flat, output: 'values' })
   // The few queries are the side that the kernel reorders, not the many keys.

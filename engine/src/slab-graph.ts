@@ -45,18 +45,22 @@ export function gatherRuns(
 }
 
 /**
- * Multiplies `values` by the scales of the tokens of `runs`, brought to `shape`, a constant; returns what the
- * product is called, which in f32 is `values` itself.
+ * Multiplies `values` by the scales of the tokens of `runs`, brought to `shape`; returns what the product is
+ * called, which in f32 is `values` itself.
  */
 export function scaleByToken(
   graph: GraphBuilder,
   format: KvFormat,
-  { values, runs, shape }: { readonly values: string; readonly runs: string; readonly shape: string },
+  {
+    values,
+    runs,
+    shape,
+  }: { readonly values: string; readonly runs: string; readonly shape: readonly number[] },
 ): string {
   if (format === 'f32') return values
   const scales = `${runs}Scales`
   graph.node('Gather', ['scales', runs], [`${scales}Blocks`], { axis: 0 })
-  graph.node('Reshape', [`${scales}Blocks`, shape], [scales])
+  graph.node('Reshape', [`${scales}Blocks`, graph.integers(`${scales}Shape`, shape)], [scales])
   graph.node('Mul', [values, scales], [`${values}Scaled`])
   return `${values}Scaled`
 }
