@@ -23,17 +23,16 @@ const known = {
 const variables = (text: string) => [...text.matchAll(/\b(KVASIR_[A-Z_]+)=/g)].map(([, name]) => name ?? '')
 
 describe('the manifests', () => {
-  const classes: Record<string, new (data: never) => { validate(): void }> = {
-    ...core,
-    ...apps,
-    ...networking,
-  }
+  const { Namespace, Service } = core
+  const { DaemonSet, Deployment, StatefulSet } = apps
+  const { NetworkPolicy } = networking
+  const classes = { Namespace, Service, DaemonSet, Deployment, StatefulSet, NetworkPolicy }
 
   test('are valid objects of Kubernetes', () => {
     const all = manifests()
     expect(all.length).toBeGreaterThan(10)
     for (const manifest of all) {
-      const Kind = classes[manifest.kind]
+      const Kind = Object.entries(classes).find(([kind]) => kind === manifest.kind)?.[1]
       if (Kind === undefined) throw new Error(`${manifest.kind} is not known`)
       new Kind(manifest as never).validate()
     }
@@ -168,6 +167,14 @@ describe('the cluster of the manifests', () => {
     for (const pod of own.slice(1)) {
       await until(`the probe of ${pod.name} succeeds`, async () => (await healthOf(pod)) === '0801', 30_000)
     }
+    await until(
+      'the coordinator knows all devices',
+      async () => {
+        const { devices } = (await (await fetch(`${url}/v1/cluster`)).json()) as { devices: object[] }
+        return devices.length === own.length - 1
+      },
+      30_000,
+    )
     const answer = await fetch(`${url}/v1/completions`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
