@@ -1,4 +1,4 @@
-/** 16-bit floats to f32, exactly: both formats are subsets of f32. */
+/** 16-bit floats to f32, exactly, since both formats are subsets of f32; and f32 to the nearest half. */
 
 let f16Table: Float32Array | undefined
 
@@ -18,6 +18,27 @@ export function f16ToF32(source: Uint16Array, target: Float32Array): void {
 export function bf16ToF32(source: Uint16Array, target: Float32Array): void {
   const bits = new Uint32Array(target.buffer, target.byteOffset, target.length)
   for (let i = 0; i < source.length; i++) bits[i] = (source[i] ?? 0) << 16
+}
+
+const scratch = new Float32Array(1)
+const scratchBits = new Uint32Array(scratch.buffer)
+
+/** Bits of the nearest half-precision number, of two equally near ones the even one. */
+export function f32ToF16(value: number): number {
+  scratch[0] = value
+  const bits = scratchBits[0] ?? 0
+  const sign = (bits >>> 16) & 0x8000
+  const magnitude = bits & 0x7fffffff
+  if (magnitude > 0x7f800000) return sign | 0x7e00
+  // Halves below the smallest normal one are multiples of 2^-24.
+  if (magnitude < 0x38800000) {
+    const steps = Math.abs(value) * 2 ** 24
+    const floor = Math.floor(steps)
+    const rest = steps - floor
+    return sign | (rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor)
+  }
+  const rounded = magnitude + 0xfff + ((magnitude >> 13) & 1)
+  return sign | Math.min((rounded - 0x38000000) >>> 13, 0x7c00)
 }
 
 function makeF16Table(): Float32Array {

@@ -52,3 +52,19 @@ export const PRE_TOKENIZER_NAMES: readonly string[] = Object.keys(BY_NAME)
 export function preTokenizer(name: string): PreTokenizer | undefined {
   return Object.hasOwn(BY_NAME, name) ? BY_NAME[name] : undefined
 }
+
+/** Undefined where no name stands for these rules; `byte-level`: Hugging Face's own rule, which is that of GPT-2. */
+export function preTokenizerName(
+  patterns: readonly string[] | 'byte-level',
+  ignoreMerges: boolean,
+): string | undefined {
+  const wanted = patterns === 'byte-level' ? [GPT2] : patterns
+  const found = Object.entries(BY_NAME).find(
+    ([name, rule]) =>
+      name !== 'default' &&
+      rule.ignoreMerges === ignoreMerges &&
+      rule.patterns.length === wanted.length &&
+      rule.patterns.every((pattern, i) => pattern === wanted[i]),
+  )
+  return found?.[0]
+}

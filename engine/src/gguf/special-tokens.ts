@@ -1,9 +1,17 @@
 /** The tokenizer's vocabulary as GGUF keeps it, and which of its tokens are special. */
 import type { GgufMetadata, GgufValue } from './gguf-header.js'
 
-/** Kinds of tokens: `llama_token_type`. */
-const KINDS = ['undefined', 'normal', 'unknown', 'control', 'user-defined', 'unused', 'byte'] as const
-export type TokenKind = (typeof KINDS)[number]
+/** `llama_token_type`, each at its number. */
+export const TOKEN_KINDS = [
+  'undefined',
+  'normal',
+  'unknown',
+  'control',
+  'user-defined',
+  'unused',
+  'byte',
+] as const
+export type TokenKind = (typeof TOKEN_KINDS)[number]
 
 export interface GgufToken {
   readonly id: number
@@ -21,7 +29,7 @@ export function tokensOf(metadata: GgufMetadata): GgufToken[] {
     return {
       id,
       text: typeof text === 'string' ? text : '',
-      kind: (typeof kind === 'number' ? KINDS[kind] : undefined) ?? 'normal',
+      kind: (typeof kind === 'number' ? TOKEN_KINDS[kind] : undefined) ?? 'normal',
       score: typeof score === 'number' ? score : 0,
     }
   })
