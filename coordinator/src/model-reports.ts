@@ -20,7 +20,7 @@ export interface ModelReport {
   readonly contextTokensMax: number | null
   /** In which devices have it. */
   readonly profiles: readonly ProfileName[]
-  /** In which live devices can serve it now, from prompt to last token. */
+  /** What requests may ask for now: live devices can serve it so, or in what stands in for it, from prompt to last token. */
   readonly servedProfiles: readonly ProfileName[]
   /** Those that can be reached. */
   readonly devices: readonly ModelOnDevice[]

@@ -71,8 +71,7 @@ function cardOf(
       digest: digest ?? (report?.digest || null),
       context_tokens_max: text?.contextTokensMax ?? report?.contextTokensMax ?? null,
       chat: text?.hasChatTemplate ?? null,
-      // What wants other numerics is served in exact ones where there are none.
-      ready: text !== undefined && served.some((name) => name === 'exact' || name === profileDefault),
+      ready: text !== undefined && served.includes(profileDefault),
       profiles: report?.profiles ?? [],
       devices: (report?.devices ?? []).map(deviceOf),
     },

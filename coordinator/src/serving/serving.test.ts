@@ -203,12 +203,12 @@ describe('the queue', () => {
         reason: { code: 'unavailable', retryAfterMs: 1_000 },
       })
     }
-    expect(cluster.serving.models()).toEqual([])
+    expect(cluster.serving.models().flatMap(({ servedProfiles }) => servedProfiles)).toEqual([])
   })
 
   test('drains: refuses what is new and fails what does not end', async () => {
     const fpga = await cluster.device({ deviceId: 'fpga-0', capabilities: FPGA, stepMs: 20 })
-    expect(cluster.serving.models()).toMatchObject([{ name: 'numbers', servedProfiles: ['exact'] }])
+    expect(cluster.serving.models()).toMatchObject([{ name: 'numbers', servedProfiles: ['exact', 'paper'] }])
     const short = gather(cluster.serving.submit(testRequest({ maxTokens: 5 })))
     const long = gather(cluster.serving.submit(testRequest({ maxTokens: 2_000 })))
     const failure = expect(long).rejects.toMatchObject({ code: 'unavailable' })
