@@ -24,7 +24,7 @@ import {
 } from './device-driver.js'
 import { createInt4Quantiser } from './int4-quantiser.js'
 import { KvSlabs } from './kv-slab.js'
-import { STEP_ROWS_MAX } from './limits.js'
+import { STEP_ROWS_MAX, THREADS_MAX } from './limits.js'
 import { MemoryKernels } from './memory-kernels.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
@@ -46,8 +46,6 @@ export interface StepHooks {
 
 /** Waking a second thread costs about as much as a decode step of a layer with this many weights. */
 const SMALL_LAYER_WEIGHTS = 1 << 20
-/** More threads than this cost more to wake than they save; A1 of attention-graph.ts was checked up to here. */
-const THREADS_MAX = 16
 
 type Feeds = Record<string, Tensor>
 

@@ -56,6 +56,16 @@ export function benchCommand(program: Command, run: Run): void {
       (await import('../bench/kv.js')).benchKv(options, signal),
   })
   add(bench, run, {
+    name: 'engine',
+    description: "prefill and decode in f32 and in the FPGA's precision, against what this machine can do",
+    options: (command) =>
+      command
+        .option('--model <spec>', 'model', modelLarge)
+        .option('--rounds <count>', 'times that everything is measured', positiveOption(roundsMax), 5),
+    measure: async (options: { model: string; rounds: number }, signal) =>
+      (await import('../bench/engine.js')).benchEngine(options, signal),
+  })
+  add(bench, run, {
     name: 'relevancy',
     description: "the round trip of one layer's attention to an FPGA agent",
     options: (command) =>
