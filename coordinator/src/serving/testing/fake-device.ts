@@ -8,7 +8,10 @@
 import {
   Advertisement,
   Capability,
+  ControlRequest,
+  LoadedModel,
   LoadReport,
+  type ModelArrival,
   Precision,
   Profile,
   TierKind,
@@ -48,11 +51,25 @@ import {
   startRpcServer,
   unary,
 } from '@kvasir/runtime/rpc-server'
-import { BUCKET_TTL_MS, DEVICES_BUCKET, kvSubject, loadSubject } from '@kvasir/runtime/subjects'
+import {
+  BUCKET_TTL_MS,
+  controlSubject,
+  DEVICES_BUCKET,
+  kvSubject,
+  loadSubject,
+} from '@kvasir/runtime/subjects'
 import { promptHashes } from '../../gateway/prompt-hashes.js'
 import { FAKE_VARIANT, FakeBlocks, type FakePeers } from './fake-blocks.js'
 
 export const FAKE_MODEL = { name: 'numbers', digest: 'digest-of-numbers', contextTokensMax: 4_096 }
+
+/** A model that a fake device has, in f32 where it is exact and in the paper's numbers where not. */
+export interface FakeModel {
+  readonly name: string
+  readonly digest: string
+  readonly profile: 'exact' | 'paper'
+}
+
 const REPORT_MS = 200
 const KV_BYTES_PER_TOKEN = 64
 
@@ -75,6 +92,8 @@ export interface FakeDeviceOptions {
   readonly peers?: FakePeers
   readonly capabilities?: readonly Capability[]
   readonly decodeSlots?: number
+  /** FAKE_MODEL in exact numerics by default. */
+  readonly models?: readonly FakeModel[]
   readonly incarnation: bigint
   /** Pace of decoding. */
   readonly stepMs?: number
@@ -86,6 +105,10 @@ export class FakeDevice {
   onReserve: () => void = () => {}
   onPrefill: (request: PrefillRequest, signal: AbortSignal) => Promise<void> | void = () => {}
   onDecode: (request: DecodeRequest, signal: AbortSignal) => Promise<void> | void = () => {}
+  /** Answers a control request with what is wrong with it; nothing by default. */
+  onControl: (command: ControlRequest['command']) => string = () => ''
+  /** Of its load reports, from the next one on. */
+  arrivals: Partial<ModelArrival>[] = []
   /** Index of the token that ends a text. */
   stopIndex = Number.POSITIVE_INFINITY
   /** Decoding gives its slot back after the token of this index. */
@@ -97,6 +120,7 @@ export class FakeDevice {
   readonly reserves: ReserveRequest[] = []
   readonly prefills: PrefillRequest[] = []
   readonly decodes: DecodeRequest[] = []
+  readonly commands: ControlRequest['command'][] = []
   reservations = 0
   running = 0
   stepMs: number
@@ -109,12 +133,14 @@ export class FakeDevice {
   #server: RpcServer | undefined
   #reporter: NodeJS.Timeout | undefined
   #sequence = 0n
+  #models: readonly FakeModel[]
 
   constructor(options: FakeDeviceOptions) {
     this.#options = options
     this.deviceId = options.deviceId
     this.stepMs = options.stepMs ?? 1
     this.#incarnation = options.incarnation
+    this.#models = options.models ?? [{ ...FAKE_MODEL, profile: 'exact' }]
     this.#transfers = options.transfers
     this.#peers = options.peers ?? new Map()
     this.blocks = new FakeBlocks(options, this.#tier(), (event) =>
@@ -135,16 +161,29 @@ export class FakeDevice {
     })
     const bus = await connectBus({ url: natsUrl, name: deviceId })
     this.#bus = bus
-    const bucket = bus.bucket(DEVICES_BUCKET, { ttlMs: BUCKET_TTL_MS })
-    const advertise = (): Promise<void> =>
-      bucket.put(deviceId, this.#advertisement(this.#server?.address ?? ''))
-    await advertise()
+    await this.#advertise()
     bus.onStatus((connected) => {
-      if (connected) advertise().catch(() => {})
+      if (connected) this.#advertise().catch(() => {})
+    })
+    bus.respond(controlSubject(deviceId), (json) => {
+      const { command } = ControlRequest.fromJSON(json)
+      this.commands.push(command)
+      return { deviceId, incarnation: String(this.#incarnation), error: this.onControl(command) }
     })
     this.#report()
     this.#reporter = setInterval(() => this.#report(), REPORT_MS)
     return this
+  }
+
+  /** From now on it has these. */
+  async setModels(models: readonly FakeModel[]): Promise<void> {
+    this.#models = models
+    await this.#advertise()
+  }
+
+  async #advertise(): Promise<void> {
+    const bucket = this.#bus?.bucket(DEVICES_BUCKET, { ttlMs: BUCKET_TTL_MS })
+    await bucket?.put(this.deviceId, this.#advertisement(this.#server?.address ?? ''))
   }
 
   /** As kill -9: connections break, reports stop, the advertisement stays. */
@@ -327,6 +366,7 @@ export class FakeDevice {
         },
       ],
       leases: this.leases.size,
+      arrivals: this.arrivals,
     })
     this.#bus?.publish(loadSubject(this.deviceId), LoadReport.toJSON(report) as object)
   }
@@ -350,17 +390,7 @@ export class FakeDevice {
         },
       ],
       compute: [{ precision: Precision.F32, peakOpsPerSecond: 100e9 }],
-      models: [
-        {
-          ...FAKE_MODEL,
-          profile: Profile.EXACT,
-          variant: FAKE_VARIANT,
-          kvBytesPerToken: BigInt(KV_BYTES_PER_TOKEN),
-          layers: { first: 0, count: 2 },
-          parameters: 1_000_000n,
-          weightBytes: 4_000_000n,
-        },
-      ],
+      models: this.#models.map(modelMessage),
       kernels: ['choose-pages', 'page-scores'].map((name) => ({ name, version: 1, limits: {} })),
       decodeSlots: this.#options.decodeSlots ?? 4,
       link: { class: 'loopback', bytesPerSecond: 1e9, latencyUs: 20 },
@@ -368,6 +398,20 @@ export class FakeDevice {
     })
     return Advertisement.toJSON(advertisement) as object
   }
+}
+
+function modelMessage({ name, digest, profile }: FakeModel): LoadedModel {
+  const isPaper = profile === 'paper'
+  return LoadedModel.fromPartial({
+    ...{ name, digest, contextTokensMax: FAKE_MODEL.contextTokensMax },
+    profile: isPaper ? Profile.PAPER : Profile.EXACT,
+    numerics: isPaper ? 'w4a8+kv8' : 'f32',
+    variant: isPaper ? { ...FAKE_VARIANT, numerics: Profile.PAPER, dtype: Precision.INT8 } : FAKE_VARIANT,
+    kvBytesPerToken: BigInt(KV_BYTES_PER_TOKEN),
+    layers: { first: 0, count: 2 },
+    parameters: 1_000_000n,
+    weightBytes: 4_000_000n,
+  })
 }
 
 /** Ends every transfer that waits for this device, as a broken connection would. */

@@ -18,7 +18,10 @@ export const GPU: readonly Capability[] = [Capability.PREFILL, Capability.DECODE
 export const FPGA: readonly Capability[] = [Capability.DECODE, Capability.PREFILL]
 export const HOST: readonly Capability[] = [Capability.KV_TIER]
 
-export type DeviceWish = Pick<FakeDeviceOptions, 'deviceId' | 'capabilities' | 'decodeSlots' | 'stepMs'>
+export type DeviceWish = Pick<
+  FakeDeviceOptions,
+  'deviceId' | 'capabilities' | 'decodeSlots' | 'stepMs' | 'models'
+>
 
 export interface TestCluster {
   readonly serving: Serving
