@@ -4,7 +4,7 @@
  * Invariant: what is taken never exceeds the limit; what does not fit is refused before anything is loaded.
  */
 import { OverloadedError } from '@kvasir/runtime/errors'
-import { sizeText } from './size-text.js'
+import { sizeText } from '@kvasir/runtime/size-text'
 
 export interface ModelNeed {
   readonly name: string

@@ -71,6 +71,7 @@ export function dummyWeights(name: string): WeightSource {
       }
     },
     rows: (tensor, [, columns]) => rowFiller(tensor, columns),
+    storedBytes: () => 0,
     close() {},
   }
 }

@@ -1,23 +1,26 @@
-/** What loading a model would take, worked out from its configuration. */
+/** What loading a model would take, worked out from its configuration and the headers of its files. */
 import type { ModelOptions, ModelPlan } from './device-driver.js'
 import { kvBlockBytes } from './kv-format.js'
 import type { ModelConfig } from './model-config.js'
 import { resolveModel } from './model-files.js'
+import { weightSizes } from './weight-sizes.js'
 
 /** Throws as `resolveModel` does. */
 export async function inspectModel({ model: spec, numerics }: ModelOptions): Promise<ModelPlan> {
-  const { name, config, digest } = await resolveModel(spec)
-  return {
-    name,
-    digest: await digest(),
-    weightBytes: parameterCount(config) * WEIGHT_BYTES[numerics.weights],
-    poolBlockBytes: config.layers * kvBlockBytes(config, numerics.pool),
-    contextTokensMax: config.contextTokensMax,
+  const { name, config, digest, openWeights } = await resolveModel(spec)
+  const source = openWeights()
+  try {
+    return {
+      name,
+      digest: await digest(),
+      weightBytes: weightSizes(config, source, numerics.weights).residentBytes,
+      poolBlockBytes: config.layers * kvBlockBytes(config, numerics.pool),
+      contextTokensMax: config.contextTokensMax,
+    }
+  } finally {
+    source.close()
   }
 }
-
-/** Of one parameter. */
-const WEIGHT_BYTES = { f32: 4, int4: 0.625 } as const
 
 /** All of a model's weights; a head that is the embedding table counts once. */
 export function parameterCount(config: ModelConfig): number {

@@ -139,6 +139,10 @@ export function openSafetensors(folder: string): WeightSource {
       const values = new Uint16Array(bytes.buffer)
       return (row, target) => convert(type, values.subarray(row * columns, (row + 1) * columns), target)
     },
+    storedBytes(name, shape) {
+      const { tensor } = find(name, shape)
+      return tensor.end - tensor.start
+    },
     close,
   }
 }

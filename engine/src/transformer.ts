@@ -28,6 +28,7 @@ import { STEP_ROWS_MAX, THREADS_MAX } from './limits.js'
 import { MemoryKernels } from './memory-kernels.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
+import { checkMemory, memoryNeed } from './model-memory.js'
 import { parameterCount } from './model-plan.js'
 import type { Numerics } from './numerics.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
@@ -100,6 +101,7 @@ export class Transformer {
     const threads = Math.min(wantedThreads ?? suitableThreads(config), THREADS_MAX)
     const source = model.openWeights()
     try {
+      checkMemory(model.name, numerics, memoryNeed(config, source, numerics, kvBlocksMax))
       const digest = await model.digest()
       const positions = Math.min(config.contextTokensMax, kvBlocksMax * BLOCK_TOKENS)
       const rotary = rotaryTables(config, Math.max(positions, STEP_ROWS_MAX))

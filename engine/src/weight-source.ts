@@ -22,5 +22,9 @@ export interface WeightSource {
    * is stored otherwise. Absent where nothing is ever stored so. Throws as `read` does.
    */
   packed?(tensor: string, shape: readonly [number, number]): PackedMatrix | undefined
+  /** Bytes of a tensor as it is stored, which is what `rows` keeps; 0 for one that is made anew. Throws as `read` does. */
+  storedBytes(tensor: string, shape: readonly number[]): number
+  /** Bytes of what `packed` would give; undefined where it would give nothing. Throws as `read` does. */
+  packedBytes?(tensor: string, shape: readonly [number, number]): number | undefined
   close(): void
 }

@@ -9,7 +9,7 @@ import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import type { WeightSource } from '../weight-source.js'
 import { rowReader } from './dequantize.js'
 import { damaged, type GgufHeader, type OpenGguf, readExactly } from './gguf-header.js'
-import { rowPacker } from './pack-rows.js'
+import { packedBytes, rowPacker } from './pack-rows.js'
 import { ggufTensorName, hasPairedRows, pairedRow } from './tensor-names.js'
 import { blockLayout, type GgufTensorType, TENSOR_TYPE_NAMES, tensorTypeName } from './tensor-types.js'
 
@@ -111,6 +111,14 @@ export function openGgufWeights({ path, header, architecture, headDim }: GgufWei
       if (packer === undefined) return undefined
       visitRows(tensor, 0, tensor.rows, (row, bytes, at) => packer.pack(bytes, at, row))
       return packer.matrix
+    },
+    storedBytes(name, shape) {
+      const { rows, rowBytes } = find(name, shape)
+      return rows * rowBytes
+    },
+    packedBytes(name, shape) {
+      const { type, rows, columns } = find(name, shape)
+      return packedBytes(type, rows, columns)
     },
     close: () => closeSync(file.descriptor),
   }

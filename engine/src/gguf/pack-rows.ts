@@ -54,6 +54,14 @@ export function rowPacker(type: GgufTensorType, rows: number, columns: number): 
   }
 }
 
+/** Bytes of the arrays of such a matrix; undefined for a type that is not quantised. */
+export function packedBytes(type: GgufTensorType, rows: number, columns: number): number | undefined {
+  const stored = storedBlocks(type)
+  if (stored === undefined) return undefined
+  const { subBlock, packedBits, hasMinima } = stored
+  return rows * ((columns * packedBits) / 8 + (columns / subBlock) * (hasMinima ? 8 : 4))
+}
+
 /** Returns where the next one goes. All types of 4 bits have MatMulNBits' own zero point. */
 function putNibbles(from: Uint8Array, count: number, target: Uint8Array, at: number): number {
   for (let i = 0; i < count; i += 2) target[at++] = (from[i] ?? 0) | ((from[i + 1] ?? 0) << 4)
