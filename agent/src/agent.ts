@@ -36,6 +36,8 @@ import { watchHostTier } from './host-tier-peer.js'
 import { hashBytes, type KvChange } from './kv-index.js'
 import type { AgentLimits } from './limits.js'
 import { basicMachine } from './machine.js'
+import { loadOrder, unloadOrder } from './model-orders.js'
+import { watchModelPeers } from './model-peers.js'
 import { type ServingDevice, startServingDevice } from './serving-device.js'
 import type { AgentSettings } from './settings.js'
 
@@ -71,9 +73,11 @@ export async function startAgent(
   const coordinators = watchCoordinators(bus, clock)
   const machineId = (definition.machine ?? basicMachine()).id
   const hostTier = watchHostTier(bus, clock, { deviceId, machineId })
+  const peers = watchModelPeers(bus, clock, { deviceId, machineId })
   const stopWatching = () => {
     coordinators.stop()
     hostTier.stop()
+    peers.stop()
   }
   const telemetry = startTelemetry({
     service: `${definition.kind}-agent`,
@@ -81,6 +85,8 @@ export async function startAgent(
     exporter: { otlpUrl: coordinators.otlpUrl },
   })
   let serving: ServingDevice
+  // Of the models, once the device is advertised.
+  let announce = () => {}
   try {
     serving = await startServingDevice({
       definition,
@@ -91,6 +97,8 @@ export async function startAgent(
       onBroken: (error) => options.onBroken?.(error),
       onKvChange: (change) => publishKvChange(bus, serving.device, definition.tiers[0].name, change),
       hostTier: () => hostTier.find(),
+      peers,
+      onModelsChanged: () => announce(),
     })
   } catch (error) {
     stopWatching()
@@ -117,7 +125,7 @@ export async function startAgent(
     if (connected) void advertise().then(report)
   })
   let drainWithinMs = Number.POSITIVE_INFINITY
-  bus.respond(controlSubject(deviceId), (request) => {
+  bus.respond(controlSubject(deviceId), async (request) => {
     const { command, protocolVersion } = parseControl(request)
     const { incarnation } = serving.device
     const answer = (facts: Partial<ControlResponse> = {}) =>
@@ -136,6 +144,8 @@ export async function startAgent(
       log.info({ blocks, drop: command.value.drop }, 'cached blocks were given up on request')
       return answer({ evictedBlocks: BigInt(blocks) })
     }
+    if (command.$case === 'loadModel') await serving.load(loadOrder(command.value))
+    if (command.$case === 'unloadModel') void serving.unload(unloadOrder(command.value))
     return answer()
   })
   await bus.service({
@@ -150,6 +160,7 @@ export async function startAgent(
       kv: serving.kv.address,
     },
   })
+  announce = () => void advertise().then(report)
   await advertise()
   report()
   const timers = [setInterval(() => void advertise(), READVERTISE_MS), setInterval(report, LOAD_REPORT_MS)]

@@ -11,6 +11,8 @@ export interface WantedModel {
   readonly profile: Profile
   /** Bytes for KV in the nearest tier; undefined takes the setting. */
   readonly kvBytes: number | undefined
+  /** How long to look for an agent that serves it, where it is not on this machine. */
+  readonly peersMs: number
 }
 
 export class Arrival {
@@ -24,6 +26,8 @@ export class Arrival {
   error = ''
   /** Resolves once nothing is known to be in its way; rejects with what is. */
   readonly accepted: Deferred<void> = deferred()
+  /** Resolves once it is known that its files come from another agent. */
+  readonly fetching: Deferred<void> = deferred()
   /** Resolves once it is served. */
   readonly served: Deferred<void> = deferred()
   /** Aborted where it is wanted no more. */

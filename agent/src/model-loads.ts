@@ -31,7 +31,7 @@ import type { AgentSettings } from './settings.js'
 
 const ARRIVALS_MAX = 8
 /** A refusal within this time is the answer to the order; what takes longer, such as hashing weights, goes on behind it. */
-const ACCEPT_MS = 1_500
+const ACCEPT_MS = 10_000
 /** How long what could not be loaded is told of. */
 const FAILED_KEPT_MS = 60_000
 /** Longest wait for the driver to let go of a model. */
@@ -165,6 +165,7 @@ export class ModelLoads {
           arrival.digest = plan.digest
           share = need(plan, 0)
           arrival.phase = ArrivalPhase.FETCHING
+          arrival.fetching.resolve()
           arrival.accepted.resolve()
         },
         progress(bytes, bytesTotal, deviceId) {

@@ -2,16 +2,18 @@
  * A device that serves: its models loaded and measured, each with its own core, its two gRPC
  * servers listening. NATS is not its job, so that it runs without.
  */
+import { join } from 'node:path'
 import type { DeviceDriver } from '@kvasir/engine/device-driver'
 import { type Advertisement, type LoadReport, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { InferenceServiceService } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
-import { InternalError, type KvasirError, UnsupportedError } from '@kvasir/runtime/errors'
+import { InternalError, KvasirError, UnsupportedError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import type { Logger } from '@kvasir/runtime/log'
 import { callUnary } from '@kvasir/runtime/rpc-client'
 import { type RpcServer, startRpcServer } from '@kvasir/runtime/rpc-server'
+import { cacheFolder } from '@kvasir/runtime/state-folder'
 import { type AdvertisedDevice, advertisementOf, loadReportOf } from './advertisement.js'
 import type { BlockHolder } from './block-holder.js'
 import { measureCopyRate } from './calibration.js'
@@ -29,9 +31,13 @@ import { kvControlService, kvTransferService } from './kv-service.js'
 import { AGENT_LIMITS, type AgentLimits } from './limits.js'
 import { modelBytesDefault } from './machine-memory.js'
 import type { Arrival, WantedModel } from './model-arrival.js'
+import { ModelCache } from './model-cache.js'
+import { ModelLibrary } from './model-library.js'
 import { ModelLoads, type UnwantedModel } from './model-loads.js'
 import { ModelMemory } from './model-memory.js'
-import { localSource } from './model-source.js'
+import type { ModelPeers } from './model-peers.js'
+import { modelService } from './model-service.js'
+import { ModelSource } from './model-source.js'
 import { Pacer } from './pacer.js'
 import { type DemotingModel, type OpenedModel, ServedModel } from './served-model.js'
 import { ServedModels } from './served-models.js'
@@ -43,6 +49,8 @@ import { TransferRegistry } from './transfer-registry.js'
 const TICK_MS = 100
 /** Time that calls get to end after their sequences have. */
 const CALLS_END_MS = 500
+/** The agent that has the first model may start at the same time. */
+const FIRST_PEERS_MS = 30_000
 
 export interface ServingOptions {
   readonly definition: DeviceDefinition
@@ -56,6 +64,8 @@ export interface ServingOptions {
   readonly onBroken?: (error: KvasirError) => void
   /** The set of models, or what is told of them, has changed. */
   readonly onModelsChanged?: () => void
+  /** Agents whose models can be fetched. */
+  readonly peers?: ModelPeers
   /** The host tier of the same machine, where there is one now. */
   readonly hostTier?: () => TierPeer | undefined
 }
@@ -143,7 +153,9 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     kvClient,
     attendClient: (endpoint) => attends.get(endpoint),
   }
+  const library = new ModelLibrary(log)
   const loadsOf = (runs: DeviceDriver) => {
+    const cache = new ModelCache(settings.modelCacheDir ?? join(cacheFolder(), 'models'), log)
     const memory = new ModelMemory(deviceId, settings.modelBytes ?? modelBytesDefault())
     const serve = (opened: OpenedModel) =>
       new ServedModel({
@@ -153,7 +165,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
       })
     const loads = new ModelLoads({
       ...{ deviceId, definition, settings, device: runs, models, memory, serve, clock, log },
-      source: localSource(runs),
+      source: new ModelSource({ deviceId, device: runs, cache, library, peers: options.peers, clock, log }),
       changed: () => options.onModelsChanged?.(),
     })
     return { memory, loads }
@@ -189,10 +201,11 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
       ])
       const kv = await listen(settings.kvPort, [
         { definition: KvBulkService, implementation: kvTransferService(device) },
+        ...(loads === undefined ? [] : [modelService(deviceId, library)]),
         ...services.flatMap((service) => service.kv ?? []),
       ])
       if (settings.model !== undefined && loads !== undefined) {
-        await (await load(firstModel(settings.model, settings))).served.promise
+        await firstModelServed(await load(firstModel(settings.model, settings)), onBroken)
       }
       return [control, kv]
     } catch (error) {
@@ -235,5 +248,16 @@ function firstModel(model: string, { profile }: AgentSettings): WantedModel {
     digest: '',
     profile: profile === 'paper' ? Profile.PAPER : Profile.EXACT,
     kvBytes: undefined,
+    peersMs: FIRST_PEERS_MS,
   }
+}
+
+/**
+ * A model on this machine is served before the device is. One that has to be fetched is waited for by nobody, so that
+ * its progress can be seen; if it does not come, the device is as good as broken.
+ */
+async function firstModelServed(arrival: Arrival, onBroken: (error: KvasirError) => void): Promise<void> {
+  const isFetched = arrival.fetching.promise.then(() => true)
+  if (!(await Promise.race([arrival.served.promise.then(() => false), isFetched]))) return
+  arrival.served.promise.catch((error: unknown) => onBroken(KvasirError.from(error)))
 }

@@ -26,6 +26,11 @@ export const agentSettings = z.strictObject({
     .positive()
     .optional()
     .describe('Bytes that models may take, weights and KV together; ¾ of the free memory by default'),
+  modelCacheDir: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Folder of models that were fetched from other agents'),
   host: z.string().default('127.0.0.1').describe('Address to listen on'),
   controlPort: port.default(0).describe('Port of the control services; 0 takes a free one'),
   kvPort: port.default(0).describe('Port of the KV transfers; 0 takes a free one'),
