@@ -8,6 +8,7 @@ import { EXIT, type ExitCode } from '../exit-codes.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import { positiveOption } from './option-values.js'
 import { interruptSignal, type Run } from './run-command.js'
+import { modelDefault } from './up-options.js'
 
 const roundsMax = 1_000
 const modelLarge = 'dummy:llama-0.5b'
@@ -64,6 +65,13 @@ export function benchCommand(program: Command, run: Run): void {
         .option('--rounds <count>', 'times that everything is measured', positiveOption(roundsMax), 5),
     measure: async (options: { model: string; rounds: number }, signal) =>
       (await import('../bench/engine.js')).benchEngine(options, signal),
+  })
+  add(bench, run, {
+    name: 'numerics',
+    description: "what the FPGA's precision costs in quality, on held-out text of the bundled model",
+    options: (command) => command.option('--model <spec>', 'model', modelDefault),
+    measure: async (options: { model: string }, signal) =>
+      (await import('../bench/numerics.js')).benchNumerics(options, signal),
   })
   add(bench, run, {
     name: 'relevancy',
