@@ -10,14 +10,14 @@ import { describe, expect, test } from 'vitest'
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 
-/** What each package may import of the others; `engine/text` and `engine/bm25` are parts of engine without ONNX Runtime. */
+/** What each package may import of the others; `parts` of engine stand without ONNX Runtime. */
 const allowed: Record<string, readonly string[]> = {
   runtime: ['proto'],
-  engine: ['runtime'],
+  engine: ['proto', 'runtime'],
   agent: ['proto', 'runtime', 'engine'],
   'host-agent': ['proto', 'runtime', 'engine/bm25', 'agent'],
   'gpu-agent': ['proto', 'runtime', 'agent'],
-  'fpga-agent': ['proto', 'runtime', 'agent'],
+  'fpga-agent': ['proto', 'runtime', 'engine', 'agent'],
   coordinator: ['proto', 'runtime', 'engine/text'],
   cli: ['proto', 'runtime', 'engine', 'agent', 'host-agent', 'gpu-agent', 'fpga-agent', 'coordinator'],
 }
@@ -41,7 +41,7 @@ function importsOf(file: string): SourceImport[] {
 }
 
 /** Parts of engine that stand without the rest of it. */
-const parts = ['text', 'bm25'] as const
+const parts = ['text', 'bm25', 'driver-process'] as const
 
 /** `@kvasir/engine/text/stream-decoder` → `engine/text`, `@kvasir/engine/sampler` → `engine`. */
 function layerOf(specifier: string): string | undefined {
@@ -90,6 +90,44 @@ describe('imports point one way', () => {
     expect(wrong).toEqual([])
   })
 })
+
+test('an agent with a driver of its own process reaches ONNX Runtime, weights and tokenizers only by importing them as it runs', () => {
+  const seen = new Set<string>()
+  const queue = ['gpu', 'fpga', 'host'].map((kind) => `${kind}-agent/src/main.ts`)
+  const wrong: string[] = []
+  while (queue.length > 0) {
+    const file = queue.pop() as string
+    if (seen.has(file)) continue
+    seen.add(file)
+    for (const specifier of loadedBy(file)) {
+      if (/^(onnx|@huggingface\/)/.test(specifier)) wrong.push(`${file} imports ${specifier}`)
+      const target = sourceOf(file, specifier)
+      if (target !== undefined) queue.push(target)
+    }
+  }
+  expect(seen.size).toBeGreaterThan(50)
+  expect(wrong).toEqual([])
+})
+
+/** What running a file loads: imports that are not of types alone. */
+function loadedBy(file: string): string[] {
+  const text = readFileSync(join(root, file), 'utf8')
+  const pattern = /^\s*(?:import|export)\s(?!type\b)(?:([^'"]*?)\sfrom\s)?\s*['"]([^'"]+)['"]/gm
+  return [...text.matchAll(pattern)].flatMap(([, clause = '', specifier = '']) => {
+    const names = /^\{([\s\S]*)\}$/.exec(clause.trim())?.[1]?.split(',') ?? ['']
+    const isTypes = names.every((name) => name.trim() === '' || name.trim().startsWith('type '))
+    return isTypes && clause.trim() !== '' ? [] : [specifier]
+  })
+}
+
+/** The file of this project that an import names; undefined for a library's or a generated one. */
+function sourceOf(file: string, specifier: string): string | undefined {
+  if (specifier.startsWith('.')) {
+    return relative(root, resolve(root, dirname(file), specifier)).replace(/\.js$/, '.ts')
+  }
+  const match = /^@kvasir\/([^/]+)\/(.+)$/.exec(specifier)
+  return match === null || match[1] === 'proto' ? undefined : `${match[1]}/src/${match[2]}.ts`
+}
 
 describe('the two cores are pure', () => {
   for (const core of ['agent/src/core', 'coordinator/src/core']) {

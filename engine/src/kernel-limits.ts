@@ -3,6 +3,7 @@ import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import { BM25_LIMITS } from './bm25/bm25.js'
 import type { DriverDescription } from './device-driver.js'
 import type { KernelName } from './kernels.js'
+import { STEP_ROWS_MAX } from './limits.js'
 
 /** 262,144 tokens: more than any context here, and scores of them are still a fraction of a megabyte a head. */
 const PAGES_MAX = 16_384
@@ -18,13 +19,17 @@ const LIMITS: Readonly<Record<KernelName, Readonly<Record<string, number>>>> = {
   'bm25-search': BM25_LIMITS,
 }
 
-export const KERNEL_DESCRIPTIONS: DriverDescription['kernels'] = Object.entries(LIMITS).map(
-  ([name, limits]) => ({
-    name,
-    version: 1,
-    limits,
-  }),
-)
+/** What a step takes: new tokens at least, a budget of pages, another device's answers. */
+const STEP_LIMITS = {
+  step: { rows: STEP_ROWS_MAX },
+  'sparse-step': {},
+  'remote-step': {},
+}
+
+export const KERNEL_DESCRIPTIONS: DriverDescription['kernels'] = Object.entries({
+  ...STEP_LIMITS,
+  ...LIMITS,
+}).map(([name, limits]) => ({ name, version: 1, limits }))
 
 /** Throws UnsupportedError for a name that is no kernel's. */
 export function checkKernelName(name: string): void {

@@ -181,7 +181,7 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
     lost: lost.promise,
     describe: () => ({
       name: 'onnxruntime-cpu',
-      kernels: [{ name: 'llama-step', version: 1, limits: { rows: STEP_ROWS_MAX } }, ...KERNEL_DESCRIPTIONS],
+      kernels: KERNEL_DESCRIPTIONS,
       rowsMax: STEP_ROWS_MAX,
     }),
     inspectModel: (model) => ask<ModelPlan>({ kind: 'inspect', options: model }),

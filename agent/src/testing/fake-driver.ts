@@ -37,7 +37,13 @@ import {
 } from '@kvasir/engine/page-plan'
 import { ownPages, partialOf, remoteQueryOf } from '@kvasir/engine/remote-attention'
 import { type Deferred, deferred } from '@kvasir/runtime/deferred'
-import { CancelledError, InternalError, InvalidInputError, KvasirError } from '@kvasir/runtime/errors'
+import {
+  CancelledError,
+  InternalError,
+  InvalidInputError,
+  KvasirError,
+  NotFoundError,
+} from '@kvasir/runtime/errors'
 import type { DriverFactory } from '../definition.js'
 import { FAKE_HEADS, FakePages, FLOATS_PER_BLOCK } from './fake-pages.js'
 
@@ -81,8 +87,8 @@ export class FakeDriver implements DeviceDriver {
   }
 
   describe(): DriverDescription {
-    const step = { name: 'fake.step', version: 1, limits: {} }
-    return { name: 'fake', kernels: [step, ...FakePages.kernels], rowsMax: 512 }
+    const steps = ['step', 'sparse-step', 'remote-step'].map((name) => ({ name, version: 1, limits: {} }))
+    return { name: 'fake', kernels: [...steps, ...FakePages.kernels], rowsMax: 512 }
   }
 
   async inspectModel({ model, numerics }: ModelOptions): Promise<ModelPlan> {
@@ -200,6 +206,7 @@ class FakeModel implements DriverModel {
   }
 
   async readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array> {
+    this.checkLoaded()
     return this.pages.read(layer, blocks)
   }
 
@@ -212,6 +219,7 @@ class FakeModel implements DriverModel {
   }
 
   async readBounds(layer: number, blocks: Uint32Array): Promise<Uint8Array> {
+    this.checkLoaded()
     return new Uint8Array(this.pages.readBounds(layer, blocks).buffer)
   }
 
@@ -232,6 +240,10 @@ class FakeModel implements DriverModel {
 
   async unload(): Promise<void> {
     this.closed = true
+  }
+
+  private checkLoaded(): void {
+    if (this.closed) throw new NotFoundError('The fake model has been unloaded; load it again.')
   }
 
   /** The entry of a token: K holds the token, V what the layer makes of token and position. */

@@ -1,7 +1,7 @@
 /** BM25 over shards: equal to the textbook, however documents are cut into shards. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { testBm25Conformance } from '../testing/bm25-conformance.js'
+import { bm25Context, bm25Suite } from '../conformance/bm25-suite.js'
 import { ShardStoreDevice } from '../testing/shard-store-device.js'
 import { finished, SmallCorpus } from '../testing/small-corpus.js'
 import { countWords } from './analyzer.js'
@@ -214,4 +214,7 @@ describe('words', () => {
   })
 })
 
-testBm25Conformance('A shard store alone', async () => new ShardStoreDevice())
+describe('a shard store alone', () => {
+  const context = bm25Context(new ShardStoreDevice())
+  test.each(bm25Suite.cases)('$name', ({ run }) => run(context))
+})

@@ -1,8 +1,8 @@
 /** The kernels' calls as messages, on the driver's side. Wrong sizes of payloads are CorruptDataErrors. */
 import type { DriverReply, DriverRequest } from '@kvasir/proto/kvasir/driver/v1/driver'
 import type { DeviceDriver, DriverModel } from '../device-driver.js'
+import { partialBytes } from './partial-payload.js'
 import { bytesOf, PayloadReader } from './payload.js'
-import { partialBytes } from './served-step.js'
 
 export type Request = NonNullable<DriverRequest['request']>
 export type Reply = NonNullable<DriverReply['reply']>

@@ -3,7 +3,6 @@ import * as wire from '@kvasir/proto/kvasir/driver/v1/driver'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type {
   LoadedModelFacts,
-  PartialAttention,
   RemoteAnswer,
   RemoteAttention,
   RemoteQuery,
@@ -12,6 +11,7 @@ import type {
   StepSequence,
 } from '../device-driver.js'
 import { failureMessage } from './failure-message.js'
+import { partialFrom } from './partial-payload.js'
 import { bytesOf, type PayloadReader } from './payload.js'
 
 /** Asks for the sequence at a place in the batch. */
@@ -63,22 +63,6 @@ export function remoteAnswerOf(
     applyUs,
     wireBytes: Number(wireBytes),
   }
-}
-
-/** Throws CorruptDataError where the payload is shorter. */
-export function partialFrom(
-  payload: PayloadReader,
-  { heads, headDim }: Pick<LoadedModelFacts, 'heads' | 'headDim'>,
-): PartialAttention {
-  return {
-    output: payload.floats(heads * headDim),
-    max: payload.floats(heads),
-    sum: payload.floats(heads),
-  }
-}
-
-export function partialBytes({ output, max, sum }: PartialAttention): Uint8Array[] {
-  return [bytesOf(output), bytesOf(max), bytesOf(sum)]
 }
 
 export function stepResultMessage(result: StepResult): {

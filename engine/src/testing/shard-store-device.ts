@@ -2,9 +2,9 @@
 import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import { BM25_LIMITS } from '../bm25/bm25.js'
 import { ShardStore } from '../bm25/shard-store.js'
+import type { Bm25Device } from '../conformance/bm25-suite.js'
 import type { DriverDescription } from '../device-driver.js'
 import type { KernelInput, KernelName, KernelOutput } from '../kernels.js'
-import type { Bm25Device } from './bm25-conformance.js'
 
 type Kernel = { readonly [Name in KernelName]?: (input: KernelInput<Name>) => KernelOutput<Name> }
 
