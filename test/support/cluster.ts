@@ -40,6 +40,8 @@ export const host = (name = 'host-0', flags: readonly string[] = []): AgentSpec 
 export interface ClusterOptions {
   readonly agents: readonly AgentSpec[]
   readonly model?: string
+  /** What the coordinator is given; the agents' model by default, none where devices are to tell it. */
+  readonly coordinatorModels?: readonly string[]
   readonly coordinatorFlags?: readonly string[]
   /** What the test's own requests are signed with, where the coordinator asks for a key. */
   readonly apiKey?: string
@@ -87,7 +89,8 @@ export class TestCluster {
 
   async startCoordinator(): Promise<void> {
     const facts = await this.#spawn('coordinator', 'coordinator/dist/main.js', [
-      ...['--nats', this.#natsUrl(), '--model', this.#model(), '--port', '0'],
+      ...['--nats', this.#natsUrl(), '--port', '0'],
+      ...(this.#options.coordinatorModels ?? [this.#model()]).flatMap((model) => ['--model', model]),
       ...(this.#options.coordinatorFlags ?? []),
     ])
     this.url = String(facts.url)
@@ -201,9 +204,12 @@ export interface RequestBody {
     readonly epoch: number
     readonly prefillDevice: string
     readonly decodeDevice: string
+    readonly profile: string
+    readonly numerics: string
     readonly reason: string
   }[]
   readonly completionTokens: number
+  readonly numericsChanged: boolean
   readonly cachedTokens: number
   readonly kv: { readonly bytes: number; readonly chunks: number; readonly overlap: number | null }
   readonly attention: {

@@ -14,9 +14,20 @@ export interface StreamResult {
   readonly text: string
   readonly finishReason: string | null
   readonly completionTokens: number | undefined
+  /** With `return_token_ids` among the fields. */
+  readonly tokens: readonly number[]
+  readonly numericsChanged: boolean | undefined
+}
+
+/** Extensions of the API that the official client does not know. */
+interface Extended {
+  readonly kvasir?: { readonly numerics_changed: boolean }
+  readonly choices: readonly { readonly token_ids?: readonly number[] }[]
 }
 
 export interface StreamOptions {
+  /** The bundled one by default. */
+  readonly model?: string
   readonly prompt?: string
   readonly maxTokens: number
   readonly seed?: number
@@ -34,7 +45,7 @@ export async function streamCompletion(cluster: TestCluster, options: StreamOpti
   const { data, response } = await openai(cluster, options.apiKey)
     .completions.create(
       {
-        model: 'skald',
+        model: options.model ?? 'skald',
         prompt: options.prompt ?? storyPrompt,
         max_tokens: options.maxTokens,
         seed: options.seed ?? 7,
@@ -52,11 +63,16 @@ export async function streamCompletion(cluster: TestCluster, options: StreamOpti
   let chunks = 0
   let finishReason: string | null = null
   let completionTokens: number | undefined
+  let numericsChanged: boolean | undefined
+  const tokens: number[] = []
   for await (const chunk of data) {
     const choice = chunk.choices[0]
     text += choice?.text ?? ''
     finishReason = choice?.finish_reason ?? finishReason
     completionTokens = chunk.usage?.completion_tokens ?? completionTokens
+    const extended = chunk as typeof chunk & Extended
+    tokens.push(...(extended.choices[0]?.token_ids ?? []))
+    numericsChanged = extended.kvasir?.numerics_changed ?? numericsChanged
     chunks += 1
     await options.onChunk?.(chunks, requestId)
   }
@@ -66,5 +82,7 @@ export async function streamCompletion(cluster: TestCluster, options: StreamOpti
     text,
     finishReason,
     completionTokens,
+    tokens,
+    numericsChanged,
   }
 }
