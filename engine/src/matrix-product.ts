@@ -74,7 +74,8 @@ function isAlike(a: PackedMatrix, b: PackedMatrix | undefined): boolean {
   return (
     a.bits === b?.bits &&
     a.blockSize === b.blockSize &&
-    a.zeroPoints?.constructor === b.zeroPoints?.constructor
+    (a.zeroPoints === undefined) === (b.zeroPoints === undefined) &&
+    (a.offsets === undefined) === (b.offsets === undefined)
   )
 }
 
@@ -120,18 +121,44 @@ function addPacked(
   ]
   const zeroPoints = matrices.flatMap((matrix) => matrix.zeroPoints ?? [])
   if (zeroPoints.length > 0) {
-    const isFloat = zeroPoints[0] instanceof Float32Array
-    const perRow = isFloat ? blocks : Math.ceil((blocks * bits) / 8)
-    inputs.push(constant('ZeroPoints', zeroPoints, isFloat ? [rows, perRow] : [rows * perRow]))
+    inputs.push(constant('ZeroPoints', zeroPoints, [rows * Math.ceil((blocks * bits) / 8)]))
   }
-  graph.node('MatMulNBits', inputs, [output], {
+  const offsets = matrices.flatMap((matrix) => matrix.offsets ?? [])
+  const scaled = offsets.length > 0 ? `${output}Scaled` : output
+  graph.node('MatMulNBits', inputs, [scaled], {
     K: columns,
     N: rows,
     bits,
     block_size: blockSize,
     accuracy_level: 4,
   })
+  if (offsets.length > 0) {
+    addOffsets(graph, { input, scaled, output, first, offsets: constant('Offsets', offsets, [rows, blocks]) })
+  }
   return output
+}
+
+/** What offsets add to a product, see packed-matrix.ts: exact, whatever the activations are quantised to. */
+function addOffsets(graph: GraphBuilder, { input, scaled, output, first, offsets }: OffsetProduct): void {
+  const { columns, blockSize } = first
+  const name = (part: string) => `${output}${part}`
+  // Columns are filled up for MatMulNBits alone; stored formats with offsets have whole blocks.
+  if (columns % blockSize !== 0) throw new RangeError(`${output} has offsets and no whole number of blocks`)
+  const shape = graph.integers(name('ByBlock'), [0, 0, columns / blockSize, blockSize])
+  const lastAxis = graph.integers(name('LastAxis'), [-1])
+  graph.node('Reshape', [input, shape], [name('Blocks')])
+  graph.node('ReduceSum', [name('Blocks'), lastAxis], [name('Sums')], { keepdims: 0 })
+  graph.node('FusedMatMul', [name('Sums'), offsets], [name('Offset')], { transB: 1 })
+  graph.node('Add', [scaled, name('Offset')], [output])
+}
+
+interface OffsetProduct {
+  readonly input: string
+  readonly scaled: string
+  readonly output: string
+  readonly first: PackedMatrix
+  /** Of all rows. */
+  readonly offsets: string
 }
 
 type ReadRows = (firstRow: number, target: Float32Array) => void
