@@ -7,6 +7,7 @@
  * N4 A sequence that is aborted, or whose consumer leaves its loop, frees its blocks after the
  *    step that is running.
  */
+import { availableMemoryBytes } from '@kvasir/runtime/available-memory'
 import { AsyncQueue } from '@kvasir/runtime/deferred'
 import { CancelledError, InvalidInputError, OverloadedError } from '@kvasir/runtime/errors'
 import { type AttentionBudget, attentionAt, checkBudget } from './attention-budget.js'
@@ -16,10 +17,11 @@ import {
   type DeviceDriver,
   type DriverModel,
   type LoadedModelFacts,
-  type ModelPlan,
   type StepSequence,
 } from './device-driver.js'
 import { DECODE_SEQUENCES_MAX, PREFILL_CHUNK_TOKENS, STEP_ROWS_MAX } from './limits.js'
+import { resolveModel } from './model-files.js'
+import { memoryNeed, poolBytesOfBlock } from './model-memory.js'
 import { EXACT, type Numerics } from './numerics.js'
 import { createOrtDriver } from './ort-driver.js'
 import { type SampledToken, type SamplingParameters, sampleToken } from './sampler.js'
@@ -46,6 +48,7 @@ export interface GeneratedToken extends SampledToken {
 }
 
 export interface LocalGenerator {
+  /** Its context is what fits into memory, which may be less than the model's. */
   readonly facts: LoadedModelFacts
   /**
    * Answers a prompt, token by token. Throws InvalidInputError for a prompt that is empty or leaves no
@@ -70,8 +73,12 @@ interface Sequence {
   lastToken: number
 }
 
-/** Memory of the KV pool; a model whose single full context needs more gets that much. */
+/** Memory of the KV pool; a model whose single full context needs more gets that much, as far as there is room. */
 const KV_POOL_BYTES = 1 << 30
+/** Of the memory that the weights leave: what is available changes while they are loaded. */
+const POOL_SHARE = 0.9
+/** 2,048 tokens: with less a model is of little use. */
+const POOL_BLOCKS_MIN = 128
 /** Sequences that may wait for blocks; more are refused. */
 const WAITING_MAX = 1024
 
@@ -83,7 +90,7 @@ export async function createLocalGenerator(options: {
   const { model, numerics = EXACT, threads } = options
   const driver = createOrtDriver(threads === undefined ? {} : { threads })
   try {
-    const kvBlocksMax = poolBlocks(await driver.inspectModel({ model, numerics }))
+    const kvBlocksMax = await poolBlocks(model, numerics)
     const loaded = await driver.loadModel({ model, numerics, kvBlocksMax })
     return new Generator(driver, loaded, kvBlocksMax)
   } catch (error) {
@@ -105,7 +112,8 @@ class Generator implements LocalGenerator {
   constructor(driver: DeviceDriver, model: DriverModel, kvBlocksMax: number) {
     this.#driver = driver
     this.#model = model
-    this.facts = model.facts
+    const contextTokensMax = Math.min(model.facts.contextTokensMax, kvBlocksMax * BLOCK_TOKENS)
+    this.facts = { ...model.facts, contextTokensMax }
     this.#freeBlocks = Array.from({ length: kvBlocksMax }, (_, i) => kvBlocksMax - 1 - i)
   }
 
@@ -267,9 +275,21 @@ function pagesOf({ cached, options: { attention, sampling } }: Sequence): Partia
   return { trackPages: true, attention: attentionAt(attention, cached, sampling.seed) }
 }
 
-/** Blocks for as many full contexts as fit the pool's memory, at least one. */
-function poolBlocks({ contextTokensMax, poolBlockBytes }: ModelPlan): number {
-  const contextBlocks = Math.ceil(contextTokensMax / BLOCK_TOKENS)
-  const affordable = Math.floor(KV_POOL_BYTES / poolBlockBytes)
-  return Math.max(contextBlocks, Math.min(affordable, contextBlocks * DECODE_SEQUENCES_MAX))
+/** Blocks for as many full contexts as fit the pool's memory, at least one where the machine has room for it. */
+async function poolBlocks(spec: string, numerics: Numerics): Promise<number> {
+  const { config, openWeights } = await resolveModel(spec)
+  const contextBlocks = Math.ceil(config.contextTokensMax / BLOCK_TOKENS)
+  const blockBytes = poolBytesOfBlock(config, numerics)
+  const affordable = Math.floor(KV_POOL_BYTES / blockBytes)
+  const wanted = Math.max(contextBlocks, Math.min(affordable, contextBlocks * DECODE_SEQUENCES_MAX))
+  const source = openWeights()
+  try {
+    const { weightBytes, workingBytes } = memoryNeed(config, source, numerics, wanted)
+    const room = (availableMemoryBytes() - weightBytes - workingBytes) * POOL_SHARE
+    const fitting = Math.min(wanted, Math.floor(room / blockBytes))
+    // Where not even these fit, the device refuses the load and says what is lacking.
+    return Math.max(fitting, Math.min(contextBlocks, POOL_BLOCKS_MIN))
+  } finally {
+    source.close()
+  }
 }
