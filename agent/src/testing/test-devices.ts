@@ -2,7 +2,7 @@
  * Devices for tests: the fake driver behind the real services on real gRPC, in one
  * process, with short deadlines.
  */
-import type { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
+import { type Capability, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
   type Attention,
   type CachedPrefix,
@@ -48,6 +48,9 @@ export interface TestDeviceOptions {
   readonly onKvChange?: (change: KvChange) => void
   readonly onBroken?: (error: KvasirError) => void
   readonly capabilities?: readonly Capability[]
+  /** null for none. */
+  readonly model?: string | null
+  readonly modelBytes?: number
   /** Blocks of a second tier; none where absent. */
   readonly farBlocks?: number
   readonly tierPolicy?: AgentSettings['tierPolicy']
@@ -89,15 +92,16 @@ export class TestClient {
     control: string,
     private readonly kvEndpoint: string,
     private readonly modelDigest: string,
+    private readonly profile: Profile = Profile.EXACT,
   ) {
     this.inference = createRpcClient(InferenceServiceClient, control)
     this.kv = createRpcClient(KvServiceClient, control)
   }
 
   identity(requestId: string, epoch = 1, salt = '') {
-    const { modelDigest } = this
+    const { modelDigest, profile } = this
     const tenantSalt = Buffer.from(salt)
-    return { requestId, epoch, modelDigest, profile: 'PROFILE_EXACT' as const, tenantSalt }
+    return { requestId, epoch, modelDigest, profile, tenantSalt }
   }
 
   /** `hashes`: of the prompt's full blocks, where they may be shared. */
@@ -184,13 +188,14 @@ export class TestDevice extends TestClient {
 
   static async start(options: TestDeviceOptions): Promise<TestDevice> {
     const { capabilities } = options
-    const { driver = fakeFactory(options.fake), model = FAKE_MODEL } = options.real ?? {}
+    const { driver = fakeFactory(options.fake), model = options.model ?? FAKE_MODEL } = options.real ?? {}
     const fake = { ...fakeDefinition('test'), driver }
     const definition = capabilities === undefined ? fake : { ...fake, capabilities }
     const blockBytes = await poolBlockBytes(driver, model)
     const settings = agentSettings.parse({
       deviceId: options.deviceId,
-      model,
+      model: options.model === null ? undefined : model,
+      modelBytes: options.modelBytes,
       tierBytes: (options.blocks ?? 256) * blockBytes,
       ddrBytes: (options.farBlocks ?? 0) * blockBytes,
       tierPolicy: options.tierPolicy,
