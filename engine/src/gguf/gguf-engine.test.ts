@@ -1,0 +1,98 @@
+/** GGUF files through the engine's graphs: the same bits as the original, and packed matrices used as they are stored. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type ResolvedModel, resolveModel } from '../model-files.js'
+import { EXACT, type Numerics } from '../numerics.js'
+import { referenceLogits } from '../testing/reference-model.js'
+import { writeTestModel } from '../testing/test-model.js'
+import { Transformer } from '../transformer.js'
+import type { WritableType } from './quantize.js'
+import { writeModelAsGguf } from './write-model.js'
+
+const hooks = { onLayer: () => {}, between: () => false }
+/** As its matrices are stored, everything else in f32. */
+const PACKED: Numerics = { weights: 'int4', pool: 'f32', wire: 'f32' }
+const blocks = Uint32Array.from({ length: 4 }, (_, i) => i)
+
+let folder: string
+let original: ResolvedModel
+let originalFolder: string
+const loaded: Transformer[] = []
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'kvasir-gguf-'))
+  originalFolder = writeTestModel({ hidden_size: 256, intermediate_size: 512, tie_word_embeddings: false })
+  original = { ...(await resolveModel(originalFolder)), readTokenizer: async () => undefined }
+})
+afterAll(async () => {
+  for (const model of loaded) await model.release()
+  rmSync(folder, { recursive: true })
+  rmSync(dirname(originalFolder), { recursive: true })
+})
+
+async function written(model: ResolvedModel, type: WritableType): Promise<string> {
+  const path = join(folder, `${model.name}-${type}.gguf`)
+  await writeModelAsGguf(model, type, path)
+  return path
+}
+
+async function load(model: string, numerics: Numerics): Promise<Transformer> {
+  const transformer = await Transformer.load({ model, numerics, kvBlocksMax: 8 }, 1, () => false)
+  loaded.push(transformer)
+  return transformer
+}
+
+const tokens = Uint32Array.from({ length: 40 }, (_, i) => (i * 97 + 13) % 300)
+
+async function prefill(model: Transformer): Promise<Float32Array> {
+  return (await model.step([{ blocks, start: 0, tokens, wantLogits: true }], hooks)).logits
+}
+
+async function decode(model: Transformer): Promise<Float32Array> {
+  let logits = new Float32Array(0)
+  for (const [start, token] of tokens.entries()) {
+    const part = { blocks, start, tokens: Uint32Array.of(token), wantLogits: true }
+    logits = Float32Array.from((await model.step([part], hooks)).logits)
+  }
+  return logits
+}
+
+function cosine(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  const dot = (x: ArrayLike<number>, y: ArrayLike<number>) =>
+    Array.from(x).reduce((sum, value, i) => sum + value * (y[i] ?? 0), 0)
+  return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b))
+}
+
+it.each(['F32', 'F16'] as const)('skald as %s has the bits of skald', async (type) => {
+  const skald = await resolveModel('skald')
+  const [expected, got] = [await load('skald', EXACT), await load(await written(skald, type), EXACT)]
+  expect(got.facts).toMatchObject({ name: `skald-${type}`, parameters: expected.facts.parameters })
+  expect(await prefill(got)).toEqual(await prefill(expected))
+})
+
+describe.each(['Q8_0', 'Q4_0', 'Q4_K'] as const)('%s', (type) => {
+  it('in profile exact is computed from its numbers in f32', async () => {
+    const path = await written(original, type)
+    const { config, openWeights } = await resolveModel(path)
+    const weights = openWeights()
+    const expected = referenceLogits(config, weights, [...tokens])
+    weights.close()
+    const logits = await prefill(await load(path, EXACT))
+    for (const [i, value] of logits.entries()) expect(Math.abs(value - (expected[i] ?? 0))).toBeLessThan(1e-3)
+  })
+
+  it('with packed weights gives nearly the same, and the same bits token by token', async () => {
+    const path = await written(original, type)
+    const { config, openWeights } = await resolveModel(path)
+    const weights = openWeights()
+    const expected = referenceLogits(config, weights, [...tokens])
+    weights.close()
+    const model = await load(path, PACKED)
+    const logits = await prefill(model)
+    // Only activations are rounded; weights in 4 bits once more would cost far more (gguf-model.test.ts).
+    expect(cosine(logits, expected)).toBeGreaterThan(0.9995)
+    expect(await decode(model)).toEqual(logits)
+    expect(model.facts.weightBytes).toBeLessThan(model.facts.parameters * (type === 'Q8_0' ? 1.2 : 0.8))
+  })
+})
