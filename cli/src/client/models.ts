@@ -70,9 +70,10 @@ export async function firstModel(url: string, name?: string): Promise<ModelCard>
   throw new NotFoundError(`The cluster serves ${what}; it serves: ${known}.`)
 }
 
-export async function loadModel(url: string, wish: LoadWish): Promise<LoadBegun> {
+/** @throws the signal's reason once it is aborted, which undoes nothing */
+export async function loadModel(url: string, wish: LoadWish, signal?: AbortSignal): Promise<LoadBegun> {
   const { model, profile, devices, kvBytes } = wish
-  return order<LoadBegun>(url, '/v1/models/load', { model, profile, devices, kv_bytes: kvBytes })
+  return order<LoadBegun>(url, '/v1/models/load', { model, profile, devices, kv_bytes: kvBytes }, signal)
 }
 
 export async function unloadModel(
@@ -83,8 +84,9 @@ export async function unloadModel(
   return order<UnloadBegun>(url, '/v1/models/unload', { model, profile, devices, drain_ms: drainMs })
 }
 
-async function order<T>(url: string, path: string, body: object): Promise<T> {
-  const signal = AbortSignal.timeout(ORDER_MS_MAX)
+async function order<T>(url: string, path: string, body: object, interrupted?: AbortSignal): Promise<T> {
+  const deadline = AbortSignal.timeout(ORDER_MS_MAX)
+  const signal = interrupted === undefined ? deadline : AbortSignal.any([deadline, interrupted])
   const response = await callApi(url, path, { method: 'POST', body, signal })
   // Both ends are of one version.
   return (await response.json()) as T

@@ -78,15 +78,24 @@ async function list({ json }: Options): Promise<ExitCode> {
 async function load(name: string, options: LoadOptions): Promise<ExitCode> {
   const url = locateCluster()
   const interrupted = interruptSignal()
-  const { device: devices, profile, kvBytes } = options
-  const begun = await loadModel(url, { model: modelSpec(name), devices, profile, kvBytes })
-  const outcomes = await followShown(url, begun, interrupted)
-  if (outcomes === undefined) {
-    say(`The devices go on loading ${begun.model}: \`npx kvasir models\` tells how far they are.`)
+  const { device: devices, profile: wanted, kvBytes } = options
+  try {
+    const wish = { model: modelSpec(name), devices, profile: wanted, kvBytes }
+    const begun = await loadModel(url, wish, interrupted)
+    return tellOutcomes(begun, await followShown(url, begun, interrupted), options)
+  } catch (error) {
+    if (!interrupted.aborted) throw error
+    say(`The devices go on loading ${name}: \`npx kvasir models\` tells how far they are.`)
     return EXIT.interrupted
   }
-  const { model } = begun
-  if (options.json) printJson({ model, profile: begun.profile, devices: outcomes })
+}
+
+function tellOutcomes(
+  { model, profile }: LoadBegun,
+  outcomes: readonly LoadOutcome[],
+  { json }: LoadOptions,
+): ExitCode {
+  if (json) printJson({ model, profile, devices: outcomes })
   else {
     const rows = outcomes.map(({ deviceId, state, error }) => [
       deviceId,
@@ -99,18 +108,14 @@ async function load(name: string, options: LoadOptions): Promise<ExitCode> {
   return outcomes.every(({ state }) => state === 'loaded') ? EXIT.ok : EXIT.failure
 }
 
-/** Undefined where it was interrupted. */
 async function followShown(
   url: string,
   begun: LoadBegun,
   interrupted: AbortSignal,
-): Promise<readonly LoadOutcome[] | undefined> {
+): Promise<readonly LoadOutcome[]> {
   const display = loadDisplay(begun.model)
   try {
     return await followLoad(url, begun, interrupted, (progress) => display.show(progress))
-  } catch (error) {
-    if (interrupted.aborted) return undefined
-    throw error
   } finally {
     display.close()
   }

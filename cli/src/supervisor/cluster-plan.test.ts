@@ -59,3 +59,10 @@ test('sizes of memories reach the agents that have them', () => {
 test('a cluster without a device that computes is refused', () => {
   expect(() => planCluster({ ...wish, gpus: 0, fpgas: 0 }, natsUrl)).toThrow(/at least one/)
 })
+
+test('a profile reaches the coordinator and whoever computes', () => {
+  const plan = planCluster({ ...wish, profile: 'paper' }, natsUrl)
+  const processes = [plan.coordinator, ...plan.agents]
+  const told = processes.filter(({ args }) => args.join(' ').includes('--profile paper'))
+  expect(told.map(({ name }) => name)).toEqual(['coordinator', 'gpu-0', 'fpga-0', 'fpga-1'])
+})

@@ -224,7 +224,7 @@ class Cluster implements LocalCluster {
   /** One that does not fit is said, and no reason to end a cluster that serves. */
   private async loadModel(spec: string): Promise<void> {
     const { say, signal } = this.options
-    const begun = await loadModel(this.url, { model: spec })
+    const begun = await loadModel(this.url, { model: spec }, signal)
     const outcomes = await followLoad(this.url, begun, signal)
     const loaded = outcomes.filter(({ state }) => state === 'loaded').map(({ deviceId }) => deviceId)
     if (loaded.length > 0) say(`${begun.model} is loaded on ${loaded.join(', ')}`)
