@@ -17,6 +17,7 @@ import { KvasirError } from '@kvasir/runtime/errors'
 import type { CallContext, Send } from '@kvasir/runtime/rpc-server'
 import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
 import { coreOffload, DecodeAttention } from './attend-decode.js'
+import { checkAttentionAble } from './capabilities.js'
 import { fetchForDecode, receiveForDecode } from './decode-kv.js'
 import { DecodeOutbox } from './decode-outbox.js'
 import { DecodeOwner } from './decode-owner.js'
@@ -32,11 +33,12 @@ export async function runDecode(
   call: CallContext,
   send: Send<DecodeResponse>,
 ): Promise<void> {
-  ableDriver(device, Capability.DECODE)
+  const driver = ableDriver(device, Capability.DECODE)
   const identity = checkIdentity(request.sequence, 'DecodeRequest')
   const served = requestedModel(device, identity)
   const { lease, sampling, source } = checkDecode(request, served.model)
   const attends = checkAttentionRequest(request, device.deviceId)
+  checkAttentionAble(driver, attends)
   const { runner } = served
   const { tokens, firstIndex } = request
   const { requestId, epoch, tenantSalt } = identity

@@ -17,6 +17,7 @@ import { cacheFolder } from '@kvasir/runtime/state-folder'
 import { type AdvertisedDevice, advertisementOf, loadReportOf } from './advertisement.js'
 import type { BlockHolder } from './block-holder.js'
 import { measureCopyRate } from './calibration.js'
+import { capabilitiesOf } from './capabilities.js'
 import type { DeviceDefinition } from './definition.js'
 import { Demotion, type StagingRoom } from './demotion.js'
 import type { Device } from './device.js'
@@ -43,6 +44,7 @@ import { type DemotingModel, type OpenedModel, ServedModel } from './served-mode
 import { ServedModels } from './served-models.js'
 import type { ServiceBinding } from './services.js'
 import type { AgentSettings } from './settings.js'
+import { openDriver } from './socket-driver/open-driver.js'
 import { TransferRegistry } from './transfer-registry.js'
 
 /** How often leases are looked at for their end. */
@@ -92,8 +94,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
   const incarnation = newIncarnation(clock.wallMs())
   const { deviceId, host } = settings
   const tiers = sizedTiers(definition, settings)
-  const threads = settings.threads === undefined ? {} : { threads: settings.threads }
-  const driver = await definition.driver?.create(threads)
+  const driver = await openDriver(definition, settings)
   const decodeSlots = driver === undefined ? 0 : (settings.decodeSlots ?? definition.decodeSlotsDefault)
   const onBroken = (error: KvasirError) => options.onBroken?.(error)
   // An idle device runs no step that could fail.
@@ -139,7 +140,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
   const device: Device = {
     deviceId,
     incarnation,
-    capabilities: definition.capabilities,
+    capabilities: capabilitiesOf(definition.capabilities, driver),
     driver,
     models,
     index,

@@ -61,6 +61,11 @@ export const agentSettings = z.strictObject({
     .positive()
     .default(1 << 30)
     .describe('Bytes that all corpora may take, documents on disk and postings in memory together'),
+  driver: z
+    .string()
+    .regex(/^(unix|exec):\S/, 'give unix:PATH or exec:COMMAND')
+    .optional()
+    .describe('Driver that is a process: unix:PATH of its socket, or exec:COMMAND to start it'),
   decodeSlots: z.int().positive().max(1_024).optional().describe('Sequences decoded at once, of each model'),
   threads: z.int().positive().optional().describe('Threads that compute'),
   linkBytesPerSecond: z

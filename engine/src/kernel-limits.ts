@@ -19,15 +19,8 @@ const LIMITS: Readonly<Record<KernelName, Readonly<Record<string, number>>>> = {
   'bm25-search': BM25_LIMITS,
 }
 
-/** What a step takes: new tokens at least, a budget of pages, another device's answers. */
-const STEP_LIMITS = {
-  step: { rows: STEP_ROWS_MAX },
-  'sparse-step': {},
-  'remote-step': {},
-}
-
 export const KERNEL_DESCRIPTIONS: DriverDescription['kernels'] = Object.entries({
-  ...STEP_LIMITS,
+  step: { rows: STEP_ROWS_MAX },
   ...LIMITS,
 }).map(([name, limits]) => ({ name, version: 1, limits }))
 

@@ -87,8 +87,8 @@ export class FakeDriver implements DeviceDriver {
   }
 
   describe(): DriverDescription {
-    const steps = ['step', 'sparse-step', 'remote-step'].map((name) => ({ name, version: 1, limits: {} }))
-    return { name: 'fake', kernels: [...steps, ...FakePages.kernels], rowsMax: 512 }
+    const step = { name: 'step', version: 1, limits: {} }
+    return { name: 'fake', kernels: [step, ...FakePages.kernels], rowsMax: 512 }
   }
 
   async inspectModel({ model, numerics }: ModelOptions): Promise<ModelPlan> {

@@ -1,4 +1,4 @@
-/** What a driver must do that declares sparse-step or remote-step: attend to some pages, with another device's help. */
+/** What a driver must do that declares page-scores: attend to some pages, with another device's help. */
 import { UnreachableError } from '@kvasir/runtime/errors'
 import {
   BLOCK_TOKENS,
@@ -31,7 +31,7 @@ const cases: readonly ConformanceCase<SparseContext>[] = [
   ...METHODS.map(
     (method): ConformanceCase<SparseContext> => ({
       name: `of all pages, ${method} is dense attention to the bit`,
-      needs: ['sparse-step'],
+      needs: ['page-scores'],
       async run({ driver, last }) {
         const dense = await driver.step([last()])
         const { logits, attention } = await driver.step([last(budget(method, PAGES))])
@@ -43,7 +43,7 @@ const cases: readonly ConformanceCase<SparseContext>[] = [
   ),
   {
     name: 'reads as many pages as that, the newest always, and says so',
-    needs: ['sparse-step'],
+    needs: ['page-scores'],
     async run({ driver, facts, blocks, last }) {
       for (const method of METHODS) {
         const { attention, failed } = await driver.step([last(budget(method, 3))])
@@ -61,7 +61,7 @@ const cases: readonly ConformanceCase<SparseContext>[] = [
   },
   {
     name: 'chooses the same pages and gives the same answer with another device',
-    needs: ['sparse-step', 'remote-step', 'choose-pages'],
+    needs: ['page-scores', 'choose-pages'],
     async run({ driver, facts, numerics, blocks, blocksFor, last }) {
       const there = blocksFor(4 * BLOCK_TOKENS)
       for (const count of [1, 2, 4, PAGES]) {
@@ -85,7 +85,7 @@ const cases: readonly ConformanceCase<SparseContext>[] = [
   },
   {
     name: 'fails a sequence alone whose other device is lost, and ends a wait when cancelled',
-    needs: ['remote-step'],
+    needs: ['page-scores'],
     async run({ driver, facts, blocks, blocksFor, part, prompt, last }) {
       const alone = await driver.step([part(blocksFor(5), prompt(5, 14), 0, 5)])
       const lost: RemoteAttention = {
