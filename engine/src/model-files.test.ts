@@ -31,7 +31,8 @@ function testModel(...options: Parameters<typeof writeTestModel>): string {
   folders.push(folder)
   return folder
 }
-const load = (model: string) => Transformer.load({ model, numerics: EXACT, kvBlocksMax: 8 }, 1, () => false)
+const load = (model: string) =>
+  Transformer.load({ model, numerics: EXACT, kvBlocksMax: 8 }, { threads: 1 }, () => false)
 async function logitsOf(model: string): Promise<Float32Array> {
   const step = { blocks: Uint32Array.of(0), start: 0, tokens: Uint32Array.of(1, 2, 3), wantLogits: true }
   const { logits } = await (await load(model)).step([step], { onLayer: () => {}, between: () => false })

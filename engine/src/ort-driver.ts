@@ -1,5 +1,5 @@
 /**
- * The device driver on ONNX Runtime's CPU provider: one worker thread that computes, so that the
+ * The device driver on ONNX Runtime: one worker thread that computes, so that the
  * caller's thread is never blocked.
  *
  * O1 Every call settles: when the thread ends, for whatever reason, pending and later calls reject.
@@ -12,9 +12,11 @@ import { MessageChannel, Worker } from 'node:worker_threads'
 import { deferred, withDeadline } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError, KvasirError, messageOf } from '@kvasir/runtime/errors'
 import type { DeviceDriver, DriverModel, DriverStats, ModelPlan, StepSequence } from './device-driver.js'
+import { quietLibraries } from './execution-provider.js'
 import { KERNEL_DESCRIPTIONS } from './kernel-limits.js'
 import type { AttentionKernelName, KernelInput, KernelOutput, SearchKernelName } from './kernels.js'
 import { STEP_ROWS_MAX } from './limits.js'
+import type { ComputeOptions } from './ort-session.js'
 import {
   type AttentionCall,
   buffersOf,
@@ -29,11 +31,6 @@ import {
   type ToWorker,
   type WorkerCall,
 } from './worker-protocol.js'
-
-export interface OrtDriverOptions {
-  /** Threads of one call into ONNX Runtime; by default one for a small model, else all cores, at most 16. */
-  readonly threads?: number
-}
 
 /** Longer than one call into ONNX Runtime takes: a layer of a large model over a long chunk. */
 const CLOSE_MS = 10_000
@@ -51,7 +48,8 @@ interface GivenStep {
   readonly remoteErrors: Map<number, KvasirError>
 }
 
-export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
+export function createOrtDriver(options: ComputeOptions = {}): DeviceDriver {
+  if (options.provider !== undefined && options.provider !== 'cpu') quietLibraries()
   const { port1: port, port2 } = new MessageChannel()
   // The same file from src/ and from dist/. Flags of this process, such as a test runner's, stay here.
   const worker = new Worker(new URL('../dist/ort-worker.js', import.meta.url), {
@@ -180,13 +178,13 @@ export function createOrtDriver(options: OrtDriverOptions = {}): DeviceDriver {
   return {
     lost: lost.promise,
     describe: () => ({
-      name: 'onnxruntime-cpu',
+      name: `onnxruntime-${options.provider ?? 'cpu'}`,
       kernels: KERNEL_DESCRIPTIONS,
       rowsMax: STEP_ROWS_MAX,
     }),
     inspectModel: (model) => ask<ModelPlan>({ kind: 'inspect', options: model }),
     async loadModel(load) {
-      const call = { kind: 'load', options: load, threads: options.threads } as const
+      const call = { kind: 'load', options: load, compute: options } as const
       return loadedModel(await ask<LoadedInWorker>(call))
     },
     runKernel<Name extends SearchKernelName>(name: Name, input: KernelInput<Name>) {

@@ -1,10 +1,26 @@
 /** How this engine uses ONNX Runtime: the options of every session, and tensors in and out. */
 import { type InferenceSession, Tensor } from 'onnxruntime-node'
+import type { ExecutionProvider } from './execution-provider.js'
+
+/** With what a model is computed. */
+export interface ComputeOptions {
+  /** Threads of one call into ONNX Runtime; by default one for a small model, else all cores, at most 16. */
+  readonly threads?: number
+  /** Of products with weights; the rest is computed on the processor. By default cpu. */
+  readonly provider?: ExecutionProvider
+}
+
+/** Only errors: that some nodes of a graph stay on the processor is known. */
+const LOG_ERRORS = 3
 
 /** `threads`: of one call. */
-export function sessionOptions(threads: number): InferenceSession.SessionOptions {
+export function sessionOptions(
+  threads: number,
+  provider: ExecutionProvider = 'cpu',
+): InferenceSession.SessionOptions {
   return {
-    executionProviders: ['cpu'],
+    executionProviders: [provider],
+    ...(provider === 'cpu' ? {} : { logSeverityLevel: LOG_ERRORS }),
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     // Shapes change from step to step.

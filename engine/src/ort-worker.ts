@@ -168,7 +168,7 @@ function loaded(model: number): Transformer {
 }
 
 async function load(call: Extract<WorkerCall, { kind: 'load' }>): Promise<LoadedInWorker> {
-  const model = await Transformer.load(call.options, call.threads, () => {
+  const model = await Transformer.load(call.options, call.compute, () => {
     drain()
     return closing
   })

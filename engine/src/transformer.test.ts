@@ -69,7 +69,7 @@ function load(name: string, threads: number, numerics: Numerics = EXACT): Promis
   if (model === undefined) {
     model = Transformer.load(
       { model: MODELS[name]?.() ?? '', numerics, kvBlocksMax: POOL_BLOCKS },
-      threads,
+      { threads },
       () => false,
     )
     loaded.set(key, model)

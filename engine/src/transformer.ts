@@ -32,7 +32,7 @@ import { checkMemory, memoryNeed } from './model-memory.js'
 import { parameterCount } from './model-plan.js'
 import type { Numerics } from './numerics.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
-import { floats, sessionOptions } from './ort-session.js'
+import { type ComputeOptions, floats, sessionOptions } from './ort-session.js'
 import { type RotaryTables, rotaryTables } from './rotary.js'
 import { StepAttention } from './step-attention.js'
 import { checkStep, embedRows, positionsOf, rowTensor } from './step-inputs.js'
@@ -87,13 +87,12 @@ export class Transformer {
   }
 
   /**
-   * `wantedThreads`: of ONNX Runtime, for one call; by default what suits the model and the machine.
    * `isCancelled` is asked between layers, since a large model loads for seconds.
    * Throws for a model that is missing, damaged or unsupported, and CancelledError.
    */
   static async load(
     { model: spec, numerics, kvBlocksMax }: LoadModelOptions,
-    wantedThreads: number | undefined,
+    { threads: wantedThreads, provider }: ComputeOptions,
     isCancelled: () => boolean,
   ): Promise<Transformer> {
     const model = await resolveModel(spec)
@@ -113,7 +112,9 @@ export class Transformer {
         if (isCancelled()) throw new CancelledError('The driver was closed while it loaded a model.')
         weightBytes += graph.weights.byteLength
         const externalData = [{ path: WEIGHTS_PATH, data: graph.weights }]
-        dense.push(await InferenceSession.create(graph.model, { ...sessionOptions(threads), externalData }))
+        dense.push(
+          await InferenceSession.create(graph.model, { ...sessionOptions(threads, provider), externalData }),
+        )
       }
       const slabs = new KvSlabs(config, kvBlocksMax, numerics)
       const sessions = await AttentionSessions.create(config, numerics.pool, threads)

@@ -17,6 +17,7 @@ import type {
   StepSequence,
 } from './device-driver.js'
 import type { AttentionKernelName, KernelInput, KernelName, SearchKernelName } from './kernels.js'
+import type { ComputeOptions } from './ort-session.js'
 
 /** A sequence as it goes to the thread. */
 export type SentSequence = Omit<StepSequence, 'remote'> & {
@@ -38,7 +39,7 @@ export type SearchCall = KernelCall<SearchKernelName>
 /** What is asked of the device, or of one of its models, which has the number that `load` gave it. */
 export type WorkerCall =
   | { readonly kind: 'inspect'; readonly options: ModelOptions }
-  | { readonly kind: 'load'; readonly options: LoadModelOptions; readonly threads: number | undefined }
+  | { readonly kind: 'load'; readonly options: LoadModelOptions; readonly compute: ComputeOptions }
   | { readonly kind: 'search'; readonly kernel: SearchCall }
   | ({ readonly model: number } & ModelCall)
 

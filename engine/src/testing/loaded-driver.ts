@@ -1,7 +1,8 @@
 /** A device with one model in profile exact, for tests that need no more. */
 import type { DeviceDriver, DriverModel } from '../device-driver.js'
 import { EXACT, type Numerics } from '../numerics.js'
-import { createOrtDriver, type OrtDriverOptions } from '../ort-driver.js'
+import { createOrtDriver } from '../ort-driver.js'
+import type { ComputeOptions } from '../ort-session.js'
 
 export type LoadedDriver = DriverModel & Pick<DeviceDriver, 'close' | 'describe' | 'lost'>
 
@@ -9,7 +10,7 @@ export type LoadedDriver = DriverModel & Pick<DeviceDriver, 'close' | 'describe'
 export async function loadedDriver(
   model: string,
   kvBlocksMax: number,
-  options: OrtDriverOptions & { readonly numerics?: Numerics } = {},
+  options: ComputeOptions & { readonly numerics?: Numerics } = {},
 ): Promise<LoadedDriver> {
   const { numerics = EXACT, ...rest } = options
   const { close, describe, lost, loadModel } = createOrtDriver(rest)
