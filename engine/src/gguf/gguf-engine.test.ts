@@ -38,7 +38,7 @@ async function written(model: ResolvedModel, type: WritableType): Promise<string
 }
 
 async function load(model: string, numerics: Numerics): Promise<Transformer> {
-  const transformer = await Transformer.load({ model, numerics, kvBlocksMax: 8 }, 1, () => false)
+  const transformer = await Transformer.load({ model, numerics, kvBlocksMax: 8 }, { threads: 1 }, () => false)
   loaded.push(transformer)
   return transformer
 }
