@@ -53,7 +53,7 @@ export function advertisementOf(
     tiers: deviceTiers(advertised, models),
     compute: fastestCompute(models),
     kernels: device.driver?.describe().kernels.map(kernelMessage) ?? [],
-    models: models.map(modelMessage),
+    models: models.map((model) => modelMessage(model, device.driver?.describe().name ?? '')),
     decodeSlots,
     link: { class: definition.linkClass, bytesPerSecond: settings.linkBytesPerSecond, latencyUs: 0 },
     idleWatts: 0,
@@ -165,7 +165,10 @@ function kernelMessage({
   return { name, version, limits: Object.fromEntries(wide) }
 }
 
-function modelMessage(served: ServedModel): Advertisement['models'][number] {
+/** Whose driver computes bits of its own says so: a text that moves to or from it may change. */
+const REFERENCE_DRIVER = 'onnxruntime-cpu'
+
+function modelMessage(served: ServedModel, driver: string): Advertisement['models'][number] {
   const { model, profile, variant, tiers, rates, residentBytes } = served
   const { slidingWindowTokens } = model
   return {
@@ -178,7 +181,7 @@ function modelMessage(served: ServedModel): Advertisement['models'][number] {
     layers: { first: 0, count: model.layers },
     parameters: BigInt(model.parameters),
     weightBytes: BigInt(model.weightBytes),
-    numerics: numericsName(model.numerics),
+    numerics: `${numericsName(model.numerics)}${driver === REFERENCE_DRIVER ? '' : `@${driver}`}`,
     poolBytesPerToken: BigInt(Math.ceil(model.poolBlockBytes / BLOCK_TOKENS)),
     tiers: tiers.map(tierMessage),
     compute: [computeMessage(rates.opsPerSecond)],

@@ -3,6 +3,7 @@
  * agent may do follows from its capabilities, and its kind is a word for people.
  */
 import type { DeviceDriver } from '@kvasir/engine/device-driver'
+import type { ComputeOptions } from '@kvasir/engine/ort-session'
 import type { Capability, Machine, TierKind } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { BlockHolderFactory } from './block-holder.js'
 import type { DeviceServiceFactory } from './services.js'
@@ -49,5 +50,5 @@ export interface TierDefinition {
 
 export interface DriverFactory {
   /** Resolves when the device answers. */
-  create(options: { readonly threads?: number }): Promise<DeviceDriver>
+  create(options: ComputeOptions): Promise<DeviceDriver>
 }

@@ -2,6 +2,7 @@
  * Settings of an agent process, the same for every kind of device: flags, environment
  * (KVASIR_…) or a YAML file.
  */
+import { EXECUTION_PROVIDERS } from '@kvasir/engine/execution-provider'
 import { z } from 'zod'
 
 const port = z.int().min(0).max(65_535)
@@ -68,6 +69,10 @@ export const agentSettings = z.strictObject({
     .describe('Driver that is a process: unix:PATH of its socket, or exec:COMMAND to start it'),
   decodeSlots: z.int().positive().max(1_024).optional().describe('Sequences decoded at once, of each model'),
   threads: z.int().positive().optional().describe('Threads that compute'),
+  provider: z
+    .enum(EXECUTION_PROVIDERS)
+    .default('cpu')
+    .describe('What computes products with weights: the processor, or a GPU through webgpu or cuda'),
   linkBytesPerSecond: z
     .number()
     .nonnegative()

@@ -94,8 +94,8 @@ describe('a device with several models', () => {
     const { model } = await load(device, wanted(OTHER, { kvBytes: 5 * 768 }))
     const { models, tiers, modelBytes } = device.serving.advertisement()
     expect(models.map(({ name, numerics, profile }) => ({ name, numerics, profile }))).toEqual([
-      { name: FAKE_MODEL, numerics: 'f32', profile: 'PROFILE_EXACT' },
-      { name: OTHER, numerics: 'f32', profile: 'PROFILE_EXACT' },
+      { name: FAKE_MODEL, numerics: 'f32@fake', profile: 'PROFILE_EXACT' },
+      { name: OTHER, numerics: 'f32@fake', profile: 'PROFILE_EXACT' },
     ])
     expect(models[1]).toMatchObject({
       digest: model.digest,

@@ -16,23 +16,25 @@ import { connectSocketDriver } from './socket-driver.js'
 /** How long the end of a driver's process may come after that of its connection, and say more. */
 const REASON_MS = 500
 
-type DriverSettings = Pick<AgentSettings, 'driver' | 'threads' | 'deviceId'>
+type DriverSettings = Pick<AgentSettings, 'driver' | 'threads' | 'provider' | 'deviceId'>
 
 /** Undefined for an agent that has no device. Throws UnavailableError where the driver does not come up in time. */
 export async function openDriver(
   { driver: factory, kind }: Pick<DeviceDefinition, 'driver' | 'kind'>,
-  { driver, threads, deviceId }: DriverSettings,
+  { driver, threads, provider, deviceId }: DriverSettings,
 ): Promise<DeviceDriver | undefined> {
-  if (driver === undefined) return factory?.create(threads === undefined ? {} : { threads })
+  if (driver === undefined)
+    return factory?.create({ provider, ...(threads === undefined ? {} : { threads }) })
   if (factory === undefined) {
     throw new InvalidInputError(`A device of kind ${kind} needs no driver; leave driver out.`, {
       param: 'driver',
     })
   }
-  if (threads !== undefined) {
+  const param = threads !== undefined ? 'threads' : provider !== 'cpu' ? 'provider' : undefined
+  if (param !== undefined) {
     throw new InvalidInputError(
-      'The driver is a process of its own, which threads says nothing to; leave it out, and give the driver its own options.',
-      { param: 'threads' },
+      `The driver is a process of its own, which ${param} says nothing to; leave it out, and give the driver its own options.`,
+      { param },
     )
   }
   const where = driver.slice(driver.indexOf(':') + 1)
