@@ -6,6 +6,7 @@
  */
 import type { Sampling, Token } from '@kvasir/proto/kvasir/inference/v1/inference'
 import type { AttentionMethodName, AttentionWish } from './core/attention-wish.js'
+import type { BlockHashes } from './core/block-hashes.js'
 import type { ProfileName } from './core/facts.js'
 import type {
   DeviceModelReport,
@@ -38,8 +39,8 @@ export interface GenerationRequest {
   readonly maxTokens: number
   readonly sampling: Sampling
   readonly tenantSalt: Uint8Array
-  /** Hashes of the prompt's full blocks under the tenant's salt, hexadecimal, in order. */
-  readonly blockHashes: readonly string[]
+  /** Hashes of the prompt's full blocks under the tenant's salt, in order. */
+  readonly blockHashes: BlockHashes
   /** Whether cached blocks are used and left behind. */
   readonly reusePrefix: boolean
   /** How decoding attends, as the client asked; undefined leaves it to the coordinator. */

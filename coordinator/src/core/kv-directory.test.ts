@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { KvDirectory } from './kv-directory.js'
+import { hashesOf } from './testing/named-hashes.js'
 
 const DEVICES = ['gpu-0', 'fpga-0', 'fpga-1', 'host-0']
 const VARIANTS = ['f32', 'int8']
@@ -51,15 +52,19 @@ class Owners {
   }
 }
 
+function groupOf({ variant, hashes }: { readonly variant: string; readonly hashes: readonly string[] }) {
+  return { variant, hashes: hashesOf(hashes) }
+}
+
 function apply(directory: KvDirectory, change: Change): void {
   if (change.does === 'drop') {
     directory.dropDevice(change.device)
   } else if (change.does === 'store') {
-    directory.store(change.device, change, change.tier)
+    directory.store(change.device, groupOf(change), change.tier)
   } else if (change.does === 'remove') {
-    directory.remove(change.device, change.hashes)
+    directory.remove(change.device, hashesOf(change.hashes))
   } else {
-    directory.replace(change.device, [change])
+    directory.replace(change.device, [groupOf(change)])
   }
 }
 
@@ -74,7 +79,7 @@ describe('the directory of blocks', () => {
           owners.apply(change)
         }
         for (const variant of VARIANTS) {
-          const match = directory.match(prompt, variant)
+          const match = directory.match(hashesOf(prompt), variant)
           const runs = DEVICES.map((device) => owners.run(device, variant, prompt))
           expect(DEVICES.map((device) => match.blocksOn(device))).toEqual(runs)
           const longest = match.longest(1, 2).map(({ blocks }) => blocks)
@@ -105,7 +110,7 @@ describe('the directory of blocks', () => {
           for (const device of DEVICES) {
             for (const variant of VARIANTS) {
               for (const hash of HASHES) {
-                const isKnown = directory.match([hash], variant).blocksOn(device) > 0
+                const isKnown = directory.match(hashesOf([hash]), variant).blocksOn(device) > 0
                 if (isKnown) expect(owners.of(device, variant)).toContain(hash)
               }
             }
@@ -119,21 +124,21 @@ describe('the directory of blocks', () => {
 
   test('forgets what was used least recently first', () => {
     const directory = new KvDirectory(3)
-    directory.store('gpu-0', { variant: 'f32', hashes: ['a', 'b', 'c'] }, 'hbm')
-    directory.match(['a'], 'f32')
-    directory.store('gpu-0', { variant: 'f32', hashes: ['d'] }, 'hbm')
-    expect(['a', 'b', 'c', 'd'].map((hash) => directory.match([hash], 'f32').blocksOn('gpu-0'))).toEqual([
-      1, 0, 1, 1,
-    ])
+    directory.store('gpu-0', groupOf({ variant: 'f32', hashes: ['a', 'b', 'c'] }), 'hbm')
+    directory.match(hashesOf(['a']), 'f32')
+    directory.store('gpu-0', groupOf({ variant: 'f32', hashes: ['d'] }), 'hbm')
+    expect(
+      ['a', 'b', 'c', 'd'].map((hash) => directory.match(hashesOf([hash]), 'f32').blocksOn('gpu-0')),
+    ).toEqual([1, 0, 1, 1])
     expect(directory.droppedCopies).toBe(1)
   })
 
   test('knows the tier that was told last, and keeps it over a list that tells none', () => {
     const directory = new KvDirectory()
-    directory.store('fpga-0', { variant: 'f32', hashes: ['a', 'b'] }, 'hbm')
-    directory.store('fpga-0', { variant: 'f32', hashes: ['b'] }, 'ddr')
-    directory.replace('fpga-0', [{ variant: 'f32', hashes: ['a', 'b', 'c'] }])
-    expect(['a', 'b', 'c', 'd'].map((hash) => directory.tierOf('fpga-0', hash))).toEqual([
+    directory.store('fpga-0', groupOf({ variant: 'f32', hashes: ['a', 'b'] }), 'hbm')
+    directory.store('fpga-0', groupOf({ variant: 'f32', hashes: ['b'] }), 'ddr')
+    directory.replace('fpga-0', [groupOf({ variant: 'f32', hashes: ['a', 'b', 'c'] })])
+    expect(['a', 'b', 'c', 'd'].map((hash) => directory.tierOf('fpga-0', hashesOf([hash])))).toEqual([
       'hbm',
       'ddr',
       '',
@@ -146,10 +151,10 @@ describe('the directory of blocks', () => {
     const directory = new KvDirectory()
     const prompt = Array.from({ length: 64 }, (_, index) => `system-${index}`)
     for (let device = 0; device < 1_000; device += 1) {
-      directory.store(`gpu-${device}`, { variant: 'f32', hashes: prompt }, 'hbm')
+      directory.store(`gpu-${device}`, groupOf({ variant: 'f32', hashes: prompt }), 'hbm')
     }
-    directory.store('gpu-7', { variant: 'f32', hashes: ['one more'] }, 'hbm')
-    const match = directory.match([...prompt, 'one more'], 'f32')
+    directory.store('gpu-7', groupOf({ variant: 'f32', hashes: ['one more'] }), 'hbm')
+    const match = directory.match(hashesOf([...prompt, 'one more']), 'f32')
     expect(match.blocksOn('gpu-999')).toBe(64)
     expect(match.longest(0, 2)).toEqual([
       { deviceId: 'gpu-7', blocks: 65 },

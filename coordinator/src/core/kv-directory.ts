@@ -6,9 +6,13 @@
  *     beyond it the blocks used least recently go, and their copies are counted as dropped.
  * D2. A device holds a block in one tier at a time: what was told last.
  *
- * A match of a prompt costs a map look-up a block, whatever the number of devices: see holder-sets.ts.
+ * A match of a prompt costs a look-up a block, whatever the number of devices: see holder-sets.ts. It follows
+ * every block up to the last hit, since a device may lack an inner one.
  */
+import { type BlockHashes, HASH_WORDS, hashCount } from './block-hashes.js'
+import { BlockTable } from './block-table.js'
 import { type HolderSet, HolderSets, TIERS_MAX } from './holder-sets.js'
+import { PrefixMatch } from './prefix-match.js'
 import { RecencyList } from './recency-list.js'
 
 const DIRECTORY_BLOCKS_MAX = 1_000_000
@@ -19,7 +23,7 @@ const COPIES_PER_BLOCK = 4
 export interface BlockGroup {
   /** Numerics, element type and layers; blocks of another variant are of no use. */
   readonly variant: string
-  readonly hashes: readonly string[]
+  readonly hashes: BlockHashes
 }
 
 /** A device with blocks of one variant. */
@@ -29,23 +33,13 @@ interface Holder {
   blocks: number
 }
 
-/** How many leading blocks of a prompt each device holds. Valid until the directory changes. */
-export interface PrefixMatch {
-  /** Leading blocks on the device; 0 where it has not even the first. */
-  blocksOn(deviceId: string): number
-  /** Devices with more than `blocks` leading blocks, the longest runs first, at most `max`. */
-  longest(blocks: number, max: number): readonly { readonly deviceId: string; readonly blocks: number }[]
-}
-
 export class KvDirectory {
   readonly blocksMax: number
+  readonly #table = new BlockTable()
   readonly #sets = new HolderSets()
   readonly #recency = new RecencyList()
-  readonly #slots = new Map<string, number>()
-  /** By slot; undefined where the slot is free. */
-  readonly #hashes: (string | undefined)[] = []
-  readonly #holdersOf: (HolderSet | undefined)[] = []
-  readonly #freeSlots: number[] = []
+  /** Number of the set of a block's holders, by slot; 0 where the slot is free. */
+  #setIds = new Int32Array(1_024)
   readonly #holders: (Holder | undefined)[] = []
   readonly #freeHolders: number[] = []
   /** Ids of a device's holders, one for each variant. */
@@ -61,7 +55,7 @@ export class KvDirectory {
 
   /** Distinct blocks known. */
   get blocks(): number {
-    return this.#slots.size
+    return this.#table.size
   }
 
   /** Copies that were given up to stay within the bound, since the start. */
@@ -77,18 +71,23 @@ export class KvDirectory {
   store(deviceId: string, { variant, hashes }: BlockGroup, tier: string): void {
     const holder = this.#holderOf(deviceId, variant)
     const tierId = this.#tierId(tier)
-    for (const hash of hashes) this.#add(hash, holder, tierId)
+    let before = -1
+    for (let at = 0; at < hashes.length; at += HASH_WORDS) {
+      const slot = this.#add(this.#table.findAfter(before, hashes, at), hashes, at, holder, tierId)
+      this.#table.follows(before, slot)
+      before = slot
+    }
     this.#shrink()
   }
 
   /** The device does not hold them any more, in whatever variant and tier. */
-  remove(deviceId: string, hashes: readonly string[]): void {
+  remove(deviceId: string, hashes: BlockHashes): void {
     const ids = this.#ofDevice.get(deviceId)
     if (!ids) return
-    for (const hash of hashes) {
-      const slot = this.#slots.get(hash)
-      if (slot === undefined) continue
-      for (const id of ids) this.#takeOut(slot, id)
+    let slot = -1
+    for (let at = 0; at < hashes.length; at += HASH_WORDS) {
+      slot = this.#table.findAfter(slot, hashes, at)
+      if (slot >= 0) for (const id of ids) this.#takeOut(slot, id)
     }
   }
 
@@ -97,17 +96,19 @@ export class KvDirectory {
     for (const id of this.#ofDevice.get(deviceId) ?? []) {
       const holder = this.#holders[id]
       if (!holder || holder.blocks === 0) continue
-      const listed = new Set(
-        groups.flatMap(({ variant, hashes }) => (variant === holder.variant ? hashes : [])),
-      )
-      this.#sweep(id, (hash) => listed.has(hash))
+      const listed = new Set<number>()
+      for (const { variant, hashes } of groups) {
+        if (variant !== holder.variant) continue
+        for (let at = 0; at < hashes.length; at += HASH_WORDS) listed.add(this.#table.find(hashes, at))
+      }
+      this.#sweep(id, (slot) => listed.has(slot))
     }
     for (const { variant, hashes } of groups) {
       const holder = this.#holderOf(deviceId, variant)
-      for (const hash of hashes) {
-        const slot = this.#slots.get(hash)
-        const isKnown = slot !== undefined && this.#holdersOf[slot]?.holders.includes(holder) === true
-        if (!isKnown) this.#add(hash, holder, 0)
+      for (let at = 0; at < hashes.length; at += HASH_WORDS) {
+        const slot = this.#table.find(hashes, at)
+        const isKnown = slot >= 0 && this.#setOf(slot)?.holders.includes(holder) === true
+        if (!isKnown) this.#add(slot, hashes, at, holder, 0)
       }
     }
     this.#shrink()
@@ -123,10 +124,10 @@ export class KvDirectory {
     this.#ofDevice.delete(deviceId)
   }
 
-  /** Tier in which the device holds the block; empty where it does not, or did not say. */
-  tierOf(deviceId: string, hash: string): string {
-    const slot = this.#slots.get(hash)
-    const set = slot === undefined ? undefined : this.#holdersOf[slot]
+  /** Tier in which the device holds the first of the blocks; empty where it does not, or did not say. */
+  tierOf(deviceId: string, hashes: BlockHashes): string {
+    const slot = hashes.length === 0 ? -1 : this.#table.find(hashes, 0)
+    const set = slot < 0 ? undefined : this.#setOf(slot)
     for (const id of this.#ofDevice.get(deviceId) ?? []) {
       const index = set?.holders.indexOf(id) ?? -1
       if (index >= 0) return this.#tiers[set?.tiers[index] ?? 0] ?? ''
@@ -135,61 +136,61 @@ export class KvDirectory {
   }
 
   /** Follows a prompt's blocks, the first one first; those that are met count as used. */
-  match(hashes: readonly string[], variant: string): PrefixMatch {
-    const runs = new Int32Array(this.#holders.length)
+  match(hashes: BlockHashes, variant: string): PrefixMatch {
+    const match = new PrefixMatch()
+    const count = hashCount(hashes)
     let followed: readonly number[] = []
-    let last: HolderSet | undefined
+    let setId = 0
+    let slot = -1
     let blocks = 0
-    for (const hash of hashes) {
-      const slot = this.#slots.get(hash)
-      const set = slot === undefined ? undefined : this.#holdersOf[slot]
-      if (slot === undefined || !set) break
-      if (set !== last) {
-        followed =
-          blocks === 0
-            ? set.holders.filter((id) => this.#holders[id]?.variant === variant)
-            : following(followed, set.holders, runs, blocks)
+    for (; blocks < count; blocks += 1) {
+      slot = this.#table.findAfter(slot, hashes, blocks * HASH_WORDS)
+      if (slot < 0) break
+      const nextId = this.#setIds[slot] ?? 0
+      if (nextId !== setId) {
+        followed = this.#following(setId === 0 ? undefined : followed, nextId, variant, match, blocks)
         if (followed.length === 0) break
-        last = set
+        setId = nextId
       }
-      this.#recency.use(slot)
-      blocks += 1
+      this.#recency.useNext(slot)
     }
-    for (const id of followed) runs[id] = blocks
-    return {
-      blocksOn: (deviceId) => {
-        const ids = this.#ofDevice.get(deviceId) ?? []
-        return ids.reduce((longest, id) => Math.max(longest, runs[id] ?? 0), 0)
-      },
-      longest: (min, max) => this.#longest(runs, min, max),
-    }
+    this.#recency.endRun()
+    for (const id of followed) match.add(this.#holders[id]?.deviceId ?? '', blocks)
+    return match
   }
 
-  #longest(runs: Int32Array, min: number, max: number): { deviceId: string; blocks: number }[] {
-    const best: { deviceId: string; blocks: number }[] = []
-    for (let id = 0; id < runs.length; id += 1) {
-      const blocks = runs[id] ?? 0
-      const shortest = best.length < max ? min : Math.max(min, best.at(-1)?.blocks ?? 0)
-      const holder = this.#holders[id]
-      if (blocks <= shortest || !holder) continue
-      const at = best.findIndex((other) => other.blocks < blocks)
-      best.splice(at < 0 ? best.length : at, 0, { deviceId: holder.deviceId, blocks })
-      if (best.length > max) best.pop()
+  /** Those that also hold the next block; the runs of the others end here. All lists ascend. */
+  #following(
+    followed: readonly number[] | undefined,
+    setId: number,
+    variant: string,
+    match: PrefixMatch,
+    blocks: number,
+  ): readonly number[] {
+    const holders = this.#sets.get(setId)?.holders ?? []
+    if (!followed) return holders.filter((id) => this.#holders[id]?.variant === variant)
+    const next: number[] = []
+    let at = 0
+    for (const id of followed) {
+      while ((holders[at] ?? Number.POSITIVE_INFINITY) < id) at += 1
+      if (holders[at] === id) next.push(id)
+      else match.add(this.#holders[id]?.deviceId ?? '', blocks)
     }
-    return best
+    return next
   }
 
-  #add(hash: string, holder: number, tier: number): void {
-    const slot = this.#slots.get(hash) ?? this.#newSlot(hash)
-    const before = this.#holdersOf[slot]
+  #add(slot: number, hashes: BlockHashes, at: number, holder: number, tier: number): number {
+    const known = slot >= 0 ? slot : this.#newSlot(hashes, at)
+    const before = this.#setOf(known)
     const after = this.#sets.with(before, holder, tier)
     if (after.holders.length > (before?.holders.length ?? 0)) this.#count(holder, 1)
-    if (after !== before) this.#setHolders(slot, after)
-    this.#recency.use(slot)
+    if (after !== before) this.#setHolders(known, after)
+    this.#recency.use(known)
+    return known
   }
 
   #takeOut(slot: number, holder: number): void {
-    const before = this.#holdersOf[slot]
+    const before = this.#setOf(slot)
     if (!before) return
     const after = this.#sets.without(before, holder)
     if (after === before) return
@@ -198,19 +199,25 @@ export class KvDirectory {
   }
 
   /** Takes a holder out of every block that `keeps` says no to. */
-  #sweep(holder: number, keeps: (hash: string) => boolean): void {
-    for (let slot = 0; slot < this.#hashes.length; slot += 1) {
-      const hash = this.#hashes[slot]
-      if (hash !== undefined && !keeps(hash)) this.#takeOut(slot, holder)
+  #sweep(holder: number, keeps: (slot: number) => boolean): void {
+    for (let slot = 0; slot < this.#table.slots; slot += 1) {
+      if (this.#setIds[slot] !== 0 && !keeps(slot)) this.#takeOut(slot, holder)
     }
   }
 
+  #setOf(slot: number): HolderSet | undefined {
+    return this.#sets.get(this.#setIds[slot] ?? 0)
+  }
+
   #setHolders(slot: number, after: HolderSet | undefined): void {
-    const before = this.#holdersOf[slot]
+    const before = this.#setOf(slot)
     if (after) this.#sets.retain(after)
     if (before) this.#sets.release(before)
-    this.#holdersOf[slot] = after
-    if (!after) this.#freeSlot(slot)
+    this.#setIds[slot] = after?.id ?? 0
+    if (!after) {
+      this.#table.remove(slot)
+      this.#recency.remove(slot)
+    }
   }
 
   #count(holder: number, change: 1 | -1): void {
@@ -219,28 +226,22 @@ export class KvDirectory {
     if (entry) entry.blocks += change
   }
 
-  #newSlot(hash: string): number {
-    const slot = this.#freeSlots.pop() ?? this.#hashes.length
-    this.#hashes[slot] = hash
-    this.#holdersOf[slot] = undefined
-    this.#slots.set(hash, slot)
+  #newSlot(hashes: BlockHashes, at: number): number {
+    const slot = this.#table.add(hashes, at)
+    if (slot >= this.#setIds.length) {
+      const larger = new Int32Array(2 * this.#setIds.length)
+      larger.set(this.#setIds)
+      this.#setIds = larger
+    }
     this.#recency.add(slot)
     return slot
   }
 
-  #freeSlot(slot: number): void {
-    const hash = this.#hashes[slot]
-    if (hash !== undefined) this.#slots.delete(hash)
-    this.#hashes[slot] = undefined
-    this.#recency.remove(slot)
-    this.#freeSlots.push(slot)
-  }
-
   #shrink(): void {
-    while (this.#slots.size > this.blocksMax || this.#copies > COPIES_PER_BLOCK * this.blocksMax) {
+    while (this.#table.size > this.blocksMax || this.#copies > COPIES_PER_BLOCK * this.blocksMax) {
       const slot = this.#recency.oldest
       if (slot === undefined) return
-      const holders = this.#holdersOf[slot]?.holders ?? []
+      const holders = this.#setOf(slot)?.holders ?? []
       this.#dropped += holders.length
       for (const holder of holders) this.#count(holder, -1)
       this.#setHolders(slot, undefined)
@@ -263,21 +264,4 @@ export class KvDirectory {
     if (this.#tiers.length >= TIERS_MAX) return 0
     return this.#tiers.push(name) - 1
   }
-}
-
-/** Those that also hold the next block; the runs of the others end here. Both lists ascend. */
-function following(
-  followed: readonly number[],
-  holders: readonly number[],
-  runs: Int32Array,
-  blocks: number,
-): readonly number[] {
-  const next: number[] = []
-  let at = 0
-  for (const id of followed) {
-    while ((holders[at] ?? Number.POSITIVE_INFINITY) < id) at += 1
-    if (holders[at] === id) next.push(id)
-    else runs[id] = blocks
-  }
-  return next
 }

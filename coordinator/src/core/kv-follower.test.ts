@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 import type { DeviceRef } from './facts.js'
 import { KvDirectory } from './kv-directory.js'
 import { type KvChange, KvFollower, type KvSnapshot, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
+import { hashesOf } from './testing/named-hashes.js'
 
 const VARIANT = 'f32'
 const HASHES = Array.from({ length: 10 }, (_, index) => `hash-${index}`)
@@ -25,11 +26,11 @@ class Owner {
     for (const hash of removed) this.held.delete(hash)
     for (const hash of stored) this.held.add(hash)
     this.sequence += 1
-    return { ...this.ref, sequence: this.sequence, stored, removed, variant: VARIANT, tier: 'hbm' }
+    return { ...this.ref, sequence: this.sequence, ...hashed(stored, removed), variant: VARIANT, tier: 'hbm' }
   }
 
   snapshot(): KvSnapshot {
-    return { sequence: this.sequence, groups: [{ variant: VARIANT, hashes: [...this.held] }] }
+    return { sequence: this.sequence, groups: [{ variant: VARIANT, hashes: hashesOf([...this.held]) }] }
   }
 
   restart(life: number): void {
@@ -39,8 +40,12 @@ class Owner {
   }
 }
 
+function hashed(stored: readonly string[], removed: readonly string[]) {
+  return { stored: hashesOf(stored), removed: hashesOf(removed) }
+}
+
 function known(directory: KvDirectory, deviceId: string): string[] {
-  return HASHES.filter((hash) => directory.match([hash], VARIANT).blocksOn(deviceId) > 0)
+  return HASHES.filter((hash) => directory.match(hashesOf([hash]), VARIANT).blocksOn(deviceId) > 0)
 }
 
 interface Turn {
@@ -93,7 +98,8 @@ describe('the follower of KV events', () => {
           for (const delay of turn.arrivals) {
             later.push({ turn: index + delay, does: () => follower.change(change, nowMs) })
           }
-          if (turn.event === 'missed') follower.missed(owner.ref, [...owner.held].slice(0, 2), nowMs)
+          if (turn.event === 'missed')
+            follower.missed(owner.ref, hashesOf([...owner.held].slice(0, 2)), nowMs)
           for (const ref of follower.due(nowMs, everyone)) {
             if (turn.snapshot === 'answered') answer(ref)
             if (turn.snapshot === 'failed') follower.snapshot(ref, null, nowMs)
@@ -139,7 +145,11 @@ describe('the follower of KV events', () => {
     expect(follower.due(4, everyone)).toEqual([])
     follower.snapshot(
       owner.ref,
-      { ...owner.snapshot(), sequence: 2, groups: [{ variant: VARIANT, hashes: ['hash-0', 'hash-1'] }] },
+      {
+        ...owner.snapshot(),
+        sequence: 2,
+        groups: [{ variant: VARIANT, hashes: hashesOf(['hash-0', 'hash-1']) }],
+      },
       5,
     )
     expect(known(directory, 'gpu-0')).toEqual(['hash-1', 'hash-2'])
@@ -198,14 +208,14 @@ describe('the follower of KV events', () => {
     follower.due(0, everyone)
     owner.change(['hash-0', 'hash-1'], [])
     follower.snapshot(owner.ref, owner.snapshot(), 1)
-    follower.missed(owner.ref, ['hash-1'], 40_000)
+    follower.missed(owner.ref, hashesOf(['hash-1']), 40_000)
     expect(known(directory, 'gpu-0')).toEqual(['hash-0'])
     expect(follower.due(40_000, everyone)).toEqual([owner.ref])
     follower.snapshot(owner.ref, owner.snapshot(), 40_001)
     expect(known(directory, 'gpu-0')).toEqual(['hash-0', 'hash-1'])
-    follower.missed(owner.ref, ['hash-1'], 50_000)
+    follower.missed(owner.ref, hashesOf(['hash-1']), 50_000)
     expect(follower.due(50_000, everyone)).toEqual([])
-    follower.missed({ ...owner.ref, incarnation: 'an earlier life' }, ['hash-0'], 50_000)
+    follower.missed({ ...owner.ref, incarnation: 'an earlier life' }, hashesOf(['hash-0']), 50_000)
     expect(known(directory, 'gpu-0')).toEqual(['hash-0'])
     // It keeps the block, and so will not tell of it again by itself.
     follower.reported(owner.ref, 69_999)

@@ -10,6 +10,7 @@
  * F3. At most SNAPSHOTS_MAX snapshots are asked for at once; one that fails is asked for again after a
  *     pause that grows to RETRY_MAX_MS. One that is not answered counts as failed.
  */
+import { type BlockHashes, hashCount } from './block-hashes.js'
 import type { DeviceRef } from './facts.js'
 import type { BlockGroup, KvDirectory } from './kv-directory.js'
 
@@ -26,8 +27,8 @@ const RECHECK_MS = 30_000
 /** A change of what a device holds. */
 export interface KvChange extends DeviceRef {
   readonly sequence: number
-  readonly stored: readonly string[]
-  readonly removed: readonly string[]
+  readonly stored: BlockHashes
+  readonly removed: BlockHashes
   readonly variant: string
   readonly tier: string
 }
@@ -156,7 +157,7 @@ export class KvFollower {
    * The device did not have blocks that it was thought to hold, or did not give them: it is not asked for them
    * again before it said that it has them, since it tells only once of a block that it keeps.
    */
-  missed(ref: DeviceRef, hashes: readonly string[], nowMs: number): void {
+  missed(ref: DeviceRef, hashes: BlockHashes, nowMs: number): void {
     const followed = this.#find(ref)
     if (!followed) return
     this.#directory.remove(ref.deviceId, hashes)
@@ -230,5 +231,5 @@ export class KvFollower {
 }
 
 function weight({ stored, removed }: KvChange): number {
-  return 1 + stored.length + removed.length
+  return 1 + hashCount(stored) + hashCount(removed)
 }

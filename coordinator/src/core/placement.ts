@@ -31,6 +31,7 @@ import {
   looksForAttendants,
   needsPages,
 } from './attention-placement.js'
+import { hashCount } from './block-hashes.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import {
@@ -217,7 +218,7 @@ function placeIn(
       decodeRule,
       prefix: {
         ...best.prefiller.plan,
-        blocks: input.blockHashes.length,
+        blocks: hashCount(input.blockHashes),
         heldByDecodeTokens: best.heldByDecodeTokens,
       },
       // Now that it is known who prefills, and so prepares.

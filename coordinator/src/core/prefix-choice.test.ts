@@ -1,11 +1,13 @@
 import { describe, expect, test } from 'vitest'
+import { hashCount } from './block-hashes.js'
 import { ClusterView } from './cluster-view.js'
 import { CostModel } from './cost-model.js'
 import { KvDirectory } from './kv-directory.js'
 import { PrefixChoice } from './prefix-choice.js'
 import { TEST_VARIANT, testDevice, testLoad } from './testing/devices.js'
+import { hashesOf } from './testing/named-hashes.js'
 
-const blockHashes = Array.from({ length: 64 }, (_, index) => `hash-${index}`)
+const blockHashes = hashesOf(Array.from({ length: 64 }, (_, index) => `hash-${index}`))
 const facts = testDevice({ deviceId: 'gpu-0' })
 const model = facts.models[0] ?? expect.fail('The device has a model.')
 
@@ -22,7 +24,7 @@ function planWith(tokensAhead: number, linkBytesPerSecond = 1e9) {
   const directory = new KvDirectory()
   directory.store('host-0', { variant: TEST_VARIANT, hashes: blockHashes }, 'hbm')
   const costs = new CostModel()
-  const prompt = { blockHashes, prefillTokens: blockHashes.length * 16, avoids: () => false }
+  const prompt = { blockHashes, prefillTokens: hashCount(blockHashes) * 16, avoids: () => false }
   const plan = new PrefixChoice(prompt, view, costs, directory, 0).plan(onGpu)
   return { plan, costs }
 }

@@ -7,12 +7,14 @@
  *     A device that only receives KV may hold all blocks of the prompt.
  * P2. Blocks are taken from a device that is ready and whose variant is the receiver's.
  */
+import type { BlockHashes } from './block-hashes.js'
 import type { ClusterView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import type { DeviceRef, ModelFacts } from './facts.js'
 import { BLOCK_TOKENS } from './kv-blocks.js'
-import type { KvDirectory, PrefixMatch } from './kv-directory.js'
+import type { KvDirectory } from './kv-directory.js'
 import type { LoadedModel } from './loaded-model.js'
+import type { PrefixMatch } from './prefix-match.js'
 
 /** Sources weighed for one device, the longest runs first. */
 const SOURCES_MAX = 8
@@ -21,7 +23,7 @@ const UNUSED_KEPT = 4
 
 export interface Prompt {
   /** Hashes of the full blocks that may be reused, in order; empty where nothing may. */
-  readonly blockHashes: readonly string[]
+  readonly blockHashes: BlockHashes
   /** Tokens to prefill. */
   readonly prefillTokens: number
   /** Devices that failed this request a moment ago. */
@@ -183,7 +185,7 @@ export class PrefixChoice {
 
   /** Of the first block; a device with one tier need not say. */
   #tier(deviceId: string): string {
-    const told = this.#directory.tierOf(deviceId, this.#prompt.blockHashes[0] ?? '')
+    const told = this.#directory.tierOf(deviceId, this.#prompt.blockHashes)
     const tiers = this.#view.device(deviceId)?.facts.tiers ?? []
     return told === '' && tiers.length === 1 ? (tiers[0]?.name ?? '') : told
   }

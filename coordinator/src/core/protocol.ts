@@ -7,6 +7,7 @@
  * exactly one of `finish`, `abandon`, and until then it is the only one of its request.
  */
 import type { AttentionWish } from './attention-wish.js'
+import type { BlockHashes } from './block-hashes.js'
 import type { CompletionRecord } from './completion-record.js'
 import type { Decision } from './decision.js'
 import type { DeviceFacts, DeviceRef, LoadFacts, ProfileName } from './facts.js'
@@ -60,7 +61,7 @@ export interface Submission {
   readonly promptTokens: number
   readonly maxTokens: number
   /** Hashes of the prompt's full blocks, in order; empty where nothing may be reused. */
-  readonly blockHashes: readonly string[]
+  readonly blockHashes: BlockHashes
   /** How decoding attends, where the client asked. */
   readonly attention?: AttentionWish | undefined
 }
@@ -79,7 +80,7 @@ export type CoordinatorEvent =
   /** The answer to `snapshot`; null where the device gave none. */
   | { readonly type: 'kv-snapshot'; readonly device: DeviceRef; readonly snapshot: KvSnapshot | null }
   /** A device lacked blocks that the directory knew on it. */
-  | { readonly type: 'kv-missed'; readonly device: DeviceRef; readonly hashes: readonly string[] }
+  | { readonly type: 'kv-missed'; readonly device: DeviceRef; readonly hashes: BlockHashes }
   | RequestEvent
 
 export type FailCode = 'overloaded' | 'unavailable' | 'deadline' | 'rejected'

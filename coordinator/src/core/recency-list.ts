@@ -1,6 +1,6 @@
 /**
  * An order of small integers by last use, in two integer arrays: a use, an addition and a removal take
- * a few writes and allocate nothing.
+ * a few writes and allocate nothing. Slots that were used in one order before are used in it again with a read each.
  */
 const NONE = -1
 
@@ -10,6 +10,9 @@ export class RecencyList {
   #older = new Int32Array(1_024).fill(NONE)
   #newest = NONE
   #oldest = NONE
+  /** Slots used one after the other that lie next to each other: they are moved together when the run ends. */
+  #runFirst = NONE
+  #runLast = NONE
 
   /** Used least recently; undefined where the list is empty. */
   get oldest(): number | undefined {
@@ -42,6 +45,34 @@ export class RecencyList {
     if (slot === this.#newest) return
     this.remove(slot)
     this.add(slot)
+  }
+
+  /** As `use`, for one of many slots; it takes effect with the next one, and `endRun` ends them. */
+  useNext(slot: number): void {
+    const last = this.#runLast
+    if (last !== NONE && this.#newer[last] === slot) {
+      this.#runLast = slot
+      return
+    }
+    this.endRun()
+    this.#runFirst = slot
+    this.#runLast = slot
+  }
+
+  endRun(): void {
+    const [first, last] = [this.#runFirst, this.#runLast]
+    this.#runFirst = NONE
+    this.#runLast = NONE
+    if (last === NONE || last === this.#newest) return
+    const newer = this.#newer[last] ?? NONE
+    const older = this.#older[first] ?? NONE
+    this.#older[newer] = older
+    if (older === NONE) this.#oldest = newer
+    else this.#newer[older] = newer
+    this.#older[first] = this.#newest
+    this.#newer[this.#newest] = first
+    this.#newer[last] = NONE
+    this.#newest = last
   }
 }
 

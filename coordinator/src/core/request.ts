@@ -7,6 +7,7 @@
  */
 import type { AttentionPlan } from './attention-plan.js'
 import type { AttentionWish } from './attention-wish.js'
+import type { BlockHashes } from './block-hashes.js'
 import type { Decision } from './decision.js'
 import type { DeviceRef, ProfileName } from './facts.js'
 import type { Commitment, LoadedModel } from './loaded-model.js'
@@ -50,7 +51,7 @@ export interface Request {
   readonly promptTokens: number
   readonly maxTokens: number
   /** Of the prompt's full blocks; empty where nothing may be reused. */
-  readonly blockHashes: readonly string[]
+  readonly blockHashes: BlockHashes
   /** How decoding attends, where the client asked. */
   readonly attention: AttentionWish | undefined
   /** Method and budget that its calls once began with, which stay: other ones would give other tokens. */

@@ -3,6 +3,7 @@
  * devices that answer always alike.
  */
 import { expect, test } from 'vitest'
+import { NO_HASHES } from './block-hashes.js'
 import { CoordinatorCore, TICK_MS } from './coordinator-core.js'
 import type { DeviceFacts, LoadFacts } from './facts.js'
 import type { CoordinatorAction, CoordinatorEvent, Fault } from './protocol.js'
@@ -50,7 +51,7 @@ class Hand {
       profile,
       promptTokens,
       maxTokens: 64,
-      blockHashes: [],
+      blockHashes: NO_HASHES,
     })
   }
 

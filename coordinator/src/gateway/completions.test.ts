@@ -1,5 +1,6 @@
 import OpenAI from 'openai'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { hashCount, NO_HASHES } from '../core/block-hashes.js'
 import { byteIds, wordId } from './testing/letter-model.js'
 import { scriptedService } from './testing/scripted-service.js'
 import { type TestGateway, testGateway } from './testing/test-gateway.js'
@@ -280,9 +281,12 @@ describe('extensions', () => {
     const text = 'x'.repeat(40)
     const named = await ask(text)
     expect(named.reusePrefix).toBe(true)
-    expect(named.blockHashes).toHaveLength(2)
+    expect(hashCount(named.blockHashes)).toBe(2)
     expect((await ask(byteIds(text))).blockHashes).toEqual(named.blockHashes)
-    expect(await ask(text, { cache_prompt: false })).toMatchObject({ reusePrefix: false, blockHashes: [] })
+    expect(await ask(text, { cache_prompt: false })).toMatchObject({
+      reusePrefix: false,
+      blockHashes: NO_HASHES,
+    })
   })
 
   test('ignore_eos, top_k and return_token_ids', async () => {

@@ -4,6 +4,7 @@
 import { randomBytes } from 'node:crypto'
 import type { TextModel } from '@kvasir/engine/text/text-model'
 import type { Sampling } from '@kvasir/proto/kvasir/inference/v1/inference'
+import { type BlockHashes, NO_HASHES } from '../core/block-hashes.js'
 import type { GenerationService, ProfileName } from '../generation.js'
 import type { ModelTraits } from '../model-reports.js'
 import type { TextModels } from '../models/text-models.js'
@@ -14,7 +15,7 @@ import type { EncodedPrompt, PromptEncoder } from './prompt-encoder.js'
 export interface PreparedPrompt {
   readonly promptTokens: readonly number[]
   /** Names of its full blocks; none where the request reuses nothing. */
-  readonly blockHashes: readonly string[]
+  readonly blockHashes: BlockHashes
   /** As asked for, clamped to what the context leaves. */
   readonly maxTokens: number
 }
@@ -135,7 +136,9 @@ async function encode(
   }
   // What will be refused, or has no blocks to name, need not wait for the worker.
   const hasBlocks = tenantSalt !== undefined && tokens.length < model.contextTokensMax
-  return hasBlocks ? encoder.encode(model.digest, plan.prompt, tenantSalt) : { tokens, blockHashes: [] }
+  return hasBlocks
+    ? encoder.encode(model.digest, plan.prompt, tenantSalt)
+    : { tokens, blockHashes: NO_HASHES }
 }
 
 export function samplingOf(plan: GenerationPlan, model: TextModel): Sampling {

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { type Deferred, deferred, withDeadline } from '@kvasir/runtime/deferred'
 import { errorOf, messageOf, OverloadedError, UnavailableError } from '@kvasir/runtime/errors'
+import type { BlockHashes } from '../core/block-hashes.js'
 import type { TextModelUser } from '../models/text-models.js'
 import type {
   PromptMessage,
@@ -26,7 +27,7 @@ const JOB_TIMEOUT_MS = 10_000
  * at least where that is too many.
  */
 export type EncodedPrompt =
-  | { readonly tokens: readonly number[]; readonly blockHashes: readonly string[] }
+  | { readonly tokens: readonly number[]; readonly blockHashes: BlockHashes }
   | { readonly tokensAtLeast: number }
 
 export interface PromptEncoder extends TextModelUser {

@@ -3,13 +3,15 @@
  * the start, of one model, of one tenant.
  */
 import { blockHashes, rootHash } from '@kvasir/engine/text/block-hash'
+import type { BlockHashes } from '../core/block-hashes.js'
+import { hashesFromBytes } from '../hash-words.js'
 
-/** Hexadecimal, in order. Devices compute the same from the tokens and the salt. */
+/** In order. Devices compute the same from the tokens and the salt. */
 export function promptHashes(
   modelDigest: string,
   tenantSalt: Uint8Array,
   tokens: ArrayLike<number>,
-): readonly string[] {
+): BlockHashes {
   const root = rootHash(modelDigest, '', Buffer.from(tenantSalt).toString('hex'))
-  return blockHashes(root, tokens).map((hash) => Buffer.from(hash).toString('hex'))
+  return hashesFromBytes(blockHashes(root, tokens))
 }

@@ -1,8 +1,10 @@
 /**
  * What the gateway and its text worker say to each other.
  */
+
 import type { TextFiles } from '@kvasir/engine/text/text-model'
 import type { ErrorCode } from '@kvasir/runtime/errors'
+import type { BlockHashes } from '../core/block-hashes.js'
 import type { ChatMessage } from './generation-plan.js'
 
 /** A model and where its text side is loaded from. */
@@ -40,7 +42,7 @@ export type PromptResult =
   | {
       readonly id: number
       readonly tokens: Uint32Array<ArrayBuffer>
-      readonly blockHashes: readonly string[]
+      readonly blockHashes: BlockHashes
     }
   /** The text is so long that it was not tokenized: it has this many tokens or more. */
   | { readonly id: number; readonly tokensAtLeast: number }

@@ -5,6 +5,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
 import { KvasirError, UnavailableError } from '@kvasir/runtime/errors'
+import { NO_HASHES } from '../core/block-hashes.js'
 import { promptHashes } from './prompt-hashes.js'
 import type {
   PromptJob,
@@ -39,7 +40,7 @@ parentPort?.on('message', (message: PromptMessage) => {
       const model = models.get(message.digest)
       turn = turn.then(async () => {
         const result = await run(message, model)
-        parentPort?.postMessage(result, 'tokens' in result ? [result.tokens.buffer] : [])
+        parentPort?.postMessage(result, 'tokens' in result ? buffersOf(result) : [])
       })
     }
   }
@@ -69,12 +70,17 @@ async function run(
     // Megabytes of text would keep the worker busy for seconds, only to be refused afterwards.
     if (tokensAtLeast > text.contextTokensMax) return { id, tokensAtLeast }
     const tokens = Uint32Array.from(tokensOf(prompt, text))
-    const blockHashes = tenantSalt ? promptHashes(digest, tenantSalt, tokens) : []
+    const blockHashes = tenantSalt ? promptHashes(digest, tenantSalt, tokens) : NO_HASHES
     return { id, tokens, blockHashes }
   } catch (thrown) {
     const { code, message, param } = KvasirError.from(thrown)
     return { id, error: { code, message, param } }
   }
+}
+
+/** They move; the one that stands for no blocks stays. */
+function buffersOf({ tokens, blockHashes }: Extract<PromptResult, { tokens: unknown }>): ArrayBuffer[] {
+  return blockHashes.length > 0 ? [tokens.buffer, blockHashes.buffer] : [tokens.buffer]
 }
 
 function tokensOf(prompt: PromptText, text: TextModel): ArrayLike<number> {

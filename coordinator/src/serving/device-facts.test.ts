@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { hashesFromBytes } from '../hash-words.js'
 import { factsOf, readAdvertisement, readKvEvent, readLoadReport, readSnapshot } from './device-facts.js'
 
 const advertisement = {
@@ -51,8 +52,8 @@ describe('what a device says', () => {
       deviceId: 'fpga-0',
       incarnation: '7',
       sequence: 3,
-      stored: ['00112233445566778899aabbccddeeff'],
-      removed: [],
+      stored: hashesFromBytes([hash]),
+      removed: hashesFromBytes([]),
       tier: 'hbm',
     })
     expect(change.variant).toBe(factsOf(readAdvertisement(advertisement)).models[0]?.variant)

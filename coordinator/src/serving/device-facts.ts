@@ -19,6 +19,7 @@ import {
 } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { SnapshotResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { InvalidInputError, messageOf } from '@kvasir/runtime/errors'
+import { type BlockHashes, NO_HASHES } from '../core/block-hashes.js'
 import type {
   CapabilityName,
   DeviceFacts,
@@ -30,6 +31,7 @@ import type {
   TierLoad,
 } from '../core/facts.js'
 import type { KvChange, KvSnapshot } from '../core/kv-follower.js'
+import { hashesFromBase64, hashesFromBytes } from '../hash-words.js'
 
 const CAPABILITIES: Partial<Record<Capability, CapabilityName>> = {
   [Capability.PREFILL]: 'prefill',
@@ -109,13 +111,14 @@ function tierLoads(tiers: readonly TierFill[]): TierLoad[] {
 }
 
 export function readKvEvent(json: unknown): KvChange {
-  const event = read('KV event', () => KvEvent.fromJSON(json))
+  const { stored, removed, ...rest } = hashesIn(json)
+  const event = read('KV event', () => KvEvent.fromJSON(rest))
   return {
     deviceId: event.deviceId,
     incarnation: String(event.incarnation),
     sequence: Number(event.sequence),
-    stored: event.stored.map(hexOf),
-    removed: event.removed.map(hexOf),
+    stored: read64(stored),
+    removed: read64(removed),
     variant: variantName(event.variant),
     tier: event.tier,
   }
@@ -132,7 +135,7 @@ export function readSnapshot(parts: readonly SnapshotResponse[], incarnation: st
     sequence: Number(first.sequence),
     groups: parts.map(({ variant, hashes }) => ({
       variant: variantName(variant),
-      hashes: hashes.map(hexOf),
+      hashes: hashesFromBytes(hashes),
     })),
   }
 }
@@ -154,8 +157,16 @@ function variantName(variant: KvVariant | undefined): string {
   return `${profile} ${dtype} layers ${variant.layers?.first ?? 0}+${variant.layers?.count ?? 0}`
 }
 
-function hexOf(hash: Uint8Array): string {
-  return Buffer.from(hash).toString('hex')
+/** A message with its hashes apart, which are too many for the general reader of JSON. */
+function hashesIn(json: unknown): { readonly stored?: unknown; readonly removed?: unknown } {
+  return typeof json === 'object' && json !== null ? json : {}
+}
+
+function read64(hashes: unknown): BlockHashes {
+  if (hashes === undefined) return NO_HASHES
+  const isText = Array.isArray(hashes) && hashes.every((hash) => typeof hash === 'string')
+  if (!isText) throw new InvalidInputError("A device's KV event lists no hashes where they should be.")
+  return hashesFromBase64(hashes)
 }
 
 /** Capabilities, profiles and precisions that this release does not know are left out. */

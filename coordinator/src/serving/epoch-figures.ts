@@ -10,6 +10,7 @@ import type {
 } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { ATTRIBUTE } from '@kvasir/runtime/telemetry-names'
 import type { Span } from '@opentelemetry/api'
+import type { BlockHashes } from '../core/block-hashes.js'
 import type { Decision } from '../core/decision.js'
 import type { DeviceRef } from '../core/facts.js'
 import { type AttentionSums, readAttention } from './attention-calls.js'
@@ -61,9 +62,9 @@ export class EpochRecorder implements EpochFigures {
   attention: EpochFigures['attention'] = null
   reads: EpochFigures['reads'] = []
   readonly #decision: Decision
-  readonly #blockHashes: readonly string[]
+  readonly #blockHashes: BlockHashes
 
-  constructor(decision: Decision, blockHashes: readonly string[]) {
+  constructor(decision: Decision, blockHashes: BlockHashes) {
     this.#decision = decision
     this.#blockHashes = blockHashes
   }

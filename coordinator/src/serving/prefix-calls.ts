@@ -4,11 +4,13 @@
  * A device that is expected to hold blocks and does not computes them: that costs time, never the request.
  */
 import { type CachedPrefix, type PrefixReuse, ReuseMode } from '@kvasir/proto/kvasir/inference/v1/inference'
-import type { BlockHashes } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { BlockHashes as BlockHashesMessage } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { type BlockHashes, hashRange } from '../core/block-hashes.js'
 import type { Decision } from '../core/decision.js'
 import type { DeviceRef } from '../core/facts.js'
 import { BLOCK_TOKENS } from '../core/kv-blocks.js'
 import type { GenerationRequest } from '../generation.js'
+import { bytesFromHashes } from '../hash-words.js'
 import type { DeviceClients } from './device-clients.js'
 
 /** What became of the cached prefix on the device that prefills. */
@@ -28,9 +30,9 @@ export function reuseMode({ reusePrefix }: Hashed): ReuseMode {
 }
 
 /** For Reserve: blocks that the device still has need no new memory. */
-export function prefixHashes({ reusePrefix, blockHashes }: Hashed): BlockHashes | undefined {
+export function prefixHashes({ reusePrefix, blockHashes }: Hashed): BlockHashesMessage | undefined {
   if (!reusePrefix) return undefined
-  return { hashes: blockHashes.map((hash) => Buffer.from(hash, 'hex')) }
+  return { hashes: bytesFromHashes(blockHashes) }
 }
 
 /** For the device that prefills; undefined where it starts from nothing. */
@@ -57,13 +59,13 @@ export function readReuse(reuse: PrefixReuse | undefined): ReuseFigures {
 
 export interface MissedBlocks {
   readonly device: DeviceRef
-  readonly hashes: readonly string[]
+  readonly hashes: BlockHashes
 }
 
 /** Blocks that the directory knew on a device and that were not there, or did not come. */
 export function missedByPrefill(
   { prefill, prefix }: Decision,
-  blockHashes: readonly string[],
+  blockHashes: BlockHashes,
   { localTokens, fetchedTokens }: ReuseFigures,
 ): MissedBlocks[] {
   const missed = [{ device: prefill, hashes: between(blockHashes, localTokens, prefix.localTokens) }]
@@ -77,13 +79,14 @@ export function missedByPrefill(
 /** The same on the device that decodes what another one prefills. */
 export function missedByDecode(
   { decode, prefix }: Decision,
-  blockHashes: readonly string[],
+  blockHashes: BlockHashes,
   heldTokens: number,
 ): MissedBlocks[] {
   const hashes = between(blockHashes, heldTokens, prefix.heldByDecodeTokens)
   return hashes.length > 0 ? [{ device: decode, hashes }] : []
 }
 
-function between(blockHashes: readonly string[], haveTokens: number, expectedTokens: number): string[] {
-  return blockHashes.slice(Math.floor(haveTokens / BLOCK_TOKENS), Math.ceil(expectedTokens / BLOCK_TOKENS))
+function between(blockHashes: BlockHashes, haveTokens: number, expectedTokens: number): BlockHashes {
+  const [from, to] = [Math.floor(haveTokens / BLOCK_TOKENS), Math.ceil(expectedTokens / BLOCK_TOKENS)]
+  return hashRange(blockHashes, from, Math.max(from, to))
 }

@@ -7,6 +7,7 @@ import { ReuseMode } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { LeasePurpose } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { startNatsServer, type TestNatsServer } from '@kvasir/runtime/testing/nats-server'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { hashRange, NO_HASHES } from '../core/block-hashes.js'
 import type { GenerationRequest, RequestReport } from '../generation.js'
 import type { FakeDevice } from './testing/fake-device.js'
 import { fakeTokens } from './testing/fake-device.js'
@@ -104,7 +105,7 @@ describe('a prompt that was computed before', () => {
     const fpga = await cluster.device({ deviceId: 'fpga-0', capabilities: [Capability.DECODE] })
     const { blockHashes } = testRequest({ promptTokens })
     gpu.blocks.store(blockHashes)
-    fpga.blocks.store(blockHashes.slice(0, 4))
+    fpga.blocks.store(hashRange(blockHashes, 0, 4))
     await untilKnown(gpu, 12)
     await untilKnown(fpga, 4)
     const report = await serve()
@@ -118,7 +119,7 @@ describe('a prompt that was computed before', () => {
     const gpu = await cluster.device({ deviceId: 'gpu-0', capabilities: GPU })
     await cluster.device({ deviceId: 'fpga-0', capabilities: FPGA })
     const host = await cluster.device({ deviceId: 'host-0', capabilities: HOST })
-    host.blocks.store(testRequest({ promptTokens }).blockHashes.slice(0, 10))
+    host.blocks.store(hashRange(testRequest({ promptTokens }).blockHashes, 0, 10))
     await untilKnown(host, 10)
     const report = await serve()
     expect(gpu.prefills[0]).toMatchObject({
@@ -142,7 +143,7 @@ describe('a prompt that was computed before', () => {
     const { blockHashes } = testRequest({ promptTokens })
     host.blocks.store(blockHashes)
     await untilKnown(host, 12)
-    host.blocks.remove(blockHashes.slice(6), false)
+    host.blocks.remove(hashRange(blockHashes, 6), false)
     const report = await serve()
     expect(report.cachedTokens).toBe(96)
     expect(runsOf(report)?.slice(0, 2)).toEqual([
@@ -159,7 +160,7 @@ describe('a prompt that was computed before', () => {
     const fpga = await cluster.device({ deviceId: 'fpga-0', capabilities: FPGA })
     gpu.blocks.store(testRequest({ promptTokens }).blockHashes)
     await untilKnown(gpu, 12)
-    const report = await serve({ reusePrefix: false, blockHashes: [] })
+    const report = await serve({ reusePrefix: false, blockHashes: NO_HASHES })
     expect(report.cachedTokens).toBe(0)
     expect(report.prefix?.runs.map(({ reason }) => reason)).toEqual([expect.stringContaining('cache_prompt')])
     expect(gpu.prefills[0]).toMatchObject({ prefix: undefined, reuse: ReuseMode.NONE })
@@ -183,10 +184,10 @@ describe('the directory', () => {
     const { blockHashes } = testRequest({ promptTokens })
     const gpu = await cluster.device({ deviceId: 'gpu-0', capabilities: GPU })
     await until('it was asked', () => gpu.blocks.snapshots === 1)
-    gpu.blocks.store(blockHashes.slice(0, 2))
+    gpu.blocks.store(hashRange(blockHashes, 0, 2))
     await untilKnown(gpu, 2)
-    gpu.blocks.remove(blockHashes.slice(0, 1), false)
-    gpu.blocks.store(blockHashes.slice(2, 4))
+    gpu.blocks.remove(hashRange(blockHashes, 0, 1), false)
+    gpu.blocks.store(hashRange(blockHashes, 2, 4))
     await until('it was asked again', () => gpu.blocks.snapshots === 2)
     await untilKnown(gpu, 3)
     expect(cluster.serving.kv().directory).toMatchObject({ blocks: 3, blocksMax: 1_000_000, healing: [] })

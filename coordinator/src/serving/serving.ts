@@ -12,6 +12,7 @@ import { DeadlineError, type KvasirError, messageOf, UnavailableError } from '@k
 import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN } from '@kvasir/runtime/protocol'
 import { callServerStream, checkHealth } from '@kvasir/runtime/rpc-client'
+import { NO_HASHES } from '../core/block-hashes.js'
 import type { CompletionRecord } from '../core/completion-record.js'
 import { CoordinatorCore, TICK_MS } from '../core/coordinator-core.js'
 import type { DeviceRef } from '../core/facts.js'
@@ -136,7 +137,7 @@ class ServingShell implements Serving {
       profile,
       promptTokens: request.promptTokens.length,
       maxTokens: request.maxTokens,
-      blockHashes: request.reusePrefix ? request.blockHashes : [],
+      blockHashes: request.reusePrefix ? request.blockHashes : NO_HASHES,
       attention: request.attention,
     })
     // Refused at once: the queue is full.

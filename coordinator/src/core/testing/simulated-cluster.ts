@@ -12,6 +12,7 @@ import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
 import type { DeviceFacts, DeviceRef } from '../facts.js'
 import type { CoordinatorAction, CoordinatorEvent, Fault } from '../protocol.js'
 import { TEST_MODEL_DIGEST, TEST_VARIANT, testDevice, testLoad } from './devices.js'
+import { hashesOf } from './named-hashes.js'
 
 export const SIMULATED_REQUEST_DEADLINE_MS = 20_000
 const CHECKED_SILENCE_MAX_MS = 1_700
@@ -178,7 +179,7 @@ export class SimulatedCluster {
       profile: 'exact',
       promptTokens,
       maxTokens,
-      blockHashes: promptBlocks(promptTokens),
+      blockHashes: hashesOf(promptBlocks(promptTokens)),
       attention: request.attention,
     })
     if (leavesAfterMs !== null) this.#later(leavesAfterMs, () => this.#step({ type: 'cancel', requestId }))
@@ -305,7 +306,7 @@ export class SimulatedCluster {
     const device = this.#device(ref.deviceId)
     this.#later(this.#between(1, 60), () => {
       const isAnswering = device.state === 'up' && device.facts.incarnation === ref.incarnation
-      const groups = [{ variant: TEST_VARIANT, hashes: [...device.blocks] }]
+      const groups = [{ variant: TEST_VARIANT, hashes: hashesOf([...device.blocks]) }]
       const snapshot = isAnswering ? { sequence: device.kvEvents, groups } : null
       this.#step({ type: 'kv-snapshot', device: ref, snapshot })
     })
@@ -320,8 +321,17 @@ export class SimulatedCluster {
     device.kvEvents += 1
     if (!this.#busConnected || this.#chance(0.1)) return
     const { deviceId, incarnation } = device.facts
-    const change = { deviceId, incarnation, sequence: device.kvEvents, stored, removed }
-    this.#step({ type: 'kv', change: { ...change, variant: TEST_VARIANT, tier: 'hbm' } })
+    const change = { deviceId, incarnation, sequence: device.kvEvents }
+    this.#step({
+      type: 'kv',
+      change: {
+        ...change,
+        stored: hashesOf(stored),
+        removed: hashesOf(removed),
+        variant: TEST_VARIANT,
+        tier: 'hbm',
+      },
+    })
   }
 
   #reserve(action: Extract<CoordinatorAction, { type: 'reserve' }>): void {
@@ -409,7 +419,7 @@ export class SimulatedCluster {
         }
         this.#keepBlocks(prefillDevice, promptBlocks(seen.promptTokens))
         if (this.#chance(0.1)) {
-          const hashes = promptBlocks(seen.promptTokens).slice(1)
+          const hashes = hashesOf(promptBlocks(seen.promptTokens).slice(1))
           this.#step({ type: 'kv-missed', device: action.decode, hashes })
         }
         // The decoder's first token may overtake the prefill's.

@@ -25,6 +25,7 @@ import {
   testDevice,
   testLoad,
 } from './devices.js'
+import { hashesOf } from './named-hashes.js'
 
 const REPORT_MS = 500
 
@@ -162,7 +163,7 @@ class Player {
           profile: setting('profile', 'exact') as ProfileName,
           promptTokens: number('prompt', 100),
           maxTokens: number('max', 8),
-          blockHashes: blocksOf(setting('text', ''), 0, Math.floor(number('prompt', 100) / 16) - 1),
+          blockHashes: hashesOf(blocksOf(setting('text', ''), 0, Math.floor(number('prompt', 100) / 16) - 1)),
           attention: attentionOf(setting('attention', 'auto'), setting('place', 'auto')),
         })
         return
@@ -179,8 +180,8 @@ class Player {
             deviceId: first,
             incarnation: device.facts.incarnation,
             sequence: device.kvEvents,
-            stored: verb === 'stores' ? blocks : [],
-            removed: verb === 'removes' ? blocks : [],
+            stored: hashesOf(verb === 'stores' ? blocks : []),
+            removed: hashesOf(verb === 'removes' ? blocks : []),
             variant: TEST_VARIANT,
             tier: device.facts.tiers[0]?.name ?? '',
           },
@@ -189,7 +190,11 @@ class Player {
       }
       case 'missed': {
         const { deviceId, incarnation } = this.#device(first).facts
-        this.#step({ type: 'kv-missed', device: { deviceId, incarnation }, hashes: blocksNamed(second) })
+        this.#step({
+          type: 'kv-missed',
+          device: { deviceId, incarnation },
+          hashes: hashesOf(blocksNamed(second)),
+        })
         return
       }
       case 'cancel':
@@ -281,7 +286,7 @@ class Player {
 type Setting = (key: string, fallback: string) => string
 
 function snapshotOf({ kvEvents, blocks }: PlayedDevice): KvSnapshot {
-  return { sequence: kvEvents, groups: [{ variant: TEST_VARIANT, hashes: [...blocks] }] }
+  return { sequence: kvEvents, groups: [{ variant: TEST_VARIANT, hashes: hashesOf([...blocks]) }] }
 }
 
 /** `small/exact,large/paper`: every one with `tokens` of its own where there are several. */

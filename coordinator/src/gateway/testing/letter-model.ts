@@ -5,6 +5,7 @@
 import { createStreamDecoder } from '@kvasir/engine/text/stream-decoder'
 import type { TextModel } from '@kvasir/engine/text/text-model'
 import { UnsupportedError } from '@kvasir/runtime/errors'
+import { NO_HASHES } from '../../core/block-hashes.js'
 import type { TextModels } from '../../models/text-models.js'
 import type { PromptEncoder } from '../prompt-encoder.js'
 import { promptHashes } from '../prompt-hashes.js'
@@ -84,7 +85,7 @@ export function inlineEncoder(models: readonly TextModel[]): PromptEncoder {
           : prompt.kind === 'chat'
             ? model.encodeChat(prompt.messages)
             : prompt.tokens
-      return { tokens, blockHashes: tenantSalt ? promptHashes(model.digest, tenantSalt, tokens) : [] }
+      return { tokens, blockHashes: tenantSalt ? promptHashes(model.digest, tenantSalt, tokens) : NO_HASHES }
     },
     async close() {},
   }

@@ -5,6 +5,8 @@
 import { KvEvent, type KvVariant, Precision, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { CachedPrefix, PrefixReuse } from '@kvasir/proto/kvasir/inference/v1/inference'
 import type { SnapshotResponse } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { type BlockHashes, hashCount, NO_HASHES } from '../../core/block-hashes.js'
+import { bytesFromHashes } from '../../hash-words.js'
 
 const BLOCK_TOKENS = 16
 export const FAKE_VARIANT: KvVariant = {
@@ -35,26 +37,26 @@ export class FakeBlocks {
     this.#publish = publish
   }
 
-  store(hashes: readonly string[]): void {
-    for (const hash of hashes) this.#held.add(hash)
-    this.#tell(hashes, [], true)
+  store(hashes: BlockHashes): void {
+    for (const name of namesOf(hashes)) this.#held.add(name)
+    this.#tell(hashes, NO_HASHES, true)
   }
 
   /** `isTold` false: the event is lost on its way. */
-  remove(hashes: readonly string[], isTold = true): void {
-    for (const hash of hashes) this.#held.delete(hash)
-    this.#tell([], hashes, isTold)
+  remove(hashes: BlockHashes, isTold = true): void {
+    for (const name of namesOf(hashes)) this.#held.delete(name)
+    this.#tell(NO_HASHES, hashes, isTold)
   }
 
   /** Leading tokens that are here. */
-  leadingTokens(hashes: readonly string[]): number {
-    const missing = hashes.findIndex((hash) => !this.#held.has(hash))
-    return (missing < 0 ? hashes.length : missing) * BLOCK_TOKENS
+  leadingTokens(hashes: BlockHashes): number {
+    const missing = namesOf(hashes).findIndex((name) => !this.#held.has(name))
+    return (missing < 0 ? hashCount(hashes) : missing) * BLOCK_TOKENS
   }
 
   /** As a device that prefills `tokens` would: its own blocks, then those of the named source, never all tokens. */
   reuse(
-    hashes: readonly string[],
+    hashes: BlockHashes,
     tokens: number,
     prefix: CachedPrefix | undefined,
     peers: FakePeers,
@@ -84,7 +86,7 @@ export class FakeBlocks {
 
   snapshot(): SnapshotResponse {
     this.snapshots += 1
-    const hashes = [...this.#held].map(bytesOf)
+    const hashes = [...this.#held].map((name) => Buffer.from(name, 'hex'))
     return {
       incarnation: this.#identity.incarnation,
       sequence: this.#sequence,
@@ -93,14 +95,14 @@ export class FakeBlocks {
     }
   }
 
-  #tell(stored: readonly string[], removed: readonly string[], isTold: boolean): void {
+  #tell(stored: BlockHashes, removed: BlockHashes, isTold: boolean): void {
     this.#sequence += 1n
     if (!isTold) return
     const event = KvEvent.fromPartial({
       ...this.#identity,
       sequence: this.#sequence,
-      stored: stored.map(bytesOf),
-      removed: removed.map(bytesOf),
+      stored: bytesFromHashes(stored),
+      removed: bytesFromHashes(removed),
       variant: FAKE_VARIANT,
       tier: this.#tier,
     })
@@ -108,6 +110,6 @@ export class FakeBlocks {
   }
 }
 
-function bytesOf(hash: string): Buffer {
-  return Buffer.from(hash, 'hex')
+function namesOf(hashes: BlockHashes): string[] {
+  return bytesFromHashes(hashes).map((hash) => hash.toString('hex'))
 }

@@ -58,6 +58,7 @@ import {
   kvSubject,
   loadSubject,
 } from '@kvasir/runtime/subjects'
+import { type BlockHashes, NO_HASHES } from '../../core/block-hashes.js'
 import { promptHashes } from '../../gateway/prompt-hashes.js'
 import { FAKE_VARIANT, FakeBlocks, type FakePeers } from './fake-blocks.js'
 
@@ -420,8 +421,8 @@ export function breakTransfers(transfers: FakeTransfers, error: KvasirError): vo
 }
 
 /** Of the full blocks that the sequence may reuse and leave behind. */
-function hashesOf({ sequence, tokens, reuse }: PrefillRequest | DecodeRequest): readonly string[] {
-  if (!sequence || reuse === ReuseMode.NONE) return []
+function hashesOf({ sequence, tokens, reuse }: PrefillRequest | DecodeRequest): BlockHashes {
+  if (!sequence || reuse === ReuseMode.NONE) return NO_HASHES
   return promptHashes(sequence.modelDigest, sequence.tenantSalt, tokens)
 }
 
