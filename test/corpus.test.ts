@@ -12,10 +12,11 @@ import {
   type ScoredDocument,
   type Shard,
 } from '@kvasir/proto/kvasir/memory/v1/corpus'
-import { CorpusBulkClient, CorpusBulkService } from '@kvasir/runtime/corpus-bulk'
+import { startBulkServer } from '@kvasir/runtime/bulk-server'
+import { CorpusBulkService, shardExportClient } from '@kvasir/runtime/corpus-bulk'
 import { deferred } from '@kvasir/runtime/deferred'
 import { callClientStream, callServerStream, callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
-import { serverStream, startRpcServer } from '@kvasir/runtime/rpc-server'
+import { serverStream } from '@kvasir/runtime/rpc-server'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { fpga, host, TestCluster } from './support/cluster.js'
 import { libraryDocuments, libraryQueries } from './support/library.js'
@@ -156,8 +157,8 @@ test('kill -9 of a device that searches: another gives the same from the owner',
 test('a chunk that is damaged on the way fails the load; the device serves on', async () => {
   const query = await prepare('the old lighthouse')
   await unload('fpga-0')
-  const owner = createRpcClient(CorpusBulkClient, fact('host-0', 'kv'))
-  const damaging = await startRpcServer({
+  const owner = shardExportClient(fact('host-0', 'kv'))
+  const damaging = await startBulkServer({
     host: '127.0.0.1',
     port: 0,
     services: [

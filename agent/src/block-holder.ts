@@ -6,8 +6,9 @@
  * leading run of what was asked for, as it is now, whatever a directory said (I6).
  */
 import type { KvVariant, LoadReport } from '@kvasir/proto/kvasir/capability/v1/capability'
-import type { CachedBlocks, KvServiceClient, OfferRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { CachedBlocks, OfferRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { Clock } from '@kvasir/runtime/clock'
+import type { KvPullClient } from '@kvasir/runtime/kv-bulk'
 import type { Logger } from '@kvasir/runtime/log'
 import type { KvIndex } from './kv-index.js'
 import type { AgentLimits } from './limits.js'
@@ -58,7 +59,7 @@ export interface BlockHolderParts {
   readonly clock: Clock
   readonly log: Logger
   /** The client for another device's KV endpoint. */
-  kvClient(endpoint: string): KvServiceClient
+  kvClient(endpoint: string): KvPullClient
 }
 
 export type BlockHolderFactory = (parts: BlockHolderParts) => BlockHolder

@@ -3,10 +3,11 @@
  */
 import type { DeviceDriver } from '@kvasir/engine/device-driver'
 import { Capability, type Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
-import type { KvServiceClient, Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
+import type { Lease } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { MemoryServiceClient } from '@kvasir/proto/kvasir/memory/v1/memory'
 import type { Clock } from '@kvasir/runtime/clock'
 import { NotFoundError, UnsupportedError } from '@kvasir/runtime/errors'
+import type { KvPullClient } from '@kvasir/runtime/kv-bulk'
 import type { Logger } from '@kvasir/runtime/log'
 import type { BlockHolder } from './block-holder.js'
 import type { KvIndex } from './kv-index.js'
@@ -35,7 +36,7 @@ export interface Device {
   /** This device's own KV endpoint, host:port. */
   kvEndpoint(): string
   /** The client for another device's KV endpoint. */
-  kvClient(endpoint: string): KvServiceClient
+  kvClient(endpoint: string): KvPullClient
   /** The client for another device's control endpoint, for attention. */
   attendClient(endpoint: string): MemoryServiceClient
 }

@@ -4,9 +4,8 @@
  */
 import { KvServiceClient } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { MemoryServiceClient } from '@kvasir/proto/kvasir/memory/v1/memory'
-import { KvBulkClient } from '@kvasir/runtime/kv-bulk'
+import { type KvPullClient, kvPullClient } from '@kvasir/runtime/kv-bulk'
 import { createRpcClient } from '@kvasir/runtime/rpc-client'
-import { BULK_WINDOW_BYTES } from '@kvasir/runtime/rpc-limits'
 
 const CLIENTS_MAX = 32
 
@@ -35,9 +34,9 @@ export class EndpointClients<Client extends { close(): void }> {
   }
 }
 
-/** For KV endpoints: a connection of its own with a large window. */
-export function bulkClient(endpoint: string): KvServiceClient {
-  return createRpcClient(KvBulkClient, endpoint, { windowBytes: BULK_WINDOW_BYTES, channelKey: 'kv' })
+/** For KV endpoints: a connection of its own, made for bulk data. */
+export function bulkClient(endpoint: string): KvPullClient {
+  return kvPullClient(endpoint)
 }
 
 /** For Offer, at control endpoints. */

@@ -12,7 +12,6 @@
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import {
   type KvChunk,
-  type KvServiceClient,
   type Lease,
   PullContent,
   type PullManifest,
@@ -28,12 +27,16 @@ import {
   NotFoundError,
   UnreachableError,
 } from '@kvasir/runtime/errors'
-import { callBidi } from '@kvasir/runtime/rpc-client'
+import type { KvPullClient } from '@kvasir/runtime/kv-bulk'
+import { type BidiCall, callBidi } from '@kvasir/runtime/rpc-client'
 import type { KvShape } from './block-holder.js'
 import { checksumOf } from './checksum.js'
 import { blocksForTokens } from './core/block-allocator.js'
 import { hashBytes, variantKey } from './kv-index.js'
 import type { Run } from './ready-blocks.js'
+
+/** How long the source may take to end its side once everything is here. */
+const END_MS = 5_000
 
 /** What is asked for: the blocks of a sequence from one of them on, or cached ones by hash. */
 export type WantedKv =
@@ -49,7 +52,7 @@ export type WantedKv =
   | { readonly hashes: readonly string[] }
 
 export interface IncomingOptions {
-  readonly client: KvServiceClient
+  readonly client: KvPullClient
   readonly sourceDeviceId: string
   readonly wanted: WantedKv
   readonly shape: KvShape
@@ -79,7 +82,12 @@ export interface ReceivedKv {
 }
 
 export async function pullKv(options: IncomingOptions): Promise<ReceivedKv> {
-  const call = callBidi(options.client, 'pull', { signal: options.signal })
+  // Once everything is here the source may end its side, whatever becomes of the sequence.
+  const leaving = new AbortController()
+  const leave = () => leaving.abort(options.signal.reason)
+  if (options.signal.aborted) leave()
+  else options.signal.addEventListener('abort', leave, { once: true })
+  const call = callBidi(options.client, 'pull', { signal: leaving.signal })
   const writer = new ChunkWriter(options, (sequence) =>
     call.send({ message: { $case: 'ack', value: { sequence } } }),
   )
@@ -89,13 +97,15 @@ export async function pullKv(options: IncomingOptions): Promise<ReceivedKv> {
     await writer.finished()
     const received = writer.complete(end)
     call.end()
-    void drainRest(call.messages)
+    void drainRest(call)
     return { ...received, elapsedUs: writer.elapsedUs, firstToken: end.firstToken }
   } catch (thrown) {
     call.cancel()
     await writer.finished().catch(() => {})
     options.signal.throwIfAborted()
     throw sourceError(thrown, options)
+  } finally {
+    options.signal.removeEventListener('abort', leave)
   }
 }
 
@@ -164,12 +174,12 @@ function checkManifest(manifest: PullManifest, options: IncomingOptions): void {
 }
 
 /** Lets the stream come to its end, so that the transport forgets it. */
-async function drainRest(messages: AsyncIterableIterator<PullResponse>): Promise<void> {
-  try {
+async function drainRest({ messages, cancel }: BidiCall<unknown, PullResponse>): Promise<void> {
+  const rest = async () => {
     while ((await messages.next()).done !== true);
-  } catch {
-    // Everything is here; how the source ends its side no longer matters.
   }
+  // Everything is here; how the source ends its side no longer matters.
+  await withDeadline(rest(), END_MS, 'waiting for the end of a transfer').catch(cancel)
 }
 
 /** A smaller message may share its buffer with others; a larger one has one of its own. */

@@ -25,7 +25,7 @@ import { type Deferred, deferred, withSignal } from '@kvasir/runtime/deferred'
 import { DeadlineError, InvalidInputError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
 import { scatteredChunk } from '@kvasir/runtime/kv-bulk'
 import type { KvShape, ReadRun } from './block-holder.js'
-import { checksumOf } from './checksum.js'
+import { checksumOfParts } from './checksum.js'
 import { blocksForTokens } from './core/block-allocator.js'
 import type { Pacer } from './pacer.js'
 import { ReadyBlocks, type Run } from './ready-blocks.js'
@@ -253,7 +253,7 @@ export class OutgoingTransfer {
         blockCount: count,
         ...(bounds ? { bounds } : {}),
       }))
-      const chunk = scatteredChunk({ sequence, segments }, { parts, checksumOf })
+      const chunk = scatteredChunk({ sequence, segments, checksum: checksumOfParts(parts) }, parts)
       this.times.sent(bytes)
       await this.parts.pacer.transmit(bytes, this.failure.signal)
       this.failure.signal.throwIfAborted()

@@ -7,6 +7,7 @@ import type { DeviceDriver } from '@kvasir/engine/device-driver'
 import { type Advertisement, type LoadReport, Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { InferenceServiceService } from '@kvasir/proto/kvasir/inference/v1/inference'
 import { KvServiceService } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { startBulkServer } from '@kvasir/runtime/bulk-server'
 import type { Clock } from '@kvasir/runtime/clock'
 import { InternalError, KvasirError, UnsupportedError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
@@ -107,8 +108,12 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
   const attends = new EndpointClients(attendClient)
   const kvClient = (endpoint: string) => bulk.get(endpoint)
   const servers: RpcServer[] = []
-  const listen = async (port: number, services: readonly ServiceBinding[]): Promise<RpcServer> => {
-    const server = await startRpcServer({ host, port, services, log })
+  const listen = async (
+    start: typeof startRpcServer,
+    port: number,
+    services: readonly ServiceBinding[],
+  ): Promise<RpcServer> => {
+    const server = await start({ host, port, services, log })
     servers.push(server)
     return server
   }
@@ -195,12 +200,12 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
 
   const listenAll = async (): Promise<[control: RpcServer, kv: RpcServer]> => {
     try {
-      const control = await listen(settings.controlPort, [
+      const control = await listen(startRpcServer, settings.controlPort, [
         { definition: InferenceServiceService, implementation: inferenceService(device) },
         { definition: KvServiceService, implementation: kvControlService(device) },
         ...services.flatMap((service) => service.control ?? []),
       ])
-      const kv = await listen(settings.kvPort, [
+      const kv = await listen(startBulkServer, settings.kvPort, [
         { definition: KvBulkService, implementation: kvTransferService(device) },
         ...(loads === undefined ? [] : [modelService(deviceId, library)]),
         ...services.flatMap((service) => service.kv ?? []),

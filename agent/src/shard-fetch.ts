@@ -6,11 +6,10 @@
  */
 import { HEADER_BYTES, readShardHeader, type ShardHeader } from '@kvasir/engine/bm25/shard-format'
 import type { Shard } from '@kvasir/proto/kvasir/memory/v1/corpus'
-import { CorpusBulkClient } from '@kvasir/runtime/corpus-bulk'
+import { shardExportClient } from '@kvasir/runtime/corpus-bulk'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { CorruptDataError } from '@kvasir/runtime/errors'
-import { callServerStream, createRpcClient } from '@kvasir/runtime/rpc-client'
-import { BULK_WINDOW_BYTES } from '@kvasir/runtime/rpc-limits'
+import { callServerStream } from '@kvasir/runtime/rpc-client'
 import { checksumOf } from './checksum.js'
 
 /** Longest silence of the owner; it may cut the shard out of a large corpus first. */
@@ -29,10 +28,7 @@ export async function fetchShard(
   agree: (header: ShardHeader) => void,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  const client = createRpcClient(CorpusBulkClient, endpoint, {
-    windowBytes: BULK_WINDOW_BYTES,
-    channelKey: 'kv',
-  })
+  const client = shardExportClient(endpoint)
   try {
     const chunks = callServerStream(client, 'export', { shard }, { signal })
     let bytes: Uint8Array | undefined

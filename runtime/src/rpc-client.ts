@@ -12,6 +12,7 @@
  */
 import {
   type CallOptions,
+  type Channel,
   type ChannelCredentials,
   type Client,
   type ClientDuplexStream,
@@ -57,7 +58,13 @@ type ClientConstructor<C extends Client> = new (
   options?: Partial<ClientOptions>,
 ) => C
 
-const addresses = new WeakMap<Client, string>()
+/** What the helpers below need of a client beside its methods. */
+export interface CallingClient {
+  getChannel(): Pick<Channel, 'getTarget' | 'getConnectivityState'>
+  waitForReady(deadline: number, callback: (error?: Error) => void): void
+}
+
+const addresses = new WeakMap<CallingClient, string>()
 
 /** Connects when the first call is made. Close it with `client.close()`. */
 export function createRpcClient<C extends Client>(
@@ -123,7 +130,7 @@ type BidiRequest<M> = M extends BidiMethod<infer Request, infer _> ? Request : n
 type BidiResponse<M> = M extends BidiMethod<infer _, infer Response> ? Response : never
 
 /** One request, one answer. */
-export function callUnary<C extends Client, N extends UnaryName<C>>(
+export function callUnary<C extends CallingClient, N extends UnaryName<C>>(
   client: C,
   method: N,
   request: UnaryRequest<C[N]>,
@@ -149,7 +156,7 @@ export function callUnary<C extends Client, N extends UnaryName<C>>(
 }
 
 /** One request, a stream of answers. The call begins now, not with the first read. */
-export function callServerStream<C extends Client, N extends ServerStreamName<C>>(
+export function callServerStream<C extends CallingClient, N extends ServerStreamName<C>>(
   client: C,
   method: N,
   request: StreamRequest<C[N]>,
@@ -176,7 +183,7 @@ export function callServerStream<C extends Client, N extends ServerStreamName<C>
  * A stream of messages, one answer. Each message waits until the transport has taken the one before it (C3). An
  * answer that comes early ends the call, and `messages` is left; what `messages` throws cancels the call and is thrown.
  */
-export async function callClientStream<C extends Client, N extends ClientStreamName<C>>(
+export async function callClientStream<C extends CallingClient, N extends ClientStreamName<C>>(
   client: C,
   method: N,
   messages: AsyncIterable<ClientStreamRequest<C[N]>>,
@@ -236,7 +243,7 @@ export interface BidiCall<Request, Response> {
 }
 
 /** Streams both ways. */
-export function callBidi<C extends Client, N extends BidiName<C>>(
+export function callBidi<C extends CallingClient, N extends BidiName<C>>(
   client: C,
   method: N,
   settings: CallSettings = {},
@@ -301,6 +308,7 @@ function begin<T>(peer: string, invoke: () => T): T {
   try {
     return invoke()
   } catch (error) {
+    if (error instanceof KvasirError) throw error
     throw new CancelledError(`The client of ${peer} is closed.`, { ids: { peer }, cause: error })
   }
 }
@@ -314,7 +322,7 @@ interface CallWatch {
 
 /** Cancels the call when the signal aborts or no connection opens in time. */
 function watchCall(
-  client: Client,
+  client: CallingClient,
   call: { cancel(): void },
   peer: string,
   signal: AbortSignal | undefined,
@@ -360,6 +368,6 @@ function deadlineIn(timeoutMs: number | undefined): Partial<CallOptions> {
   return timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs }
 }
 
-function peerOf(client: Client): string {
+function peerOf(client: CallingClient): string {
   return addresses.get(client) ?? client.getChannel().getTarget()
 }

@@ -18,11 +18,11 @@ export const BULK_WINDOW_BYTES = 16 << 20
  * A peer that is cut off without a reset is noticed after at most 0.5 + 1.5 s. The longer
  * part is the wait for the answer, so that a busy event loop is not taken for a lost one.
  */
-const CLIENT_KEEPALIVE_MS = 500
-const CLIENT_KEEPALIVE_TIMEOUT_MS = 1_500
+export const CLIENT_KEEPALIVE_MS = 500
+export const CLIENT_KEEPALIVE_TIMEOUT_MS = 1_500
 /** Idle connections are pinged by the server alone, and less often. */
-const SERVER_KEEPALIVE_MS = 1_000
-const SERVER_KEEPALIVE_TIMEOUT_MS = 1_500
+export const SERVER_KEEPALIVE_MS = 1_000
+export const SERVER_KEEPALIVE_TIMEOUT_MS = 1_500
 
 export const SERVER_OPTIONS: ChannelOptions = {
   'grpc.max_receive_message_length': MESSAGE_BYTES_MAX,

@@ -10,6 +10,7 @@
  */
 import {
   logVerbosity,
+  type Metadata,
   Server,
   ServerCredentials,
   ServerInterceptingCall,
@@ -107,7 +108,8 @@ function bind(server: Server, host: string, port: number): Promise<number> {
   })
 }
 
-function bindError(host: string, port: number, error: Error): InvalidInputError {
+/** What it means that a server cannot listen. */
+export function bindError(host: string, port: number, error: Error): InvalidInputError {
   const reason = messageOf(error)
   const advice = /EADDRINUSE/.test(reason)
     ? `Port ${port} on ${host} is taken: choose another, 0 for any free one, or stop what uses it.`
@@ -115,17 +117,20 @@ function bindError(host: string, port: number, error: Error): InvalidInputError 
   return new InvalidInputError(advice, { param: 'port', cause: error })
 }
 
+/** Why a call is refused before its request is read; undefined where it is not. */
+export function protocolRefusal(path: string, metadata: Metadata): string | undefined {
+  const version = readProtocolVersion(metadata)
+  return path.startsWith('/grpc.health.') || protocolSupported(version) ? undefined : refusal(version)
+}
+
 const checkProtocol: ServerInterceptor = (method, call) =>
   new ServerInterceptingCall(call, {
     start(next) {
       next({
         onReceiveMetadata(metadata, pass) {
-          const version = readProtocolVersion(metadata)
-          if (method.path.startsWith('/grpc.health.') || protocolSupported(version)) {
-            pass(metadata)
-            return
-          }
-          call.sendStatus({ code: status.FAILED_PRECONDITION, details: refusal(version) })
+          const details = protocolRefusal(method.path, metadata)
+          if (details === undefined) pass(metadata)
+          else call.sendStatus({ code: status.FAILED_PRECONDITION, details })
         },
       })
     },

@@ -14,19 +14,13 @@ import {
   type PullResponse,
 } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { type AttendMode, type AttendReady, MemoryServiceClient } from '@kvasir/proto/kvasir/memory/v1/memory'
+import { startBulkServer } from '@kvasir/runtime/bulk-server'
 import { systemClock } from '@kvasir/runtime/clock'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import { KvBulkService } from '@kvasir/runtime/kv-bulk'
 import { callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
-import {
-  bidi,
-  clientStream,
-  type Send,
-  serverStream,
-  startRpcServer,
-  unary,
-} from '@kvasir/runtime/rpc-server'
+import { bidi, clientStream, type Send, serverStream, unary } from '@kvasir/runtime/rpc-server'
 import { shapeOf, variantOf } from '../kv-shape.js'
 import { AGENT_LIMITS } from '../limits.js'
 import { OutgoingTransfer } from '../outgoing-transfer.js'
@@ -60,7 +54,7 @@ const READY_MS = 60_000
 export async function startRemoteSession(options: RemoteSessionOptions): Promise<RemoteSession> {
   const { device, model, pages, mode } = options
   const transfer = outgoing(options)
-  const source = await startRpcServer({
+  const source = await startBulkServer({
     host: '127.0.0.1',
     port: 0,
     services: [{ definition: KvBulkService, implementation: serving(transfer) }],

@@ -7,17 +7,12 @@ import {
   type ExportShardRequest,
   type ShardChunk,
 } from '@kvasir/proto/kvasir/memory/v1/corpus'
+import { startBulkServer } from '@kvasir/runtime/bulk-server'
 import { systemClock } from '@kvasir/runtime/clock'
 import { CorpusBulkService } from '@kvasir/runtime/corpus-bulk'
 import { createLogger } from '@kvasir/runtime/log'
 import { createRpcClient } from '@kvasir/runtime/rpc-client'
-import {
-  type CallContext,
-  type RpcServer,
-  type Send,
-  serverStream,
-  startRpcServer,
-} from '@kvasir/runtime/rpc-server'
+import { type CallContext, type RpcServer, type Send, serverStream } from '@kvasir/runtime/rpc-server'
 import { checksumOf } from '../checksum.js'
 import { type ServingDevice, startServingDevice } from '../serving-device.js'
 import { agentSettings } from '../settings.js'
@@ -97,7 +92,7 @@ export type Exporting = (
 ) => Promise<void>
 
 export function startOwner(exporting: Exporting): Promise<RpcServer> {
-  return startRpcServer({
+  return startBulkServer({
     host: '127.0.0.1',
     port: 0,
     services: [
