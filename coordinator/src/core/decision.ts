@@ -73,6 +73,8 @@ export interface Decision {
   readonly profile: ProfileName
   /** In which numbers the decoding device computes. */
   readonly numerics: string
+  /** In which the prefilling one does. */
+  readonly prefillNumerics: string
   readonly ttftMs: number
   readonly tpotMs: number
   readonly prefillRule: PrefillRule

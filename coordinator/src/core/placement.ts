@@ -212,6 +212,7 @@ function placeIn(
       decode: best.decode,
       profile,
       numerics: model.facts.numerics,
+      prefillNumerics: best.prefiller.model.facts.numerics,
       ttftMs: best.ttftMs,
       tpotMs: best.tpotMs,
       prefillRule,

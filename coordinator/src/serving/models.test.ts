@@ -203,6 +203,18 @@ describe('numerics', () => {
     expect(report?.numericsChanged).toBe(false)
   })
 
+  test('change in exact ones where a device with numbers of its own goes on', async () => {
+    const own = { ...numbers, numerics: 'f32@webgpu' }
+    await cluster.device({ deviceId: 'gpu-0', capabilities: GPU, models: [own] })
+    const fpga = await cluster.device({ deviceId: 'fpga-0', capabilities: FPGA })
+    fpga.stepMs = 5
+    const report = await serve({ maxTokens: 60 }, (count) => {
+      if (count === 10) void fpga.kill()
+    })
+    expect(report?.placements.map(({ numerics }) => numerics)).toEqual(['f32', 'f32@webgpu'])
+    expect(report?.numericsChanged).toBe(true)
+  })
+
   test('that are exact are not served by devices of others', async () => {
     await cluster.device({ deviceId: 'gpu-0', capabilities: GPU, models: [paperNumbers] })
     await cluster.device({ deviceId: 'host-0', capabilities: HOST, models: [] })

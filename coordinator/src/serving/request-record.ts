@@ -12,6 +12,9 @@ import { attentionReport, attentionStages, prefixStages } from './stage-reports.
 /** Placements shown; of a request that moved more often, the newest. */
 const PLACEMENTS_MAX = 16
 
+/** Equal bits on every device that says so. */
+const REFERENCE_NUMERICS = 'f32'
+
 /** What the report takes from the request; its prompt need not outlive it. */
 type ReportedRequest = Pick<
   GenerationRequest,
@@ -67,9 +70,7 @@ export class RequestRecord {
     if (source !== this.#source) {
       this.#source = source
       this.#sources += 1
-      // In `exact` every device computes the same; in other profiles a move may change the text, and so may
-      // sums in another order where two devices' attention is merged.
-      this.#mayDiffer ||= source?.profile !== 'exact' || source.attention.place === 'partial'
+      this.#mayDiffer ||= source === undefined || !isReproducible(source)
     }
     this.#firstTokenAtMs ??= nowMs
     this.#lastTokenAtMs = nowMs
@@ -146,6 +147,15 @@ export class RequestRecord {
       tierReads: sumOfReads(this.#reads, running?.reads ?? []),
     }
   }
+}
+
+/**
+ * In `exact` every device computes the same bits, but one with numbers of its own. In other profiles a move may
+ * change the text, and so may sums in another order where two devices' attention is merged.
+ */
+function isReproducible({ profile, numerics, prefillNumerics, attention }: Decision): boolean {
+  const isReference = numerics === REFERENCE_NUMERICS && prefillNumerics === REFERENCE_NUMERICS
+  return profile === 'exact' && isReference && attention.place !== 'partial'
 }
 
 function sumOfReads(before: EpochFigures['reads'], added: EpochFigures['reads']): EpochFigures['reads'] {

@@ -69,6 +69,8 @@ export interface FakeModel {
   readonly name: string
   readonly digest: string
   readonly profile: 'exact' | 'paper'
+  /** Where they are a device's own. */
+  readonly numerics?: string
 }
 
 const REPORT_MS = 200
@@ -401,12 +403,12 @@ export class FakeDevice {
   }
 }
 
-function modelMessage({ name, digest, profile }: FakeModel): LoadedModel {
+function modelMessage({ name, digest, profile, numerics }: FakeModel): LoadedModel {
   const isPaper = profile === 'paper'
   return LoadedModel.fromPartial({
     ...{ name, digest, contextTokensMax: FAKE_MODEL.contextTokensMax },
     profile: isPaper ? Profile.PAPER : Profile.EXACT,
-    numerics: isPaper ? 'w4a8+kv8' : 'f32',
+    numerics: numerics ?? (isPaper ? 'w4a8+kv8' : 'f32'),
     variant: isPaper ? { ...FAKE_VARIANT, numerics: Profile.PAPER, dtype: Precision.INT8 } : FAKE_VARIANT,
     kvBytesPerToken: BigInt(KV_BYTES_PER_TOKEN),
     layers: { first: 0, count: 2 },
