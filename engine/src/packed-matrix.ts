@@ -30,6 +30,13 @@ export interface PackedMatrix {
   readonly offsets?: Float32Array
 }
 
+/** How a matrix is packed, without its numbers. */
+export interface PackedLayout {
+  readonly bits: 4 | 8
+  readonly blockSize: number
+  readonly hasOffsets: boolean
+}
+
 export function blocksOfRow({ columns, blockSize }: Pick<PackedMatrix, 'columns' | 'blockSize'>): number {
   return Math.ceil(columns / blockSize)
 }

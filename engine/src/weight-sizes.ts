@@ -4,10 +4,13 @@
  * Z1 It follows the graphs (dense-graphs.ts, matrix-product.ts): in f32 every matrix takes 4 bytes a weight; in
  *    int4 what is stored in a few bits stays as it is, and the rest becomes 4 bits, the head 8. The table of
  *    embeddings stays as it is stored, beside a head that is the same matrix.
+ * Z2 A block of few bits has one scale, of which ONNX Runtime keeps two copies and what the block sums up to: 28
+ *    bytes for 32 weights in 4 bits, as measured with Llama 2 7B.
  */
 import { INT4_BLOCK } from './int4-quantiser.js'
 import type { ModelConfig } from './model-config.js'
 import type { WeightFormat } from './numerics.js'
+import type { PackedLayout } from './packed-matrix.js'
 import type { WeightSource } from './weight-source.js'
 
 export interface WeightSizes {
@@ -22,6 +25,9 @@ interface Matrix {
   readonly shape: readonly [number, number]
   readonly precise?: boolean
 }
+
+/** Of a block. */
+const SCALE_BYTES = 3 * 4
 
 /** Throws as the source's `read` does. */
 export function weightSizes(config: ModelConfig, source: WeightSource, format: WeightFormat): WeightSizes {
@@ -74,8 +80,8 @@ function matrixBytes(
 ): number {
   const [rows, columns] = shape
   if (format === 'f32') return rows * columns * 4
-  const stored = source.packedBytes?.(tensor, shape)
-  if (stored !== undefined) return stored
-  const blocks = Math.ceil(columns / INT4_BLOCK)
-  return rows * blocks * ((INT4_BLOCK * (precise ? 8 : 4)) / 8 + 4)
+  const made: PackedLayout = { bits: precise ? 8 : 4, blockSize: INT4_BLOCK, hasOffsets: false }
+  const { bits, blockSize, hasOffsets } = source.packedLayout?.(tensor, shape) ?? made
+  const blocks = rows * Math.ceil(columns / blockSize)
+  return blocks * ((blockSize * bits) / 8 + SCALE_BYTES + (hasOffsets ? 4 : 0))
 }

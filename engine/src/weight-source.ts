@@ -1,4 +1,4 @@
-import type { PackedMatrix } from './packed-matrix.js'
+import type { PackedLayout, PackedMatrix } from './packed-matrix.js'
 
 /** Where weights come from: safetensors or GGUF files or a seed. Nothing larger than one tensor is held for the caller. */
 export interface WeightSource {
@@ -24,7 +24,7 @@ export interface WeightSource {
   packed?(tensor: string, shape: readonly [number, number]): PackedMatrix | undefined
   /** Bytes of a tensor as it is stored, which is what `rows` keeps; 0 for one that is made anew. Throws as `read` does. */
   storedBytes(tensor: string, shape: readonly number[]): number
-  /** Bytes of what `packed` would give; undefined where it would give nothing. Throws as `read` does. */
-  packedBytes?(tensor: string, shape: readonly [number, number]): number | undefined
+  /** What `packed` would give; undefined where it would give nothing. Throws as `read` does. */
+  packedLayout?(tensor: string, shape: readonly [number, number]): PackedLayout | undefined
   close(): void
 }

@@ -9,7 +9,7 @@ import { InvalidInputError, UnsupportedError } from '@kvasir/runtime/errors'
 import type { WeightSource } from '../weight-source.js'
 import { rowReader } from './dequantize.js'
 import { damaged, type GgufHeader, type OpenGguf, readExactly } from './gguf-header.js'
-import { packedBytes, rowPacker } from './pack-rows.js'
+import { packedLayout, rowPacker } from './pack-rows.js'
 import { ggufTensorName, hasPairedRows, pairedRow } from './tensor-names.js'
 import { blockLayout, type GgufTensorType, TENSOR_TYPE_NAMES, tensorTypeName } from './tensor-types.js'
 
@@ -116,10 +116,7 @@ export function openGgufWeights({ path, header, architecture, headDim }: GgufWei
       const { rows, rowBytes } = find(name, shape)
       return rows * rowBytes
     },
-    packedBytes(name, shape) {
-      const { type, rows, columns } = find(name, shape)
-      return packedBytes(type, rows, columns)
-    },
+    packedLayout: (name, shape) => packedLayout(find(name, shape).type),
     close: () => closeSync(file.descriptor),
   }
 }

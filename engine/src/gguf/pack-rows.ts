@@ -2,7 +2,7 @@
  * Rows of a quantised tensor in the layout of MatMulNBits, without loss: the quants stay as they are but for
  * their order and zero point, scales become f32, minima become offsets.
  */
-import type { PackedMatrix } from '../packed-matrix.js'
+import type { PackedLayout, PackedMatrix } from '../packed-matrix.js'
 import { storedBlocks, UnpackedBlock } from './stored-blocks.js'
 import { blockLayout, type GgufTensorType } from './tensor-types.js'
 
@@ -54,12 +54,10 @@ export function rowPacker(type: GgufTensorType, rows: number, columns: number): 
   }
 }
 
-/** Bytes of the arrays of such a matrix; undefined for a type that is not quantised. */
-export function packedBytes(type: GgufTensorType, rows: number, columns: number): number | undefined {
+/** Undefined for a type that is not quantised. */
+export function packedLayout(type: GgufTensorType): PackedLayout | undefined {
   const stored = storedBlocks(type)
-  if (stored === undefined) return undefined
-  const { subBlock, packedBits, hasMinima } = stored
-  return rows * ((columns * packedBits) / 8 + (columns / subBlock) * (hasMinima ? 8 : 4))
+  return stored && { bits: stored.packedBits, blockSize: stored.subBlock, hasOffsets: stored.hasMinima }
 }
 
 /** Returns where the next one goes. All types of 4 bits have MatMulNBits' own zero point. */
