@@ -6,6 +6,7 @@ import { corpusCommand } from './commands/corpus.js'
 import { devicesCommand } from './commands/devices.js'
 import { doctorCommand } from './commands/doctor.js'
 import { downCommand } from './commands/down.js'
+import { driverCommand } from './commands/driver.js'
 import { explainCommand } from './commands/explain.js'
 import { kvCommand } from './commands/kv.js'
 import { modelsCommand } from './commands/models.js'
@@ -62,6 +63,7 @@ export function createProgram(): Command {
     corpusCommand,
     benchCommand,
     doctorCommand,
+    driverCommand,
   ]) {
     add(program, runCommand)
   }

@@ -57,6 +57,16 @@ export function benchCommand(program: Command, run: Run): void {
       (await import('../bench/kv.js')).benchKv(options, signal),
   })
   add(bench, run, {
+    name: 'driver',
+    description: "what a driver in a process of its own costs, against the same one in the agent's",
+    options: (command) =>
+      command
+        .option('--model <spec>', 'model', modelLarge)
+        .option('--rounds <count>', 'alternations of both', positiveOption(roundsMax), 5),
+    measure: async (options: { model: string; rounds: number }, signal) =>
+      (await import('../bench/driver.js')).benchDriver(options, signal),
+  })
+  add(bench, run, {
     name: 'engine',
     description: "prefill and decode in f32 and in the FPGA's precision, against what this machine can do",
     options: (command) =>
