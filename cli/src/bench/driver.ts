@@ -2,7 +2,6 @@
  * `kvasir bench driver`: what it costs that a driver is a process of its own: the same driver, in this process and
  * behind its socket, takes the same decode steps and moves the same blocks, turn by turn.
  */
-import { join } from 'node:path'
 import { startDriver } from '@kvasir/agent/socket-driver/open-driver'
 import {
   BLOCK_TOKENS,
@@ -12,8 +11,8 @@ import {
 } from '@kvasir/engine/device-driver'
 import { EXACT } from '@kvasir/engine/numerics'
 import { createOrtDriver } from '@kvasir/engine/ort-driver'
-import { projectRoot } from '@kvasir/runtime/state-folder'
 import { formatDuration, formatRate } from '../format.js'
+import { emulatedDriverCommand } from '../supervisor/emulated-driver.js'
 import { say } from '../terminal.js'
 import type { BenchResult } from './bench-result.js'
 import { median, rounded } from './statistics.js'
@@ -35,10 +34,9 @@ interface Round {
 }
 
 export async function benchDriver(options: DriverBenchOptions, signal: AbortSignal): Promise<BenchResult> {
-  const script = join(projectRoot(), 'fpga-agent', 'dist', 'emulated-driver.js')
   const devices: DeviceDriver[] = [createOrtDriver({ threads: 1 })]
   try {
-    devices.push(await startDriver(`"${process.execPath}" "${script}" --threads 1`, 'bench'))
+    devices.push(await startDriver(`${emulatedDriverCommand()} --threads 1`, 'bench'))
     const blocksEach = contextTokens / BLOCK_TOKENS + 1
     const models: DriverModel[] = []
     for (const device of devices) {

@@ -6,6 +6,7 @@ import { InvalidInputError } from '@kvasir/runtime/errors'
 import { projectRoot } from '@kvasir/runtime/state-folder'
 import type { Command } from 'commander'
 import type { ClusterWish } from '../supervisor/cluster-plan.js'
+import { emulatedDriverCommand } from '../supervisor/emulated-driver.js'
 import { profileOption } from './models.js'
 import { bytesOption, countOption, listOption, rateOption } from './option-values.js'
 
@@ -21,6 +22,7 @@ export interface UpOptions {
   readonly hbmBytes?: number
   readonly ddrBytes?: number
   readonly hostBytes?: number
+  readonly driverProcess?: boolean
 }
 
 export const modelDefault = path.join(projectRoot(), 'models', 'skald')
@@ -57,6 +59,7 @@ export function addUpOptions(command: Command): Command {
       bytesOption(0),
     )
     .option('--host-bytes <bytes>', 'KV memory of the host agent (default: 268M)', bytesOption(1))
+    .option('--driver-process', 'give each fpga agent a driver in a process of its own')
 }
 
 /** As given, at least the default. */
@@ -88,6 +91,9 @@ export async function clusterWish(options: UpOptions): Promise<ClusterWish> {
     hbmBytes: options.hbmBytes,
     ddrBytes: options.ddrBytes,
     hostBytes: options.hostBytes,
+    ...(options.driverProcess === true
+      ? { agentFlags: { fpga: ['--driver', `exec:${emulatedDriverCommand()}`] } }
+      : {}),
     devicePrefix: options.nats === undefined ? '' : `${hostname().replace(/[^A-Za-z0-9]+/g, '-')}-`,
   }
 }
