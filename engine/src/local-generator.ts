@@ -251,7 +251,7 @@ class Generator implements LocalGenerator {
 
   #answer(sequence: Sequence, logits: Float32Array, use: AttentionUse | undefined): void {
     const { queue, options } = sequence
-    const pageBytes = this.facts.blockLayerBytes / this.facts.kvHeads
+    const pageBytes = this.facts.poolBlockBytes / this.facts.layers / this.facts.kvHeads
     const token: GeneratedToken = {
       ...sampleToken(logits, options.sampling, sequence.answered),
       ...(use === undefined ? {} : { kvBytesRead: use.pagesRead * pageBytes }),

@@ -1,6 +1,7 @@
 /** `kvasir run --local`: the cluster's engine, alone in this process; the text that the cluster must equal. */
 import { randomBytes } from 'node:crypto'
 import { createLocalGenerator } from '@kvasir/engine/local-generator'
+import { EXACT, PAPER_QUANTISED } from '@kvasir/engine/numerics'
 import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { tpotMsOf, ttftMsOf } from '../client/generation.js'
@@ -19,12 +20,14 @@ export async function runLocally(
     const option = options.corpus === undefined ? '--retrieve' : '--corpus'
     throw new InvalidInputError(`With --local there is no cluster that has a corpus: leave ${option} out.`)
   }
-  if (options.profile === 'paper' || options.mergeLayers !== undefined) {
-    const option = options.profile === 'paper' ? '--profile paper' : '--merge-layers'
+  if (options.mergeLayers !== undefined) {
     throw new InvalidInputError(
-      `With --local there is one device, which computes in f32 and sends nothing: leave ${option} out.`,
+      'With --local there is one device, which sends nothing: leave --merge-layers out.',
     )
   }
+  const profile = options.profile === 'paper' ? 'paper' : 'exact'
+  // Of the paper's devices it is the FPGA, which is what decodes.
+  const numerics = profile === 'paper' ? PAPER_QUANTISED : EXACT
   const textModel = await loadTextModel(options.model)
   const promptTokens = encodePrompt(textModel, prompt)
   const attention = localAttention(options, textModel)
@@ -34,7 +37,7 @@ export async function runLocally(
       `The prompt has ${promptTokens.length} tokens, and the context of ${textModel.name} is ${textModel.contextTokensMax}: shorten it.`,
     )
   }
-  const generator = await withProgress(createLocalGenerator({ model: options.model }), (seconds) =>
+  const generator = await withProgress(createLocalGenerator({ model: options.model, numerics }), (seconds) =>
     say(`loading the model … ${seconds} s`),
   )
   try {
@@ -78,7 +81,7 @@ export async function runLocally(
       text,
       tokens,
       finishReason,
-      profile: 'exact',
+      profile,
       numericsChanged: false,
       usage: { promptTokens: promptTokens.length, completionTokens: tokens.length, cachedTokens: 0 },
       placement: null,
