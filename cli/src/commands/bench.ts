@@ -2,8 +2,9 @@
 
 import { takeInventory } from '@kvasir/host-agent/inventory/inventory'
 import { SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type { BenchResult } from '../bench/bench-result.js'
+import type { LlamaBenchOptions } from '../bench/llama.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import { positiveOption } from './option-values.js'
@@ -75,6 +76,21 @@ export function benchCommand(program: Command, run: Run): void {
         .option('--rounds <count>', 'times that everything is measured', positiveOption(roundsMax), 5),
     measure: async (options: { model: string; rounds: number }, signal) =>
       (await import('../bench/engine.js')).benchEngine(options, signal),
+  })
+  add(bench, run, {
+    name: 'llama',
+    description: 'the same GGUF file by this engine and by llama.cpp, which is installed on demand',
+    options: (command) =>
+      command
+        .option('--gguf <file>', 'GGUF file; without it one of llama-0.5b is written')
+        .addOption(
+          new Option('--type <type>', 'type of the file that is written')
+            .choices(['F32', 'F16', 'Q8_0', 'Q4_0', 'Q4_K'])
+            .default('Q4_0'),
+        )
+        .option('--rounds <count>', 'alternations of the engines', positiveOption(roundsMax), 5),
+    measure: async (options: LlamaBenchOptions, signal) =>
+      (await import('../bench/llama.js')).benchLlama(options, signal),
   })
   add(bench, run, {
     name: 'numerics',
