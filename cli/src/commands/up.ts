@@ -111,6 +111,7 @@ function argumentsOf(options: CommandOptions): string[] {
   if (options.profile !== undefined) args.push('--profile', options.profile)
   if (options.port !== undefined) args.push('--port', String(options.port))
   if (options.nats !== undefined) args.push('--nats', options.nats)
+  if (options.driverProcess === true) args.push('--driver-process')
   for (const [flag, value] of [
     ['--link-bytes-per-second', options.linkBytesPerSecond],
     ['--hbm-bytes', options.hbmBytes],
