@@ -41,6 +41,17 @@ const SHAPES: Readonly<Record<string, DummyShape>> = {
     vocabularySize: 515,
     contextTokensMax: 65_536,
   },
+  /** For tests: large enough for its weights to show in a process's memory, 87 million parameters. */
+  'llama-0.1b': {
+    hiddenSize: 768,
+    layers: 10,
+    heads: 12,
+    kvHeads: 4,
+    headDim: 64,
+    intermediateSize: 3072,
+    vocabularySize: 515,
+    contextTokensMax: 2048,
+  },
   /** For tests: sizes that are no multiples of a vector register where the layout allows it. */
   'llama-tiny': {
     hiddenSize: 72,
