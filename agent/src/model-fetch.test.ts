@@ -25,6 +25,7 @@ import { ModelLibrary } from './model-library.js'
 import type { ModelPeer, ModelPeers } from './model-peers.js'
 import { modelService } from './model-service.js'
 import { ModelSource } from './model-source.js'
+import { Pacer } from './pacer.js'
 
 vi.mock('node:fs/promises', { spy: true })
 
@@ -81,7 +82,8 @@ async function startPeer(deviceId: string, wrong: Wrong = {}): Promise<ModelPeer
   const library = new ModelLibrary(log)
   library.add(digest, folder)
   const offsets: bigint[] = []
-  const right = modelService(deviceId, library).implementation as unknown as ModelServiceServer
+  const right = modelService(deviceId, library, new Pacer(0, systemClock))
+    .implementation as unknown as ModelServiceServer
   const files = [...(wrong.files ?? original)].map(([file, data]) => ({ file, data, sha256: sha256(data) }))
   const peer = (server: RpcServer) => ({
     deviceId,

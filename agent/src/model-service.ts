@@ -8,13 +8,14 @@ import { type ModelServiceServer, ModelServiceService } from '@kvasir/proto/kvas
 import { InvalidInputError, NotFoundError, OverloadedError } from '@kvasir/runtime/errors'
 import { serverStream, unary } from '@kvasir/runtime/rpc-server'
 import type { ModelLibrary } from './model-library.js'
+import type { Pacer } from './pacer.js'
 import type { ServiceBinding } from './services.js'
 
 const STREAMS_MAX = 8
 const CHUNK_BYTES = 1 << 20
 const BUSY_RETRY_MS = 1_000
 
-export function modelService(deviceId: string, library: ModelLibrary): ServiceBinding {
+export function modelService(deviceId: string, library: ModelLibrary, pacer: Pacer): ServiceBinding {
   const ids = { deviceId }
   let streams = 0
   const filesOf = async (digest: string) => {
@@ -57,7 +58,10 @@ export function modelService(deviceId: string, library: ModelLibrary): ServiceBi
             { ids, param: 'offset' },
           )
         }
-        await sendFile(file.path, Number(offset), signal, (data) => send({ data }))
+        await sendFile(file.path, Number(offset), signal, async (data) => {
+          await pacer.transmit(data.length, signal)
+          await send({ data })
+        })
       } finally {
         streams -= 1
       }

@@ -207,7 +207,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
       ])
       const kv = await listen(startBulkServer, settings.kvPort, [
         { definition: KvBulkService, implementation: kvTransferService(device) },
-        ...(loads === undefined ? [] : [modelService(deviceId, library)]),
+        ...(loads === undefined ? [] : [modelService(deviceId, library, device.pacer)]),
         ...services.flatMap((service) => service.kv ?? []),
       ])
       if (settings.model !== undefined && loads !== undefined) {

@@ -77,7 +77,7 @@ export const agentSettings = z.strictObject({
     .number()
     .nonnegative()
     .default(0)
-    .describe('Rate of a modelled link to which KV transfers are held; 0 does not hold them'),
+    .describe('Rate of a modelled link to which KV and model files are held; 0 does not hold them'),
   logFile: z.string().optional().describe('JSON log; without it the log goes to the terminal'),
 })
 
