@@ -139,7 +139,12 @@ describe('garbage of a driver loses the device', () => {
         reply(
           {
             $case: 'step',
-            value: { elapsedUs: 1, cancelled: false, failed: [{ sequence: 3 }], attention: [] },
+            value: {
+              elapsedUs: 1,
+              cancelled: false,
+              failed: [{ sequence: 3, failure: undefined }],
+              attention: [],
+            },
           },
           stepDone()[1],
         ),
