@@ -32,6 +32,36 @@ describe('attention calls', () => {
     expect(visible).toHaveLength(4)
   })
 
+  it('are not shared by more than what is gathered for fits the cache', () => {
+    const wide = { ...shape, kvHeads: 8, headDim: 64 }
+    const large = new KvSlabs({ ...wide, layers: 1 }, 1)
+    const sequences = Array.from({ length: 20 }, () => decode(1000))
+    const calls = planAttention(sequences, wide, large)
+    const gathered = calls.map(({ batch, keys }) => 2 * batch * keys * wide.kvHeads * wide.headDim * 4)
+    expect(Math.max(...gathered)).toBeLessThanOrEqual(8 << 20)
+    expect(calls.map(({ rowStart, batch }) => [rowStart, batch])).toEqual([
+      [0, 2],
+      [2, 2],
+      [4, 2],
+      [6, 2],
+      [8, 2],
+      [10, 2],
+      [12, 2],
+      [14, 2],
+      [16, 2],
+      [18, 2],
+    ])
+    // A longer one has a call of its own, and shorter ones share one.
+    expect(planAttention([decode(20_000), decode(20_000)], wide, large)).toHaveLength(2)
+    expect(
+      planAttention(
+        sequences.slice(0, 4).map(() => decode(100)),
+        wide,
+        large,
+      ),
+    ).toHaveLength(1)
+  })
+
   it('of a prompt see each token up to itself, and are cut where the scores grow large', () => {
     const [whole] = planAttention([{ blocks: blocksFor(40, 0), position: 20, rows: 15 }], shape, slabs)
     expect(whole).toMatchObject({ rows: 15, queryRows: 15, keys: 48, doubled: false })

@@ -4,7 +4,8 @@
  * L1 Every call takes consecutive rows: first those of the sequences with one new token, by length, then
  *    those of the others (step-layout.ts).
  * L2 Sequences with one new token share calls. A call pads its block tables to its longest sequence,
- *    so lengths that differ by more than twice go to different calls.
+ *    so lengths that differ by more than twice go to different calls. Nor do more share one than what
+ *    is gathered for stays in the processor's cache until it is multiplied.
  * L3 A sequence with several new tokens has calls of its own, cut where the scores would grow too large.
  * L4 Every call has at least two query rows for each KV head (attention-graph.ts says why).
  * L5 Where a sliding window limits what is seen, pages wholly behind it are left out from the beginning of the
@@ -62,6 +63,8 @@ export interface PlanOptions {
 /** Scores of one call, floats: 16 MB, of which three copies live at a time. */
 const SCORES_MAX = 4 << 20
 const TILE_ROWS_MIN = 16
+/** Keys and values of one call that several sequences share, floats: 8 MB. */
+const GATHERED_MAX = 2 << 20
 /** Up to this many keys padding costs less than another call. */
 const SHORT_KEYS = 256
 
@@ -77,8 +80,18 @@ export function planAttention(
   let at = 0
   while (queries[at]?.rows === 1) {
     const sameClass = lengthClass(queries[at], window)
+    const sharersMax = Math.max(
+      1,
+      Math.floor(GATHERED_MAX / (2 * shape.kvHeads * shape.headDim * 2 ** sameClass)),
+    )
     let end = at + 1
-    while (queries[end]?.rows === 1 && lengthClass(queries[end], window) === sameClass) end++
+    while (
+      queries[end]?.rows === 1 &&
+      lengthClass(queries[end], window) === sameClass &&
+      end - at < sharersMax
+    ) {
+      end++
+    }
     const shared = queries.slice(at, end)
     calls.push(makeCall(shared, row, shape, slabs, window))
     row += shared.length
