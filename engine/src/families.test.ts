@@ -28,7 +28,7 @@ afterAll(() => Promise.all(loaded.map((model) => model.release())))
 
 async function load(family: string): Promise<Transformer> {
   const options = { model: folderOf(family), numerics: EXACT, kvBlocksMax: 8 }
-  const model = await Transformer.load(options, 2, () => false)
+  const model = await Transformer.load(options, { threads: 2 }, () => false)
   loaded.push(model)
   return model
 }

@@ -5,6 +5,7 @@
 import { Tokenizer } from '@huggingface/tokenizers'
 import { InvalidInputError, messageOf, UnsupportedError } from '@kvasir/runtime/errors'
 import { type ResolvedModel, resolveModel, type TokenizerFiles } from '../model-files.js'
+import { beginTokens } from './begin-tokens.js'
 import { type ChatMessage, createChatTemplate, templateSource } from './chat-template.js'
 import { createDummyText } from './dummy-text.js'
 import { createStreamDecoder, type StreamDecoder } from './stream-decoder.js'
@@ -73,15 +74,20 @@ function createTextModel(
   const names = specialTokenNames(settings)
   const source = chatTemplate ?? templateSource(settings.chat_template)
   const template = source === undefined ? undefined : createChatTemplate(source, names, model.name)
-  const begin = settings.add_bos_token === true ? tokenizer.token_to_id(names.bos_token ?? '') : undefined
+  const begin = beginTokens(tokenizer, settings, names.bos_token)
+  const end = names.eos_token === undefined ? undefined : tokenizer.token_to_id(names.eos_token)
 
-  /** Some tokenizers say only in tokenizer_config.json that a text begins with a token. */
-  const withBegin = (tokens: number[]) =>
-    begin === undefined || tokens[0] === begin ? tokens : [begin, ...tokens]
   const encode: TextModel['encode'] = (text, options) => {
-    const special = options?.addSpecialTokens !== false
-    const tokens = tokenizer.encode(text, { add_special_tokens: special }).ids
-    return special ? withBegin(tokens) : tokens
+    const tokens = tokenizer.encode(text, { add_special_tokens: false }).ids
+    return options?.addSpecialTokens === false ? tokens : [...begin, ...tokens]
+  }
+  /** A template writes the special tokens itself; some leave out the one that a text must begin with. */
+  const encodeRendered = (text: string): number[] => {
+    const tokens = encode(text, { addSpecialTokens: false })
+    const [first] = begin
+    return settings.add_bos_token !== true || first === undefined || tokens[0] === first
+      ? tokens
+      : [...begin, ...tokens]
   }
   const renderChat = (messages: readonly ChatMessage[]) => {
     if (template === undefined) {
@@ -95,12 +101,12 @@ function createTextModel(
     digest,
     contextTokensMax: model.config.contextTokensMax,
     vocabularySize: model.config.vocabularySize,
-    stopTokens: model.stopTokens,
+    // A model tuned for chats often says only in its tokenizer what ends an answer.
+    stopTokens: [...new Set([...model.stopTokens, ...(end === undefined ? [] : [end])])],
     hasChatTemplate: template !== undefined,
     encode,
     renderChat,
-    // The template itself writes the special tokens; only a begin token it left out is added.
-    encodeChat: (messages) => withBegin(encode(renderChat(messages), { addSpecialTokens: false })),
+    encodeChat: (messages) => encodeRendered(renderChat(messages)),
     tokenBytes: (id) => table.bytes(id),
     tokenText: (id) => new TextDecoder('utf-8', { ignoreBOM: true }).decode(table.bytes(id)),
     decoder: () => createStreamDecoder((id) => (table.isSpecial(id) ? none : table.bytes(id))),
