@@ -1,5 +1,5 @@
 /** GGUF files through the engine's graphs: the same bits as the original, and packed matrices used as they are stored. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -8,6 +8,8 @@ import { EXACT, type Numerics } from '../numerics.js'
 import { referenceLogits } from '../testing/reference-model.js'
 import { writeTestModel } from '../testing/test-model.js'
 import { Transformer } from '../transformer.js'
+import { readGgufHeader } from './gguf-header.js'
+import { type MetadataEntry, type TensorToWrite, writeGguf } from './gguf-writer.js'
 import type { WritableType } from './quantize.js'
 import { writeModelAsGguf } from './write-model.js'
 
@@ -95,4 +97,39 @@ describe.each(['Q8_0', 'Q4_0', 'Q4_K'] as const)('%s', (type) => {
     expect(await decode(model)).toEqual(logits)
     expect(model.facts.weightBytes).toBeLessThan(model.facts.parameters * (type === 'Q8_0' ? 1.2 : 0.8))
   })
+})
+
+/** A file that has each tensor from the one of two files of the same model that `pick` names. */
+function mixed(pathA: string, pathB: string, pick: (tensor: string) => 'a' | 'b'): string {
+  const open = (path: string) => {
+    const descriptor = openSync(path, 'r')
+    const { metadata, tensors } = readGgufHeader({ path, descriptor })
+    closeSync(descriptor)
+    return { metadata, tensors, bytes: readFileSync(path) }
+  }
+  const [a, b] = [open(pathA), open(pathB)]
+  const tensors = [...a.tensors.keys()].map((name): TensorToWrite => {
+    const { tensors, bytes } = pick(name) === 'a' ? a : b
+    const found = tensors.get(name)
+    if (found?.type === undefined) throw new Error(`no ${name}`)
+    return { ...found, name, type: found.type, pieces: () => [bytes.subarray(found.start, found.end)] }
+  })
+  const entries = [...a.metadata].flatMap(([key, value]): MetadataEntry[] => {
+    if (key.startsWith('tokenizer.')) return []
+    if (typeof value === 'string') return [[key, 'string', value]]
+    return typeof value === 'number' ? [[key, Number.isInteger(value) ? 'u32' : 'f32', value]] : []
+  })
+  const path = join(folder, 'mixed.gguf')
+  writeGguf(path, entries, tensors)
+  return path
+}
+
+it('joins what is stored in several types, as Q4_K_M files have it', async () => {
+  const [small, large] = [await written(original, 'Q4_K'), await written(original, 'Q8_0')]
+  const path = mixed(small, large, (name) => (/attn_v|ffn_down|output/.test(name) ? 'b' : 'a'))
+  const exact = await prefill(await load(path, EXACT))
+  const model = await load(path, PACKED)
+  const logits = await prefill(model)
+  expect(cosine(logits, exact)).toBeGreaterThan(0.9995)
+  expect(await decode(model)).toEqual(logits)
 })
