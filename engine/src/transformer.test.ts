@@ -3,8 +3,10 @@ import { dirname } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import type { StepSequence } from './device-driver.js'
+import { createInt4Quantiser } from './int4-quantiser.js'
 import { resolveModel } from './model-files.js'
 import { EXACT, type Numerics, numericsName, PAPER_QUANTISED } from './numerics.js'
+import { quantisedWeights } from './testing/quantised-weights.js'
 import { referenceLogits } from './testing/reference-model.js'
 import { writeTestModel } from './testing/test-model.js'
 import { type StepHooks, Transformer } from './transformer.js'
@@ -56,10 +58,12 @@ const MODELS: Record<string, () => string> = {
     }),
 }
 
-/** Which of them are held to the rules, and in which numerics. */
+/** All of them are held to the rules in f32; in w4a8 those that differ by more than how a window is cut. */
 const CASES = [
   ...Object.keys(MODELS).map((name) => ({ name, numerics: EXACT })),
-  ...Object.keys(MODELS).map((name) => ({ name, numerics: PAPER_QUANTISED })),
+  ...Object.keys(MODELS)
+    .slice(0, 7)
+    .map((name) => ({ name, numerics: PAPER_QUANTISED })),
 ].map((entry) => ({ ...entry, label: `${entry.name}, ${numericsName(entry.numerics)}` }))
 
 const loaded = new Map<string, Promise<Transformer>>()
@@ -117,13 +121,17 @@ describe.each(CASES)('$label', ({ name, numerics }) => {
     )
     const tokens = tokensOf(model, 40, 1)
     const weights = resolved.openWeights()
-    const expected = referenceLogits(resolved.config, weights, tokens)
+    const expected = referenceLogits(
+      resolved.config,
+      numerics === EXACT ? weights : quantisedWeights(weights, await createInt4Quantiser()),
+      tokens,
+    )
     weights.close()
     const { logits } = await model.step([sequence(range(0, 3), 0, tokens)], hooks)
     if (numerics === EXACT) {
       const error = Math.max(...expected.map((value, i) => Math.abs(value - (logits[i] ?? 0))))
       expect(error).toBeLessThan(1e-3)
-    } else expect(cosine(expected, logits)).toBeGreaterThan(0.9)
+    } else expect(cosine(expected, logits)).toBeGreaterThan(0.998)
   })
 
   it.each([1, 2])(
