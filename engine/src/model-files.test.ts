@@ -1,6 +1,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { resolveModel } from './model-files.js'
 import { EXACT } from './numerics.js'
@@ -97,6 +98,83 @@ describe('weights', () => {
     await expect(load(sharded)).rejects.toThrow('model-00002-of-00002.safetensors is damaged: it is missing')
     writeFileSync(index, JSON.stringify({ weight_map: { a: '../secret' } }))
     await expect(load(sharded)).rejects.toThrow('outside the folder')
+  })
+})
+
+describe('files of real checkpoints', () => {
+  /** Of zeros. */
+  const tensor = (name: string, shape: readonly number[], type = 'F32'): TestTensor => {
+    const elements = shape.reduce((product, size) => product * size, 1)
+    return { name, type, shape, bytes: new Uint8Array(elements * (type === 'I64' ? 8 : 4)) }
+  }
+
+  it('may hold tensors that are not needed', async () => {
+    const plain = testModel()
+    const more = testModel({}, (config) => [
+      // Old checkpoints of Llama store what RoPE works out, and some a head that is the table of embeddings.
+      tensor('model.layers.0.self_attn.rotary_emb.inv_freq', [16]),
+      tensor('model.layers.1.self_attn.rotary_emb.inv_freq', [16]),
+      tensor('lm_head.weight', [300, 64]),
+      tensor('model.embed_tokens.position_ids', [1, 8], 'I64'),
+      ...testTensors(config),
+    ])
+    expect(await logitsOf(more)).toEqual(await logitsOf(plain))
+  })
+
+  it('are those of the index, whatever lies beside them', async () => {
+    const plain = testModel()
+    const folder = testModel()
+    renameSync(join(folder, 'model.safetensors'), join(folder, 'model-00001-of-00001.safetensors'))
+    const names = [...testTensors(testConfig).map(({ name }) => name), 'model.vision.patch.weight']
+    const weightMap = Object.fromEntries(names.map((name) => [name, 'model-00001-of-00001.safetensors']))
+    writeFileSync(join(folder, 'model.safetensors.index.json'), JSON.stringify({ weight_map: weightMap }))
+    // Mistral's repositories have the same weights once more, under other names.
+    writeFileSync(
+      join(folder, 'consolidated.safetensors'),
+      safetensorsBytes([tensor('layers.0.attention.wq.weight', [128, 64])]),
+    )
+    writeFileSync(join(folder, 'pytorch_model.bin'), 'another format')
+    expect(await logitsOf(folder)).toEqual(await logitsOf(plain))
+  })
+
+  it('are listed for those who fetch the model, with what is needed for text', async () => {
+    const folder = testModel()
+    for (const name of ['tokenizer.json', 'generation_config.json']) writeFileSync(join(folder, name), '{}')
+    writeFileSync(join(folder, 'README.md'), 'A model.')
+    const files = await (await resolveModel(folder)).files()
+    expect(files).toEqual([
+      { name: 'config.json', path: join(folder, 'config.json'), text: true },
+      { name: 'generation_config.json', path: join(folder, 'generation_config.json'), text: true },
+      { name: 'tokenizer.json', path: join(folder, 'tokenizer.json'), text: true },
+      { name: 'model.safetensors', path: join(folder, 'model.safetensors'), text: false },
+    ])
+    const sharded = fileURLToPath(new URL('../fixtures/families/llama-3.2', import.meta.url))
+    expect((await (await resolveModel(sharded)).files()).map(({ name, text }) => [name, text])).toEqual([
+      ['config.json', true],
+      ['model-00001-of-00002.safetensors', false],
+      ['model-00002-of-00002.safetensors', false],
+      ['model.safetensors.index.json', false],
+    ])
+    expect(await (await resolveModel('dummy:llama-tiny')).files()).toEqual([])
+  })
+})
+
+describe('a name', () => {
+  it('may be that of a GGUF file, or of a folder that holds a single one', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'kvasir-gguf-'))
+    folders.push(join(folder, 'model'))
+    writeFileSync(join(folder, 'one.gguf'), 'no GGUF')
+    for (const spec of [folder, join(folder, 'one.gguf')]) {
+      await expect(resolveModel(spec)).rejects.toThrow(`${join(folder, 'one.gguf')}`)
+    }
+    writeFileSync(join(folder, 'two.gguf'), 'no GGUF')
+    await expect(resolveModel(folder)).rejects.toThrow('holds 2 GGUF files; name one of them')
+    // A folder in Hugging Face layout is that, whatever else lies in it.
+    const both = testModel()
+    writeFileSync(join(both, 'other.gguf'), 'no GGUF')
+    expect((await resolveModel(both)).name).toBe('test-model')
+    writeFileSync(join(folder, 'notes.txt'), 'mine')
+    await expect(resolveModel(join(folder, 'notes.txt'))).rejects.toThrow('is not a model')
   })
 })
 
