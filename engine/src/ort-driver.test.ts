@@ -168,6 +168,24 @@ describe('several models on one device', () => {
     expect(together.map(({ logits }) => logits)).toEqual(alone.map(({ logits }) => logits))
   })
 
+  it('come while others compute, and go', async () => {
+    const driver = createOrtDriver()
+    drivers.push(driver)
+    const tiny = await driver.loadModel({ model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 64 })
+    const alone = await tiny.step([part(range(0, 9), 0, 140)])
+    let isLoaded = false
+    const loading = driver.loadModel({ model: 'skald', numerics: EXACT, kvBlocksMax: 64 }).finally(() => {
+      isLoaded = true
+    })
+    const beside: Float32Array[] = []
+    while (!isLoaded) beside.push((await tiny.step([part(range(20, 9), 0, 140)])).logits)
+    expect(beside.length).toBeGreaterThan(1)
+    for (const logits of beside) expect(logits).toEqual(alone.logits)
+    const skald = await loading
+    await Promise.all([skald.unload(), tiny.step([part(range(20, 9), 0, 140)])])
+    await expect(skald.stats()).rejects.toThrow('has been unloaded')
+  })
+
   it('one that is cancelled before its turn computes nothing, the other goes on', async () => {
     const driver = createOrtDriver()
     drivers.push(driver)

@@ -5,17 +5,20 @@
  * W1 What arrives while a step runs is served between its calls into ONNX Runtime, in the order in which
  *    it came (worker-queue.ts); cancels and answers of other devices take effect at once.
  * W2 Results are transferred, not copied.
- * W3 One step runs at a time; those of other models wait for their turn in the order in which they came.
+ * W3 One step runs at a time; those of other models wait for their turn in the order in which they came. A model
+ *    that is loaded takes its turn layer by layer, so that a step waits for one layer at most.
  * W4 It ends by itself, between two calls into ONNX Runtime: ending a thread inside one aborts the process.
  */
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { InvalidInputError, NotFoundError } from '@kvasir/runtime/errors'
 import { ShardStore } from './bm25/shard-store.js'
+import { collectGarbage } from './collect-garbage.js'
 import type { StepSequence } from './device-driver.js'
 import { runAttentionKernel, runSearchKernel } from './kernel-dispatch.js'
 import { inspectModel } from './model-plan.js'
 import { RemoteAsks } from './remote-asks.js'
 import { Transformer } from './transformer.js'
+import { Turns } from './turns.js'
 import {
   buffersOf,
   type CallMessage,
@@ -37,9 +40,12 @@ const asks = new RemoteAsks((ask, sequence, query) => {
   if (stepping !== undefined) reply({ kind: 'ask', id: stepping.id, ask, sequence, query })
 })
 const queue = new WorkerQueue<CallMessage>(begin)
+const turns = new Turns()
 const steps: PendingStep[] = []
 let stepping: PendingStep | undefined
 let lastModel = 0
+/** Models that are being looked into, loaded or unloaded. */
+let changing = 0
 let closing = false
 
 interface PendingStep {
@@ -76,10 +82,10 @@ function cancel(step: PendingStep): void {
 }
 
 function endWhenIdle(): void {
-  if (closing && queue.isEmpty && stepping === undefined) port.close()
+  if (closing && queue.isEmpty && stepping === undefined && changing === 0) port.close()
 }
 
-/** What the queue waits for: all but a step. */
+/** What the queue waits for: all but steps, and models that come or go, which no later call is about. */
 function begin({ id, call }: CallMessage): Promise<void> | undefined {
   if (call.kind === 'step') {
     steps.push({ id, model: call.model, sequences: call.sequences, cancelled: false })
@@ -97,15 +103,19 @@ function begin({ id, call }: CallMessage): Promise<void> | undefined {
     finish(id, value)
     return undefined
   }
-  return (
-    value
-      .then(
-        (result) => finish(id, result),
-        (error: unknown) => reply({ kind: 'failed', id, error: plainError(error) }),
-      )
-      // The queue counts this call as served a moment later.
-      .finally(() => setImmediate(endWhenIdle))
-  )
+  const served = value
+    .then(
+      (result) => finish(id, result),
+      (error: unknown) => reply({ kind: 'failed', id, error: plainError(error) }),
+    )
+    // The queue counts this call as served a moment later.
+    .finally(() => setImmediate(endWhenIdle))
+  if (call.kind !== 'load' && call.kind !== 'inspect' && call.kind !== 'unload') return served
+  changing += 1
+  void served.finally(() => {
+    changing -= 1
+  })
+  return undefined
 }
 
 function finish(id: number, value: unknown): void {
@@ -168,33 +178,58 @@ function loaded(model: number): Transformer {
 }
 
 async function load(call: Extract<WorkerCall, { kind: 'load' }>): Promise<LoadedInWorker> {
-  const model = await Transformer.load(call.options, call.compute, () => {
-    drain()
-    return closing
-  })
+  let passOn: (() => void) | undefined
+  try {
+    const model = await Transformer.load(call.options, call.compute, async () => {
+      passOn?.()
+      passOn = await turns.take()
+      drain()
+      return closing
+    })
+    // The buffers that its weights went through.
+    collectGarbage()
+    return keep(model)
+  } finally {
+    passOn?.()
+  }
+}
+
+function keep(model: Transformer): LoadedInWorker {
   lastModel += 1
   models.set(lastModel, model)
   return { model: lastModel, facts: model.facts }
 }
 
 /** A step of it that runs is cancelled and ends before what it uses is freed. */
-function unload(id: number): void {
+async function unload(id: number): Promise<void> {
+  await release(id)
+  collectGarbage()
+}
+
+async function release(id: number): Promise<void> {
   const model = loaded(id)
   models.delete(id)
   for (const step of [stepping, ...steps]) if (step?.model === id) cancel(step)
-  if (stepping?.model === id) stepping.whenEnded = () => void model.release()
-  else void model.release()
+  const running = stepping
+  if (running?.model === id) {
+    await new Promise<void>((resolve) => {
+      running.whenEnded = resolve
+    })
+  }
+  await model.release()
 }
 
 /** One after the other, whichever model they are of. */
 async function runSteps(): Promise<void> {
   for (stepping = steps.shift(); stepping !== undefined; stepping = steps.shift()) {
     const { id } = stepping
+    const passOn = await turns.take()
     try {
       finish(id, await step(loaded(stepping.model), stepping))
     } catch (error) {
       reply({ kind: 'failed', id, error: plainError(error) })
     }
+    passOn()
     asks.cancel()
     stepping.whenEnded?.()
   }

@@ -87,13 +87,14 @@ export class Transformer {
   }
 
   /**
-   * `isCancelled` is asked between layers, since a large model loads for seconds.
+   * `betweenLayers` is called before each layer, since a large model loads for seconds: the time for others to
+   * compute; true ends the loading.
    * Throws for a model that is missing, damaged or unsupported, and CancelledError.
    */
   static async load(
     { model: spec, numerics, kvBlocksMax }: LoadModelOptions,
     { threads: wantedThreads, provider }: ComputeOptions,
-    isCancelled: () => boolean,
+    betweenLayers: () => boolean | Promise<boolean>,
   ): Promise<Transformer> {
     const model = await resolveModel(spec)
     const { config } = model
@@ -109,7 +110,7 @@ export class Transformer {
       const dense: InferenceSession[] = []
       let weightBytes = 0
       for (const graph of buildDenseGraphs(config, source, rotary.positions, quantiser)) {
-        if (isCancelled()) throw new CancelledError('The driver was closed while it loaded a model.')
+        if (await betweenLayers()) throw new CancelledError('The driver was closed while it loaded a model.')
         weightBytes += graph.weights.byteLength
         const externalData = [{ path: WEIGHTS_PATH, data: graph.weights }]
         dense.push(
