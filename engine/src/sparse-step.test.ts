@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { BLOCK_TOKENS, type SparseAttention, type StepSequence } from './device-driver.js'
-import { EXACT } from './numerics.js'
+import { EXACT, PAPER_QUANTISED } from './numerics.js'
 import { type StepHooks, Transformer } from './transformer.js'
 
 const hooks: StepHooks = { onLayer: () => {}, between: () => false }
@@ -15,14 +15,18 @@ const bits = (values: Float32Array) =>
     .update(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
     .digest('hex')
 
-describe.each(['skald', 'dummy:llama-tiny'])('%s', (name) => {
+describe.each([
+  ['skald', EXACT],
+  ['dummy:llama-tiny', EXACT],
+  ['dummy:llama-tiny', PAPER_QUANTISED],
+] as const)('%s, %o', (name, numerics) => {
   let model: Transformer
   let tokens: number[]
   const blocks = range(40, 20).reverse()
 
   beforeAll(async () => {
     model = await Transformer.load(
-      { model: name, numerics: EXACT, kvBlocksMax: 128 },
+      { model: name, numerics, kvBlocksMax: 128 },
       { threads: 1 },
       () => false,
     )
