@@ -19,6 +19,8 @@ export interface AgentSpec {
   /** Script relative to the project's root. */
   readonly script: string
   readonly flags?: readonly string[]
+  /** In place of the cluster's. */
+  readonly model?: string
 }
 
 export const gpu = (name = 'gpu-0', flags: readonly string[] = []): AgentSpec => ({
@@ -39,6 +41,8 @@ export const host = (name = 'host-0', flags: readonly string[] = []): AgentSpec 
 
 export interface ClusterOptions {
   readonly agents: readonly AgentSpec[]
+  /** Agents that the test itself starts. */
+  readonly spare?: readonly AgentSpec[]
   readonly model?: string
   /** What the coordinator is given; the agents' model by default, none where devices are to tell it. */
   readonly coordinatorModels?: readonly string[]
@@ -60,7 +64,7 @@ export class TestCluster {
 
   private constructor(options: ClusterOptions) {
     this.#options = options
-    for (const spec of options.agents) this.#specs.set(spec.name, spec)
+    for (const spec of [...options.agents, ...(options.spare ?? [])]) this.#specs.set(spec.name, spec)
   }
 
   static async start(options: ClusterOptions): Promise<TestCluster> {
@@ -99,7 +103,7 @@ export class TestCluster {
   async startAgent(name: string): Promise<Record<string, unknown>> {
     const spec = this.#specs.get(name)
     if (!spec) throw new Error(`no agent ${name} in this test's cluster`)
-    const model = spec.script.startsWith('host-agent') ? [] : ['--model', this.#model()]
+    const model = spec.script.startsWith('host-agent') ? [] : ['--model', spec.model ?? this.#model()]
     return this.#spawn(name, spec.script, [
       ...['--nats', this.#natsUrl(), '--device-id', name, ...model],
       ...(spec.flags ?? []),
