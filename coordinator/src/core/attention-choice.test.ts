@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type AttentionAsk, chooseAttention, mayOffload } from './attention-choice.js'
+import { type AttentionAsk, mayOffload } from './attention-choice.js'
+import { chooseAttention } from './attention-full.js'
 import { pagesOf, pagesWithin } from './attention-plan.js'
 import { ATTENTION_KERNELS, type AttentionSite, layerWork } from './attention-stages.js'
 import type { AttentionWish } from './attention-wish.js'
@@ -16,6 +17,7 @@ const model: ModelFacts = {
   ...small,
   contextTokensMax: 131_072,
   kvBytesPerToken: 262_144,
+  poolBytesPerToken: 262_144,
   layers: 32,
   parameters: 8e9,
   weightBytes: 16e9,

@@ -11,17 +11,14 @@ import {
   type AttentionBudget,
   type AttentionPlace,
   type AttentionPlan,
-  budgetText,
   PAGE_TOKENS,
-  pagesOf,
-  pagesWithin,
 } from './attention-plan.js'
-import { type AttentionSite, planAttention } from './attention-stages.js'
 import type { AttentionMethodName, AttentionWish } from './attention-wish.js'
-import type { DeviceFacts } from './facts.js'
+import type { DeviceFacts, DeviceRef, ModelFacts } from './facts.js'
 
 /** LServe's budget. */
 export const DEFAULT_BUDGET_TOKENS = 4_096
+const DEFAULT_BUDGET = { tokens: DEFAULT_BUDGET_TOKENS }
 /** A plan that differs from the plain one must be predicted to take at most this share of its time. */
 const WORTH_IT = 0.9
 
@@ -58,136 +55,142 @@ export function isRemote(wish: AttentionWish | undefined): boolean {
   return wish?.place === 'partial' || wish?.place === 'indices'
 }
 
-/**
- * The plan for one decoding device and those that could attend for it, which are able to and have the
- * memory. Undefined where the client's place binds and cannot be had.
- */
-export function chooseAttention(
+/** What is compared of a way to attend. */
+export interface AttentionWay {
+  /** Of one decode step, milliseconds. */
+  readonly stepMs: number
+  readonly place: AttentionPlace
+  /** Null where the decoding device attends itself. */
+  readonly attend: DeviceRef | null
+}
+
+/** Predicts ways to attend: with all their stages, or their times alone. */
+export interface AttentionPlanner<Way extends AttentionWay> {
+  local(method: AttentionMethodName, budget: AttentionBudget | null): Way
+  /**
+   * The best one of the places on other devices; undefined where there is none. Of one that takes longer than
+   * `usefulMs` nothing need be known.
+   */
+  remote(
+    method: AttentionMethodName,
+    budget: AttentionBudget | null,
+    places: readonly RemotePlace[],
+    usefulMs: number,
+  ): Way | undefined
+}
+
+export type RemotePlace = Exclude<AttentionPlace, 'local'>
+
+/** Why a method was chosen. */
+type WhyMethod =
+  | 'window'
+  | 'settled'
+  | 'asked'
+  /** The place that was asked for needs it. */
+  | 'place'
+  | 'short'
+  | 'set'
+  /** The decoding device knows no other. */
+  | 'only'
+  /** Predicted times of a step, in ChosenAttention.methodMs. */
+  | 'times'
+
+/** Why a place was chosen. */
+type WhyPlace = 'asked' | 'nobody' | 'no-page' | 'only' | 'times'
+
+/** What was chosen, and from what: enough to tell why. */
+export interface ChosenAttention<Way extends AttentionWay> {
+  readonly way: Way
+  readonly method: AttentionMethodName
+  readonly budget: AttentionBudget | null
+  readonly whyMethod: WhyMethod
+  readonly whyPlace: WhyPlace
+  /** The best way of the other kind of place, where times decided. */
+  readonly rival: Way | undefined
+  /** Of the other method, where times decided. */
+  readonly otherMethodMs: number
+}
+
+/** The device that decodes, and how many steps it is expected to. */
+export interface DecodeSite {
+  readonly model: ModelFacts
+  readonly decode: Pick<DeviceFacts, 'deviceId'>
+  readonly steps: number
+  /** Whether other devices are there that could attend, with the memory. */
+  readonly hasAttendants: boolean
+}
+
+/** Undefined where the client's place binds and cannot be had. */
+export function chooseWay<Way extends AttentionWay>(
   ask: AttentionAsk,
-  site: AttentionSite,
-  attendants: readonly DeviceFacts[],
-): AttentionPlan | undefined {
+  site: DecodeSite,
+  planner: AttentionPlanner<Way>,
+): ChosenAttention<Way> | undefined {
   const { wish, settled } = ask
+  const method = wish?.method ?? 'auto'
   if (site.model.slidingWindowTokens !== undefined) {
     // Its layers see different pages, which page bounds and devices that attend for others know nothing of.
-    const why = 'Attention is dense, as the model has a sliding window'
-    return choosePlace({ ...ask, wish: undefined }, site, [], 'dense', null, why)
+    const way = planner.local('dense', null)
+    const chosen = { way, method: 'dense', budget: null, rival: undefined, otherMethodMs: 0 } as const
+    return { ...chosen, whyMethod: 'window', whyPlace: 'only' }
   }
-  if (settled && (wish?.method ?? 'auto') === 'auto') {
-    const why = `Attention is ${methodText(settled.method, settled.budget)}, as when the request began`
-    return choosePlace(ask, site, attendants, settled.method, settled.budget, why)
+  if (settled && method === 'auto') {
+    return choosePlace(ask, site, planner, settled.method, settled.budget, 'settled')
   }
-  const method = wish?.method ?? 'auto'
-  if (method !== 'auto') {
-    const budget = wish?.budget ?? null
-    const why = `Attention is ${methodText(method, budget)}, as asked`
-    return choosePlace(ask, site, attendants, method, budget, why)
+  if (method !== 'auto') return choosePlace(ask, site, planner, method, wish?.budget ?? null, 'asked')
+  if (wish?.place === 'indices' && site.hasAttendants) {
+    return choosePlace(ask, site, planner, 'page-bounds', DEFAULT_BUDGET, 'place')
   }
-  const withDense = (why: string) => choosePlace(ask, site, attendants, 'dense', null, why)
-  const budget = { tokens: DEFAULT_BUDGET_TOKENS }
-  const withBounds = (why: string) => choosePlace(ask, site, attendants, 'page-bounds', budget, why)
-  if (wish?.place === 'indices' && attendants.length > 0) {
-    return withBounds('Attention is by page bounds, which the place that was asked for needs')
-  }
-  const longest = ask.contextTokens + site.steps
-  if (longest <= DEFAULT_BUDGET_TOKENS) {
-    return withDense(`Attention is dense, as for all of up to ${budgetText(budget)}`)
-  }
-  if (!ask.isSparseDefault) return withDense('Attention is dense, as this coordinator is set')
-  if (!ask.choosesPages)
-    return withDense(`Attention is dense, the only one that ${site.decode.deviceId} knows`)
-  const dense = withDense('')
-  const bounds = withBounds('')
+  const why = whyDense(ask, site)
+  const dense = choosePlace(ask, site, planner, 'dense', null, why ?? 'times')
+  if (why) return dense
+  const bounds = choosePlace(ask, site, planner, 'page-bounds', DEFAULT_BUDGET, 'times')
   if (!dense || !bounds) return dense ?? bounds
-  const times = `${msText(bounds.stepMs)} a step is predicted for page bounds and ${msText(dense.stepMs)} for dense`
-  const isWorthIt = bounds.stepMs <= WORTH_IT * dense.stepMs
-  return isWorthIt
-    ? withBounds(`Attention is ${methodText('page-bounds', budget)}: ${times}`)
-    : withDense(`Attention is dense, although long: ${times}`)
+  const [best, other] = isWorth(bounds.way, dense.way) ? [bounds, dense] : [dense, bounds]
+  return { ...best, otherMethodMs: other.way.stepMs }
 }
 
-function choosePlace(
+/** Why a request that asks for no method gets dense attention; undefined where times decide. */
+function whyDense(ask: AttentionAsk, { steps }: DecodeSite): WhyMethod | undefined {
+  if (ask.contextTokens + steps <= DEFAULT_BUDGET_TOKENS) return 'short'
+  if (!ask.isSparseDefault) return 'set'
+  return ask.choosesPages ? undefined : 'only'
+}
+
+function choosePlace<Way extends AttentionWay>(
   ask: AttentionAsk,
-  site: AttentionSite,
-  attendants: readonly DeviceFacts[],
+  site: DecodeSite,
+  planner: AttentionPlanner<Way>,
   method: AttentionMethodName,
   budget: AttentionBudget | null,
-  why: string,
-): AttentionPlan | undefined {
-  const shape = {
-    method,
-    pages: pagesOf(ask.contextTokens),
-    pagesRead: pagesWithin(budget, pagesOf(ask.contextTokens)),
-    promptPages: Math.floor(ask.contextTokens / PAGE_TOKENS),
-  }
+  whyMethod: WhyMethod,
+): ChosenAttention<Way> | undefined {
   const place = ask.wish?.place ?? 'auto'
-  const plan = (places: readonly AttentionPlace[], reason: string): AttentionPlan | undefined => {
-    const isPlain = method === 'dense' && places.every((one) => one === 'local')
-    const planned = isPlain ? PLAIN : planAttention(shape, site, places, attendants)
-    if (!planned) return undefined
-    const { deviceId, incarnation } = planned.attend ?? {}
-    return {
-      method,
-      budget,
-      place: planned.place,
-      attend: deviceId !== undefined && incarnation !== undefined ? { deviceId, incarnation } : null,
-      attendPages: planned.attend ? shape.promptPages : 0,
-      promptPages: shape.pages,
-      budgetPages: shape.pagesRead,
-      stepMs: isPlain ? denseStepMs(ask, site) : restMs(ask, site) + planned.plan.totalMs,
-      stages: planned.plan.stages,
-      asked: (ask.wish?.method ?? 'auto') !== 'auto' || place !== 'auto',
-      reason: reason === '' ? `${why}.` : `${why}; ${reason}.`,
-    }
+  const canBeRemote = site.hasAttendants && mayOffload(ask, site.steps)
+  const chosen = (way: Way, whyPlace: WhyPlace, rival?: Way): ChosenAttention<Way> => {
+    return { way, method, budget, whyMethod, whyPlace, rival, otherMethodMs: 0 }
   }
-  const self = site.decode.deviceId
-  const canBeRemote = mayOffload(ask, site.steps) && attendants.length > 0
-  if (place !== 'auto' && place !== 'local') {
-    const remote = canBeRemote ? plan([place], '') : undefined
-    if (remote?.attend) {
-      return { ...remote, reason: `${why}; ${remote.attend.deviceId} ${ATTENDS[place]}, as asked.` }
-    }
-    if (shape.promptPages === 0) return plan(['local'], `${self} attends, since the prompt fills no page`)
-    if (ask.isPlaceBinding) return undefined
-    return plan(['local'], `${self} attends, since no other device is left that could`)
+  if (place === 'partial' || place === 'indices') {
+    const remote = canBeRemote ? planner.remote(method, budget, [place], Number.POSITIVE_INFINITY) : undefined
+    if (remote) return chosen(remote, 'asked')
+    const isPaged = Math.floor(ask.contextTokens / PAGE_TOKENS) > 0
+    if (isPaged && ask.isPlaceBinding) return undefined
+    return chosen(planner.local(method, budget), isPaged ? 'nobody' : 'no-page')
   }
-  const local = plan(['local'], place === 'local' ? `${self} attends, as asked` : '')
-  const remotePlaces = method === 'dense' ? (['partial'] as const) : (['partial', 'indices'] as const)
-  const remote = place === 'auto' && canBeRemote ? plan(remotePlaces, '') : undefined
-  if (!local || !remote?.attend || remote.place === 'local') return local
-  const other = remote.attend.deviceId
-  if (remote.stepMs <= WORTH_IT * local.stepMs) {
-    const times = `a step is predicted to take ${msText(remote.stepMs)}, and ${msText(local.stepMs)} on ${self} alone`
-    return { ...remote, reason: `${why}; ${other} ${ATTENDS[remote.place]}: ${times}.` }
-  }
-  const times = `a step is predicted to take ${msText(local.stepMs)}, and ${msText(remote.stepMs)} with ${other}`
-  return { ...local, reason: `${why}; ${self} attends: ${times}.` }
+  const local = planner.local(method, budget)
+  if (place === 'local') return chosen(local, 'asked')
+  const usefulMs = WORTH_IT * local.stepMs
+  const places = method === 'dense' ? DENSE_PLACES : REMOTE_PLACES
+  const remote = canBeRemote ? planner.remote(method, budget, places, usefulMs) : undefined
+  if (!remote) return chosen(local, 'only')
+  return isWorth(remote, local) ? chosen(remote, 'times', local) : chosen(local, 'times', remote)
 }
 
-/** Dense attention on the decoding device, which is no pipeline. */
-const PLAIN = { place: 'local', attend: null, plan: { stages: [], totalMs: 0, runnerUp: null } } as const
-
-const ATTENDS: Record<Exclude<AttentionPlace, 'local'>, string> = {
-  partial: 'attends to the prompt',
-  indices: 'chooses the pages',
+/** Whether a way other than the plain one is. */
+function isWorth(other: AttentionWay, plain: AttentionWay): boolean {
+  return other.stepMs <= WORTH_IT * plain.stepMs
 }
 
-function methodText(method: AttentionMethodName, budget: AttentionBudget | null): string {
-  const name = method === 'page-bounds' ? 'by page bounds' : method
-  return budget ? `${name} with a budget of ${budgetText(budget)}` : name
-}
-
-/** With the context at its longest. */
-function denseStepMs(ask: AttentionAsk, { costs, decode, model, steps }: AttentionSite): number {
-  return costs.stepMs(decode, model, ask.batch, ask.contextTokens + steps)
-}
-
-/** A step without this sequence's own attention: weights, and the other sequences'. */
-function restMs(ask: AttentionAsk, { costs, decode, model, steps }: AttentionSite): number {
-  const othersTokens = (ask.contextTokens + steps) * (ask.batch - 1)
-  return costs.stepMs(decode, model, ask.batch, othersTokens / ask.batch)
-}
-
-function msText(ms: number): string {
-  return `${Number(ms.toPrecision(3))} ms`
-}
+const REMOTE_PLACES: readonly RemotePlace[] = ['partial', 'indices']
+/** Dense attention has no pages to choose. */
+const DENSE_PLACES: readonly RemotePlace[] = ['partial']

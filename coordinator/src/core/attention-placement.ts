@@ -2,46 +2,41 @@
  * How each device would attend if it decoded a request, with the devices that could attend for it.
  *
  * The house rule stands: a device that prefers decoding attends by itself, and one that prefers prefill
- * attends for no other, unless the client asks for a place on another device.
+ * attends for no other, unless the client asks for a place on another device. Of many devices that could
+ * attend, the ATTENDANTS_MAX that read their memory fastest are weighed, since what they read is what counts.
  */
-import { type AttentionAsk, chooseAttention, isRemote, mayOffload } from './attention-choice.js'
+import {
+  type AttentionAsk,
+  type AttentionWay,
+  type ChosenAttention,
+  chooseWay,
+  isRemote,
+  mayOffload,
+} from './attention-choice.js'
+import { chooseAttention } from './attention-full.js'
 import type { AttentionPlan } from './attention-plan.js'
+import { AttentionTimes } from './attention-times.js'
+import { BestFew } from './best-few.js'
 import type { DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
-import { type DeviceFacts, preferredRole } from './facts.js'
+import type { DeviceFacts } from './facts.js'
 import type { LoadedModel } from './loaded-model.js'
 import type { StageCosts } from './stage-costs.js'
 
+const ATTENDANTS_MAX = 8
+
 /** What a request says of attention; see AttentionAsk. */
 export type AttentionInput = Pick<AttentionAsk, 'wish' | 'isSparseDefault' | 'settled' | 'isPlaceBinding'>
-
-/** The kernel that answers attention queries, that of a device which chooses pages itself, and their version. */
-const ATTEND_KERNEL = 'choose-pages'
-const CHOOSE_KERNEL = 'page-scores'
-const KERNEL_VERSION = 1
 
 /** Whether another device than the decoding one may attend, so that some are worth looking for. */
 export function looksForAttendants(attention: AttentionInput, contextTokens: number, steps: number): boolean {
   return mayOffload({ ...attention, contextTokens }, steps)
 }
 
-/** Whether the device's driver answers attention queries over so many pages. */
-export function canAttend({ kernels }: DeviceFacts, pages: number): boolean {
-  return kernels.some(({ name, version, limits }) => {
-    const pagesMax = limits.pages ?? Number.POSITIVE_INFINITY
-    return name === ATTEND_KERNEL && version >= KERNEL_VERSION && pages <= pagesMax
-  })
-}
-
 /** Whether more was asked for than plain dense attention, which every device can. */
 export function needsPages({ wish, settled }: AttentionInput): boolean {
   const method = settled?.method ?? wish?.method ?? 'auto'
   return (method !== 'auto' && method !== 'dense') || isRemote(wish)
-}
-
-/** Whether the device's driver knows sparse and remote attention. */
-export function choosesPages({ kernels }: DeviceFacts): boolean {
-  return kernels.some(({ name, version }) => name === CHOOSE_KERNEL && version >= KERNEL_VERSION)
 }
 
 interface Costs {
@@ -54,48 +49,93 @@ export class AttentionPlacement {
   readonly #contextTokens: number
   readonly #steps: number
   readonly #cluster: Costs
-  readonly #attendants: readonly DeviceFacts[]
+  readonly #isRemote: boolean
+  /** Numbered in the order in which they came; one more than needed, since a device does not attend for itself. */
+  readonly #fastest = new BestFew<{ readonly facts: DeviceFacts; readonly at: number }>(ATTENDANTS_MAX + 1)
+  #came = 0
+  #attendants: readonly DeviceFacts[] | undefined
+  #times: AttentionTimes | undefined
 
-  /** `attendants`: devices that are able to and have the memory. */
   constructor(
     attention: AttentionInput,
     { contextTokens, steps }: { readonly contextTokens: number; readonly steps: number },
     cluster: Costs,
-    attendants: readonly LoadedModel[],
   ) {
     this.#attention = attention
     this.#contextTokens = contextTokens
     this.#steps = Math.max(1, steps)
     this.#cluster = cluster
-    this.#attendants = attendants.map(({ device }) => device.facts)
+    this.#isRemote = isRemote(attention.wish)
+  }
+
+  /** One more device that is able to attend and has the memory. */
+  addAttendant({ device }: LoadedModel): void {
+    if (!this.#isRemote && device.traits.prefers === 'prefill') return
+    this.#came += 1
+    this.#fastest.add({ facts: device.facts, at: this.#came }, -device.traits.bytesPerSecond)
+  }
+
+  /** How the device would attend, and a step's time; undefined as for `plan`. */
+  weigh(decoder: LoadedModel): ChosenAttention<AttentionWay> | undefined {
+    const times = this.#timesOf(decoder)
+    const attendants = this.#attendantsFor(decoder)
+    const { facts, device } = decoder
+    times.at(device.facts, facts, decoder.slotsUsed + 1, attendants)
+    const site = {
+      model: facts,
+      decode: device.facts,
+      steps: this.#steps,
+      hasAttendants: attendants.length > 0,
+    }
+    return chooseWay(this.#ask(decoder), site, times)
+  }
+
+  /** No attention makes a step take less on this device, milliseconds. */
+  leastMs(decoder: LoadedModel): number {
+    const times = this.#timesOf(decoder)
+    return times.at(decoder.device.facts, decoder.facts, decoder.slotsUsed + 1, []).leastMs
   }
 
   /** Undefined where the place that the client asked for cannot be had while this device decodes. */
-  plan(decoder: LoadedModel, prefill: DeviceView = decoder.device): AttentionPlan | undefined {
+  plan(decoder: LoadedModel, prefill: DeviceView): AttentionPlan | undefined {
     const { costs, stageCosts } = this.#cluster
-    const decode = decoder.device.facts
-    const isAble = choosesPages(decode)
-    const ask = {
-      ...this.#attention,
-      choosesPages: isAble,
-      contextTokens: this.#contextTokens,
-      batch: decoder.slotsUsed + 1,
-    }
     const site = {
       model: decoder.facts,
       prefill: prefill.facts,
-      decode,
+      decode: decoder.device.facts,
       steps: this.#steps,
       costs,
       stageCosts,
     }
-    return chooseAttention(ask, site, isAble ? this.#attendantsFor(decode) : [])
+    return chooseAttention(this.#ask(decoder), site, this.#attendantsFor(decoder))
   }
 
-  #attendantsFor(decode: DeviceFacts): readonly DeviceFacts[] {
-    const others = this.#attendants.filter(({ deviceId }) => deviceId !== decode.deviceId)
-    if (isRemote(this.#attention.wish)) return others
-    if (preferredRole(decode) === 'decode') return []
-    return others.filter((device) => preferredRole(device) !== 'prefill')
+  #ask(decoder: LoadedModel): AttentionAsk {
+    // Without spreading: it is made for every device that could decode.
+    const { wish, settled, isSparseDefault, isPlaceBinding } = this.#attention
+    const { choosesPages } = decoder.device.traits
+    const contextTokens = this.#contextTokens
+    const batch = decoder.slotsUsed + 1
+    return { wish, settled, isSparseDefault, isPlaceBinding, choosesPages, contextTokens, batch }
+  }
+
+  #timesOf({ device, facts }: LoadedModel): AttentionTimes {
+    const { costs, stageCosts } = this.#cluster
+    const site = { model: facts, decode: device.facts, steps: this.#steps, costs, stageCosts }
+    this.#times ??= new AttentionTimes(this.#contextTokens, site)
+    return this.#times
+  }
+
+  #attendantsFor({ device }: LoadedModel): readonly DeviceFacts[] {
+    const { traits } = device
+    if (!traits.choosesPages || (traits.prefers === 'decode' && !this.#isRemote)) return NOBODY
+    // All were added before the first is asked for.
+    this.#attendants ??= this.#fastest.items.toSorted((a, b) => a.at - b.at).map(({ facts }) => facts)
+    const others = this.#attendants.includes(device.facts)
+      ? this.#attendants.filter((facts) => facts !== device.facts)
+      : this.#attendants
+    return others.length > ATTENDANTS_MAX ? others.slice(0, ATTENDANTS_MAX) : others
   }
 }
+
+const NOBODY: readonly DeviceFacts[] = []

@@ -10,7 +10,7 @@
 import { type AttentionPlace, PAGE_TOKENS } from './attention-plan.js'
 import type { AttentionMethodName } from './attention-wish.js'
 import type { CompletionRecord } from './completion-record.js'
-import type { CostModel } from './cost-model.js'
+import { type CostModel, keyWidth } from './cost-model.js'
 import { type DeviceFacts, type ModelFacts, modelOn } from './facts.js'
 import type { Work } from './roofline.js'
 import type { StageCosts } from './stage-costs.js'
@@ -46,12 +46,12 @@ export const ATTENTION_KERNELS = {
 const F32_BYTES = 4
 /** Heads are not advertised: most models have heads of so many values. */
 const HEAD_DIM_GUESS = 64
-const PAGE_NUMBER_BYTES = 4
+export const PAGE_NUMBER_BYTES = 4
 
 /** The work of each stage in one layer and step; of `prepare` that of one page. */
 export function layerWork(model: ModelFacts, pages: number, pagesRead: number): Record<Stage['name'], Work> {
-  const { width, heads, tokenBytes } = layerShape(model)
-  const keyBytes = tokenBytes / 2
+  const { width, heads, poolTokenBytes } = layerShape(model)
+  const keyBytes = poolTokenBytes / 2
   return {
     prepare: { operations: 2 * PAGE_TOKENS * width, readBytes: PAGE_TOKENS * keyBytes },
     // Two products, the larger of them, a sum; the bounds of a page are two keys.
@@ -59,7 +59,7 @@ export function layerWork(model: ModelFacts, pages: number, pagesRead: number): 
     retrieval: { operations: 8 * pages * heads, readBytes: F32_BYTES * pages * heads },
     apply: {
       operations: 4 * pagesRead * PAGE_TOKENS * width,
-      readBytes: pagesRead * PAGE_TOKENS * tokenBytes,
+      readBytes: pagesRead * PAGE_TOKENS * poolTokenBytes,
     },
   }
 }
@@ -101,6 +101,11 @@ export function planAttention(
   const chooses = isScored ? deviceOf('relevancy') : applies
   if (chooses === site.decode) return { place: 'local', attend: null, plan }
   return { place: applies === site.decode ? 'indices' : 'partial', attend: chooses, plan }
+}
+
+/** Tokens of each sequence of a batch, at their longest, when one sequence's own attention is not counted. */
+export function othersTokens(contextTokens: number, steps: number, batch: number): number {
+  return ((contextTokens + steps) * (batch - 1)) / batch
 }
 
 /** Learns from a finished request. `facts` finds a device that is still known. */
@@ -160,7 +165,11 @@ function scoredStages(
       inputs: [
         { device: decode.deviceId, bytes: queryBytes(model) },
         // Two keys a page are the bytes of one token's KV.
-        { device: decode.deviceId, bytes: uploadBytes(site, shape.promptPages * tokenBytes), isBulk: true },
+        {
+          device: decode.deviceId,
+          bytes: uploadBytes(model, site.steps, shape.promptPages * tokenBytes),
+          isBulk: true,
+        },
       ],
       outputBytes: F32_BYTES * model.layers * shape.pages * heads,
     },
@@ -202,11 +211,11 @@ function applyStage(shape: AttentionShape, site: AttentionSite, appliers: readon
 
 function pagesUpload(site: AttentionSite, shape: AttentionShape) {
   const bytes = shape.promptPages * PAGE_TOKENS * layerShape(site.model).tokenBytes
-  return [{ device: site.decode.deviceId, bytes: uploadBytes(site, bytes), isBulk: true }]
+  return [{ device: site.decode.deviceId, bytes: uploadBytes(site.model, site.steps, bytes), isBulk: true }]
 }
 
-function uploadBytes(site: AttentionSite, layerBytes: number): number {
-  return (layerBytes * site.model.layers) / site.steps
+export function uploadBytes({ layers }: ModelFacts, steps: number, layerBytes: number): number {
+  return (layerBytes * layers) / steps
 }
 
 function transfers(site: AttentionSite, attendants: readonly DeviceFacts[]): Pipeline['transferMs'] {
@@ -228,13 +237,18 @@ function stageMs(site: AttentionSite, device: DeviceFacts, name: Stage['name'], 
 }
 
 /** At least: grouped queries are not advertised. */
-function queryBytes(model: ModelFacts): number {
+export function queryBytes(model: ModelFacts): number {
   return F32_BYTES * layerShape(model).width * model.layers
 }
 
-/** Of one layer: values in a token's key, its KV heads, and the bytes of its key and value in f32. */
-function layerShape(model: ModelFacts) {
-  const tokenBytes = model.kvBytesPerToken / Math.max(1, model.layers)
-  const width = tokenBytes / (2 * F32_BYTES)
-  return { width, heads: Math.max(1, Math.round(width / HEAD_DIM_GUESS)), tokenBytes }
+/** Of one layer: values in a token's key, its KV heads, and the bytes of its key and value on their way and in memory. */
+export function layerShape(model: ModelFacts) {
+  const layers = Math.max(1, model.layers)
+  const width = keyWidth(model) / layers
+  return {
+    width,
+    heads: Math.max(1, Math.round(width / HEAD_DIM_GUESS)),
+    tokenBytes: model.kvBytesPerToken / layers,
+    poolTokenBytes: model.poolBytesPerToken / layers,
+  }
 }

@@ -13,6 +13,7 @@
  * V2. Messages of an incarnation that another one superseded are ignored for ever;
  *     messages of one that was not advertised yet, until it is.
  */
+import { type DeviceTraits, traitsOf } from './device-traits.js'
 import type { DeviceFacts, DeviceRef, LoadFacts, ModelFacts } from './facts.js'
 import { LoadedModel, useOf } from './loaded-model.js'
 
@@ -40,6 +41,13 @@ export interface DeviceView {
   readonly ref: DeviceRef
   readonly load: LoadFacts | undefined
   readonly heardAtMs: number
+  readonly heardBy: 'reports' | 'checks'
+  readonly withdrawn: boolean
+  /** It fell silent or a check failed, which anything heard of it ends; or a call found nobody, which a check must. */
+  readonly suspect: 'no' | 'silent' | 'unreachable'
+  /** It refused, and is left alone until then. */
+  readonly refusedUntilMs: number
+  readonly traits: DeviceTraits
   /** In the order of the advertisement; also those that it has no more and that an epoch still counts on. */
   readonly models: readonly LoadedModel[]
 }
@@ -52,7 +60,6 @@ interface DeviceEntry extends DeviceView {
   advertisedAtMs: number
   heardBy: 'reports' | 'checks'
   withdrawn: boolean
-  /** It fell silent or a check failed, which anything heard of it ends; or a call found nobody, which a check must. */
   suspect: 'no' | 'silent' | 'unreachable'
   failedChecks: number
   /** Running work on it was given up. */
@@ -60,6 +67,7 @@ interface DeviceEntry extends DeviceView {
   checkedAtMs: number
   refusedUntilMs: number
   superseded: string[]
+  traits: DeviceTraits
   models: readonly LoadedModel[]
 }
 
@@ -73,6 +81,10 @@ export interface Ageing {
 
 export class ClusterView {
   readonly #devices = new Map<string, DeviceEntry>()
+  /** The same, to be gone through at every placement; undefined after one came or left. */
+  #list: readonly DeviceEntry[] | undefined
+  /** Numbers of models by `digest/profile`, which compare faster than their names. */
+  readonly #modelNumbers = new Map<string, number>()
   #busConnected = true
 
   get busConnected(): boolean {
@@ -83,19 +95,24 @@ export class ClusterView {
     return this.#devices.values()
   }
 
+  /** All of them, in the order in which they came. */
+  get list(): readonly DeviceView[] {
+    this.#list ??= [...this.#devices.values()]
+    return this.#list
+  }
+
   device(deviceId: string): DeviceView | undefined {
     return this.#devices.get(deviceId)
   }
 
   state(deviceId: string, nowMs: number): DeviceState {
     const entry = this.#devices.get(deviceId)
-    if (entry?.suspect !== 'no' || !isHeard(entry, nowMs)) return 'lost'
-    return entry.withdrawn || entry.load?.draining === true ? 'draining' : 'ready'
+    return entry ? stateOf(entry, nowMs) : 'lost'
   }
 
-  isRefusing(deviceId: string, nowMs: number): boolean {
-    const entry = this.#devices.get(deviceId)
-    return entry !== undefined && entry.refusedUntilMs > nowMs
+  /** Of LoadedModel.number; −1 for a model that no device has had. */
+  modelNumber({ digest, profile }: Pick<ModelFacts, 'digest' | 'profile'>): number {
+    return this.#modelNumbers.get(`${digest}/${profile}`) ?? -1
   }
 
   /** The model on this life of the device, where it is loaded. */
@@ -112,7 +129,7 @@ export class ClusterView {
       old.facts = facts
       old.withdrawn = false
       old.advertisedAtMs = nowMs
-      takeModels(old)
+      this.#takeModels(old)
       return undefined
     }
     const superseded = old ? [...old.superseded, old.facts.incarnation].slice(-SUPERSEDED_MAX) : []
@@ -130,10 +147,12 @@ export class ClusterView {
       checkedAtMs: Number.NEGATIVE_INFINITY,
       refusedUntilMs: 0,
       superseded,
+      traits: traitsOf(facts),
       models: [],
     }
-    takeModels(entry)
+    this.#takeModels(entry)
     this.#devices.set(facts.deviceId, entry)
+    this.#list = undefined
     return old?.ref
   }
 
@@ -205,6 +224,7 @@ export class ClusterView {
       const isIdle = entry.models.every(({ own }) => own.slots === 0 && own.prefillTokens === 0)
       if (silentMs > FORGET_AFTER_MS || (entry.withdrawn && isIdle && !isHeard(entry, nowMs))) {
         this.#devices.delete(entry.facts.deviceId)
+        this.#list = undefined
         forgotten.push(entry.ref)
         lost.push(entry.ref)
         continue
@@ -226,10 +246,35 @@ export class ClusterView {
     return { checks, lost, forgotten }
   }
 
+  /** Follows what the device has loaded and what it has no more. */
+  #takeModels(entry: DeviceEntry): void {
+    entry.traits = traitsOf(entry.facts)
+    const advertised = entry.facts.models.map((facts) => {
+      const known = modelIn(entry, facts)
+      known?.advertised(facts)
+      return known ?? new LoadedModel(entry, facts, this.#newModelNumber(facts))
+    })
+    const left = entry.models.filter((model) => !advertised.includes(model))
+    for (const model of left) model.isThere = false
+    entry.models = [...advertised, ...left.filter((model) => !model.isIdle)]
+  }
+
+  #newModelNumber({ digest, profile }: ModelFacts): number {
+    const key = `${digest}/${profile}`
+    const number = this.#modelNumbers.get(key) ?? this.#modelNumbers.size
+    this.#modelNumbers.set(key, number)
+    return number
+  }
+
   #current(device: DeviceRef): DeviceEntry | undefined {
     const entry = this.#devices.get(device.deviceId)
     return entry?.facts.incarnation === device.incarnation ? entry : undefined
   }
+}
+
+export function stateOf(device: DeviceView, nowMs: number): DeviceState {
+  if (device.suspect !== 'no' || !isHeard(device, nowMs)) return 'lost'
+  return device.withdrawn || device.load?.draining === true ? 'draining' : 'ready'
 }
 
 function heard(entry: DeviceEntry, nowMs: number): void {
@@ -239,7 +284,7 @@ function heard(entry: DeviceEntry, nowMs: number): void {
   entry.givenUp = false
 }
 
-function isHeard(entry: DeviceEntry, nowMs: number): boolean {
+function isHeard(entry: DeviceView, nowMs: number): boolean {
   const silenceMaxMs = entry.heardBy === 'reports' ? REPORT_SILENCE_MAX_MS : CHECK_SILENCE_MAX_MS
   return nowMs - entry.heardAtMs <= silenceMaxMs
 }
@@ -249,16 +294,4 @@ function modelIn(
   { digest, profile }: Pick<ModelFacts, 'digest' | 'profile'>,
 ): LoadedModel | undefined {
   return models.find(({ facts }) => facts.digest === digest && facts.profile === profile)
-}
-
-/** Follows what the device has loaded and what it has no more. */
-function takeModels(entry: DeviceEntry): void {
-  const advertised = entry.facts.models.map((facts) => {
-    const known = modelIn(entry, facts)
-    known?.advertised(facts)
-    return known ?? new LoadedModel(entry, facts)
-  })
-  const left = entry.models.filter((model) => !advertised.includes(model))
-  for (const model of left) model.isThere = false
-  entry.models = [...advertised, ...left.filter((model) => !model.isIdle)]
 }

@@ -83,13 +83,17 @@ describe('the cost model', () => {
     expect(costs.prefillMs(device, model, 1_000)).toBeGreaterThan(before)
   })
 
-  test('forgets a device that left', () => {
+  test('forgets a device that left: it is thought to be like the others again', () => {
     const costs = new CostModel()
-    const fresh = costs.stepMs(device, model, 1, 64)
+    const onOther = { ...decoded(5), decode: { ...decoded(5).decode, deviceId: 'gpu-1' } }
     costs.observe(decoded(500), known)
+    for (let count = 0; count < 30; count += 1) costs.observe(onOther, known)
+    expect(costs.stepMs(device, model, 1, 64)).toBeCloseTo(500)
+    const transfer = { fromDeviceId: 'gpu-1', toDeviceId: 'gpu-0', bytes: 1e6, busyMs: 10 }
+    costs.observe({ modelDigest: TEST_MODEL_DIGEST, profile: 'exact', transfer }, known)
     costs.forget('gpu-0')
-    costs.forget('*')
-    expect(costs.stepMs(device, model, 1, 64)).toBe(fresh)
+    expect(costs.stepMs(device, model, 1, 64)).toBeLessThan(6)
+    expect(costs.transferMs(untried, device, 1e6)).toBeCloseTo(1.1)
   })
 
   test('stays finite and positive whatever is advertised and measured', () => {

@@ -12,8 +12,8 @@
  * C2. An efficiency stays within [EFFICIENCY_MIN, EFFICIENCY_MAX].
  */
 import type { CompletionRecord } from './completion-record.js'
-import type { DeviceFacts, ModelFacts, Role } from './facts.js'
-import { linkMs, rooflineMs } from './roofline.js'
+import type { DeviceFacts, ModelFacts, ProfileName, RateFacts, Role } from './facts.js'
+import { linkMs, peakBytes, peakOps, rooflineMs } from './roofline.js'
 
 const EFFICIENCY_MIN = 1e-4
 /** Above 1, since a CPU's advertised peak may be cautious. */
@@ -22,8 +22,6 @@ const EFFICIENCY_MAX = 4
 const EFFICIENCY_GUESS = 0.4
 /** Weight of the newest record: a tenth of an old value is left after about ten records. */
 const RECORD_WEIGHT = 0.2
-/** Stands for all devices together; no device id has this form. */
-const ANY_DEVICE = '*'
 /** A fetch of less tells more of setting it up, and of one bad moment, than of the link. */
 const FETCH_LEARNED_BYTES_MIN = 1 << 20
 /** Records after which a measured efficiency outweighs one bad moment. */
@@ -34,9 +32,18 @@ interface Efficiency {
   readonly records: number
 }
 
+/** What was learned of one model in one role. */
+interface Learned {
+  /** Of all devices together. */
+  any: Efficiency | undefined
+  readonly own: Map<string, Efficiency>
+}
+
 export class CostModel {
-  readonly #efficiencies = new Map<string, Efficiency>()
-  readonly #linkBytesPerSecond = new Map<string, number>()
+  /** By digest, profile and role: asked for hundreds of times a placement, so without making text of them. */
+  readonly #learned = new Map<string, Record<ProfileName, Record<Role, Learned>>>()
+  /** By the device that sends, then by the one that receives. */
+  readonly #linkBytesPerSecond = new Map<string, Map<string, number>>()
 
   /**
    * Time to run a prompt of `tokens` after `contextTokens` whose KV is there, first step to last,
@@ -60,13 +67,13 @@ export class CostModel {
 
   /** Whether predictions rest on a catalogue or on enough records, and not on a device's own first guess. */
   isTrusted(device: DeviceFacts, model: ModelFacts, role: Role): boolean {
-    const efficiency = this.#efficiencies.get(efficiencyKey(device.deviceId, model, role))
-    return device.modelled || (efficiency?.records ?? 0) >= RECORDS_TRUSTED
+    if (device.modelled) return true
+    return (this.#of(model)?.[role].own.get(device.deviceId)?.records ?? 0) >= RECORDS_TRUSTED
   }
 
   /** Time to move `bytes` from one device to another with the link to themselves, milliseconds. */
   transferMs(from: DeviceFacts, to: DeviceFacts, bytes: number): number {
-    return linkMs(from, to, bytes, this.#linkBytesPerSecond.get(pairKey(from.deviceId, to.deviceId)))
+    return linkMs(from, to, bytes, this.#linkBytesPerSecond.get(from.deviceId)?.get(to.deviceId))
   }
 
   /** Time from asking a device for cached blocks to their last byte, milliseconds. */
@@ -107,48 +114,63 @@ export class CostModel {
 
   /** Drops what was learned of a device that left. */
   forget(deviceId: string): void {
-    const ofDevice = (key: string): boolean => key.split(' ').includes(deviceId)
-    for (const key of [...this.#efficiencies.keys()]) if (ofDevice(key)) this.#efficiencies.delete(key)
-    for (const key of [...this.#linkBytesPerSecond.keys()]) {
-      if (ofDevice(key)) this.#linkBytesPerSecond.delete(key)
+    for (const profiles of this.#learned.values()) {
+      for (const roles of Object.values(profiles)) {
+        for (const { own } of Object.values(roles)) own.delete(deviceId)
+      }
     }
+    this.#linkBytesPerSecond.delete(deviceId)
+    for (const rates of this.#linkBytesPerSecond.values()) rates.delete(deviceId)
   }
 
   /** The share of its roofline that the device reaches, as far as is known. */
-  efficiency(device: DeviceFacts, model: ModelFacts, role: Role): number {
-    const own = this.#efficiencies.get(efficiencyKey(device.deviceId, model, role))
-    const any = this.#efficiencies.get(efficiencyKey(ANY_DEVICE, model, role))
-    return own?.value ?? any?.value ?? EFFICIENCY_GUESS
+  efficiency(device: Pick<DeviceFacts, 'deviceId'>, model: ModelFacts, role: Role): number {
+    const learned = this.#of(model)?.[role]
+    if (!learned) return EFFICIENCY_GUESS
+    return learned.own.get(device.deviceId)?.value ?? learned.any?.value ?? EFFICIENCY_GUESS
+  }
+
+  #of({ digest, profile }: ModelFacts): Record<Role, Learned> | undefined {
+    return this.#learned.get(digest)?.[profile]
   }
 
   #learnLink(fromDeviceId: string, toDeviceId: string, bytes: number, busyMs: number): void {
     if (!(bytes > 0 && busyMs > 0)) return
-    const key = pairKey(fromDeviceId, toDeviceId)
-    const rate = (bytes / busyMs) * 1000
-    this.#linkBytesPerSecond.set(key, blend(this.#linkBytesPerSecond.get(key), rate))
+    const rates = this.#linkBytesPerSecond.get(fromDeviceId) ?? new Map<string, number>()
+    this.#linkBytesPerSecond.set(fromDeviceId, rates)
+    rates.set(toDeviceId, blend(rates.get(toDeviceId), (bytes / busyMs) * 1000))
   }
 
   #learn(device: DeviceFacts, model: ModelFacts, role: Role, idealMs: number, measuredMs: number): void {
     if (!(measuredMs > 0)) return
     const seen = Math.min(EFFICIENCY_MAX, Math.max(EFFICIENCY_MIN, idealMs / measuredMs))
-    for (const deviceId of [device.deviceId, ANY_DEVICE]) {
-      const key = efficiencyKey(deviceId, model, role)
-      const old = this.#efficiencies.get(key)
-      this.#efficiencies.set(key, { value: blend(old?.value, seen), records: (old?.records ?? 0) + 1 })
-    }
+    const profiles = this.#learned.get(model.digest) ?? { exact: nothingLearned(), paper: nothingLearned() }
+    this.#learned.set(model.digest, profiles)
+    const learned = profiles[model.profile][role]
+    learned.own.set(device.deviceId, withRecord(learned.own.get(device.deviceId), seen))
+    learned.any = withRecord(learned.any, seen)
   }
+}
+
+function nothingLearned(): Record<Role, Learned> {
+  return {
+    prefill: { any: undefined, own: new Map() },
+    decode: { any: undefined, own: new Map() },
+  }
+}
+
+function withRecord(old: Efficiency | undefined, seen: number): Efficiency {
+  return { value: blend(old?.value, seen), records: (old?.records ?? 0) + 1 }
 }
 
 function blend(old: number | undefined, seen: number): number {
   return old === undefined ? seen : old + RECORD_WEIGHT * (seen - old)
 }
 
-function efficiencyKey(deviceId: string, model: ModelFacts, role: Role): string {
-  return `${deviceId} ${model.digest}/${model.profile}/${role}`
-}
-
-function pairKey(fromDeviceId: string, toDeviceId: string): string {
-  return `${fromDeviceId} ${toDeviceId}`
+/** Values in a token's key, over all layers. Grouped queries are not advertised, so there are at least as many in a query. */
+export function keyWidth({ kvBytesPerToken, profile }: ModelFacts): number {
+  const valueBytes = profile === 'exact' ? 4 : 1
+  return kvBytesPerToken / (2 * valueBytes)
 }
 
 function prefillIdealMs(
@@ -158,27 +180,30 @@ function prefillIdealMs(
   contextTokens: number,
   tokensAhead = 0,
 ): number {
-  // Scores and weighted sums under the causal mask. The key width over all layers is a quarter of
-  // the f32 KV bytes halved; grouped queries are not advertised, so this is a lower bound.
-  const keyWidth = model.kvBytesPerToken / 8
+  // Scores and weighted sums under the causal mask.
+  const width = keyWidth(model)
   const all = tokensAhead + tokens
-  const operations =
-    2 * model.parameters * all + 2 * all * all * keyWidth + 4 * tokens * contextTokens * keyWidth
-  const bytes = model.weightBytes + (all + contextTokens) * model.kvBytesPerToken
-  return idealMs(device, model, operations, bytes)
+  const operations = 2 * model.parameters * all + 2 * all * all * width + 4 * tokens * contextTokens * width
+  const bytes = model.weightBytes + (all + contextTokens) * model.poolBytesPerToken
+  const rates = model.compute.length > 0 ? model.compute : device.compute
+  return idealMs(device, rates, model, operations, bytes)
 }
 
 function stepIdealMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
   const operations = 2 * model.parameters * batch
-  const bytes = model.weightBytes + batch * contextTokens * model.kvBytesPerToken
-  return idealMs(device, model, operations, bytes)
+  const bytes = model.weightBytes + batch * contextTokens * model.poolBytesPerToken
+  return idealMs(device, device.compute, model, operations, bytes)
 }
 
 /** The exact profile computes in f32; the paper's takes the fastest rate that the device has. */
-function idealMs(device: DeviceFacts, model: ModelFacts, operations: number, readBytes: number): number {
-  const ms = rooflineMs(device, { operations, readBytes }, (precision) => {
-    return model.profile === 'paper' || precision === 'f32'
-  })
+function idealMs(
+  { tiers }: DeviceFacts,
+  rates: readonly RateFacts[],
+  { profile }: ModelFacts,
+  operations: number,
+  readBytes: number,
+): number {
+  const ms = rooflineMs(peakOps(rates, profile === 'paper'), peakBytes(tiers), operations, readBytes)
   // A step of nothing still takes a microsecond, which keeps every ratio finite.
   return Math.max(ms, 1e-3)
 }

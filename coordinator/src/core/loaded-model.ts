@@ -6,7 +6,7 @@
  *     back meanwhile keeps count.
  */
 import type { DeviceView } from './cluster-view.js'
-import { type ModelFacts, type ModelLoad, preferredRole, type Role, type TierFacts } from './facts.js'
+import type { ModelFacts, ModelLoad, TierFacts } from './facts.js'
 
 /** What an epoch takes of a model on a device. */
 export interface Commitment {
@@ -24,8 +24,8 @@ export type ReportedUse = Pick<ModelLoad, 'decodeSlotsUsed' | 'prefillTokensWait
 export class LoadedModel {
   readonly device: DeviceView
   facts: ModelFacts
-  /** Which of the two roles its device prefers. */
-  prefers: Role | undefined
+  /** The same for the same model on every device. */
+  readonly number: number
   /** False once the device does not advertise it any more. */
   isThere = true
   /** What this coordinator's epochs take now. */
@@ -42,10 +42,10 @@ export class LoadedModel {
   #ownPeak = NOTHING
   #others = NOTHING
 
-  constructor(device: DeviceView, facts: ModelFacts) {
+  constructor(device: DeviceView, facts: ModelFacts, number: number) {
     this.device = device
     this.facts = facts
-    this.prefers = preferredRole(device.facts)
+    this.number = number
     this.#sum()
   }
 
@@ -55,7 +55,6 @@ export class LoadedModel {
     if (!this.isThere) this.#others = NOTHING
     this.isThere = true
     this.facts = facts
-    this.prefers = preferredRole(this.device.facts)
     this.#sum()
   }
 

@@ -2,7 +2,7 @@
  * Pairs of a device that prefills and one that decodes, by their predicted time to the last token: wait and
  * prefill, the part of the KV transfer that prefill does not hide, and the decode steps.
  */
-import type { AttentionPlan } from './attention-plan.js'
+import { BestFew } from './best-few.js'
 import type { CostModel } from './cost-model.js'
 import type { WeighedPair } from './decision.js'
 import { kvBytes } from './kv-blocks.js'
@@ -13,7 +13,7 @@ const MUCH_FASTER = 0.25
 /** Pairs whose predicted times differ by less than about this share count as equal: the emptier one wins. */
 const TIE_SHARE = 0.05
 /** Devices of each role that are paired up. */
-const PAIRED_MAX = 8
+export const PAIRED_MAX = 8
 
 export interface Candidate {
   readonly model: LoadedModel
@@ -22,7 +22,8 @@ export interface Candidate {
 }
 
 export interface Decoder extends Candidate {
-  readonly attention: AttentionPlan
+  /** Whether another device attends for it. */
+  readonly isOffloaded: boolean
 }
 
 export interface Prefiller extends Candidate {
@@ -34,38 +35,23 @@ export interface ScoredPair extends WeighedPair {
   readonly decoder: Decoder
   readonly heldByDecodeTokens: number
   readonly decodeSlotsUsed: number
-  readonly isDecodeTrusted: boolean
   /** Until decoding begins. */
   readonly startMs: number
   readonly totalMs: number
+  /** Of `totalMs`: pairs on one step count as equal. */
+  readonly step: number
 }
 
-/** The best few. */
+/** The best few candidates of a role. */
 export function quickest<T extends Candidate>(candidates: readonly T[]): readonly T[] {
-  if (candidates.length <= PAIRED_MAX) return candidates
-  return candidates.toSorted((a, b) => a.roleMs - b.roleMs).slice(0, PAIRED_MAX)
+  const few = new BestFew<T>(PAIRED_MAX)
+  for (const candidate of candidates) few.add(candidate, candidate.roleMs)
+  return few.items
 }
 
-/** The best few, each with the best way to have the prompt's beginning. */
+/** Each with the best way to have the prompt's beginning. */
 export function planned(candidates: readonly Candidate[], prefix: PrefixChoice): readonly Prefiller[] {
-  return quickest(candidates).map((candidate) => {
-    return { ...candidate, plan: prefix.plan(candidate.model) }
-  })
-}
-
-/** Devices that decode first, could do both, and hold the beginning of the prompt. */
-export function holders(
-  prefillers: readonly Candidate[],
-  decoders: readonly Decoder[],
-  prefix: PrefixChoice,
-): readonly (Candidate & { readonly decoder: Decoder })[] {
-  const found = prefillers.flatMap((candidate) => {
-    const { model } = candidate
-    if (model.prefers !== 'decode' || prefix.localTokens(model) === 0) return []
-    const decoder = decoders.find((other) => other.model === model)
-    return decoder ? [{ ...candidate, decoder }] : []
-  })
-  return quickest(found)
+  return candidates.map((candidate) => ({ ...candidate, plan: prefix.plan(candidate.model) }))
 }
 
 /** All pairs, best first. */
@@ -78,35 +64,60 @@ export function scorePairs(
 ): ScoredPair[] {
   const pairs: ScoredPair[] = []
   for (const prefiller of prefillers) {
-    const from = prefiller.model.device
-    for (const decoder of decoders) {
-      const to = decoder.model.device
-      const heldByDecodeTokens = from === to ? 0 : prefix.heldTokens(decoder.model)
-      const bytes = kvBytes(prefiller.model.facts, input.prefillTokens - heldByDecodeTokens)
-      const transferMs = costs.transferMs(from.facts, to.facts, bytes)
-      const { prefillMs } = prefiller.plan
-      const startMs = prefillMs + exposedMs(prefiller, transferMs)
-      pairs.push({
-        prefill: from.ref,
-        decode: to.ref,
-        ttftMs: prefillMs,
-        tpotMs: decoder.roleMs,
-        prefiller,
-        decoder,
-        heldByDecodeTokens,
-        decodeSlotsUsed: decoder.model.slotsUsed,
-        isDecodeTrusted: costs.isTrusted(to.facts, decoder.model.facts, 'decode'),
-        startMs,
-        totalMs: startMs + (input.answerTokens - 1) * decoder.roleMs,
-      })
-    }
+    for (const decoder of decoders) pairs.push(scored(prefiller, decoder, input, costs, prefix))
   }
   return pairs.sort(comparePairs)
 }
 
-export function isMuchFaster(pair: ScoredPair, than: ScoredPair): boolean {
-  const isTrusted = pair.isDecodeTrusted && than.isDecodeTrusted
+function scored(
+  prefiller: Prefiller,
+  decoder: Decoder,
+  input: { readonly prefillTokens: number; readonly answerTokens: number },
+  costs: CostModel,
+  prefix: PrefixChoice,
+): ScoredPair {
+  const [from, to] = [prefiller.model.device, decoder.model.device]
+  const heldByDecodeTokens = from === to ? 0 : prefix.heldTokens(decoder.model)
+  const bytes = kvBytes(prefiller.model.facts, input.prefillTokens - heldByDecodeTokens)
+  const { prefillMs } = prefiller.plan
+  const startMs = prefillMs + exposedMs(prefiller, costs.transferMs(from.facts, to.facts, bytes))
+  const totalMs = startMs + (input.answerTokens - 1) * decoder.roleMs
+  return {
+    prefill: from.ref,
+    decode: to.ref,
+    ttftMs: prefillMs,
+    tpotMs: decoder.roleMs,
+    prefiller,
+    decoder,
+    heldByDecodeTokens,
+    decodeSlotsUsed: decoder.model.slotsUsed,
+    startMs,
+    totalMs,
+    // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
+    step: Math.round(Math.log(totalMs) / Math.log(1 + TIE_SHARE)),
+  }
+}
+
+/** Whether both predictions can be trusted and one is for a fraction of the time of the other. */
+export function isMuchFaster(pair: ScoredPair, than: ScoredPair, costs: CostModel): boolean {
+  const isTrusted = [pair, than].every(({ decoder: { model } }) => {
+    return costs.isTrusted(model.device.facts, model.facts, 'decode')
+  })
   return isTrusted && pair.totalMs < MUCH_FASTER * than.totalMs
+}
+
+/**
+ * Whether no pair with one of these decoders can be much faster: each takes at least the quickest prefill, and
+ * `leastStepMs` for every token after the first.
+ */
+export function cannotBeMuchFaster(
+  prefillers: readonly Prefiller[],
+  leastStepMs: number,
+  answerTokens: number,
+  than: ScoredPair,
+): boolean {
+  const leastPrefillMs = Math.min(...prefillers.map(({ plan }) => plan.prefillMs))
+  return leastPrefillMs + (answerTokens - 1) * leastStepMs >= MUCH_FASTER * than.totalMs
 }
 
 /** To the last token, and by more than what counts as equal to the beginning, which is what reuse saves. */
@@ -121,10 +132,8 @@ function exposedMs({ model, plan }: Prefiller, transferMs: number): number {
 }
 
 export function comparePairs(a: ScoredPair, b: ScoredPair): number {
-  // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
-  const step = (pair: ScoredPair): number => Math.round(Math.log(pair.totalMs) / Math.log(1 + TIE_SHARE))
   return (
-    step(a) - step(b) ||
+    a.step - b.step ||
     a.decodeSlotsUsed - b.decodeSlotsUsed ||
     a.totalMs - b.totalMs ||
     compareText(a.prefill.deviceId, b.prefill.deviceId) ||

@@ -23,39 +23,32 @@
  *   that the rules above give.
  */
 import { isRemote } from './attention-choice.js'
-import {
-  type AttentionInput,
-  AttentionPlacement,
-  canAttend,
-  choosesPages,
-  looksForAttendants,
-  needsPages,
-} from './attention-placement.js'
+import { AttentionPlacement, looksForAttendants } from './attention-placement.js'
+import { BestFew } from './best-few.js'
 import { hashCount } from './block-hashes.js'
-import type { ClusterView, DeviceView } from './cluster-view.js'
+import type { ClusterView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import {
   type Decision,
   type DecodeRule,
-  FILTER_REASONS,
   type Filtered,
-  type FilterReason,
   PAIRS_KEPT,
   type PassedOver,
-  type PlacedRole,
   type PrefillRule,
 } from './decision.js'
+import { DeviceFilter, type FilterInput, type PlacementLimits } from './device-filter.js'
 import type { ProfileName, Role } from './facts.js'
-import { BLOCK_TOKENS, poolBytes } from './kv-blocks.js'
+import { poolBytes } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
 import type { LoadedModel } from './loaded-model.js'
 import {
   type Candidate,
+  cannotBeMuchFaster,
   comparePairs,
   type Decoder,
-  holders,
   isFaster,
   isMuchFaster,
+  PAIRED_MAX,
   type Prefiller,
   planned,
   quickest,
@@ -78,23 +71,14 @@ export interface PlacementView {
   readonly directory: KvDirectory
 }
 
-export interface PlacementInput extends Prompt {
+export interface PlacementInput extends Prompt, FilterInput {
   readonly requestId: string
   readonly epoch: number
-  readonly modelDigest: string
   /** To be tried, the one that was asked for first. A pair has one profile. */
   readonly profiles: readonly ProfileName[]
-  /** Tokens to reserve room for on the decoding device. */
-  readonly reserveTokens: number
   /** Most tokens still to come. */
   readonly tokensLeft: number
-  readonly attention: AttentionInput
   readonly movedBecause: string | null
-}
-
-export interface PlacementLimits {
-  readonly protocolVersion: number
-  readonly protocolVersionMin: number
 }
 
 export type PlacementOutcome =
@@ -104,11 +88,12 @@ export type PlacementOutcome =
 
 /** Whether some device could keep the prompt and some device all of it, if they held nothing else. */
 export function fitsEmptyDevices(input: PlacementInput, profile: ProfileName, view: ClusterView): boolean {
+  const number = view.modelNumber({ digest: input.modelDigest, profile })
   const fits = (role: Role, tokens: number): boolean =>
-    [...view.devices()].some(({ facts, ref }) => {
-      const model = view.model(ref, { digest: input.modelDigest, profile })
-      if (!model?.isThere || !facts.capabilities.includes(role)) return false
-      return poolBytes(model.facts, tokens) <= model.kvBytesMax
+    view.list.some(({ traits, models }) => {
+      if (!(role === 'prefill' ? traits.canPrefill : traits.canDecode)) return false
+      const model = models.find((loaded) => loaded.number === number && loaded.isThere)
+      return model !== undefined && poolBytes(model.facts, tokens) <= model.kvBytesMax
     })
   return fits('prefill', input.prefillTokens) && fits('decode', input.reserveTokens)
 }
@@ -140,70 +125,64 @@ function placeIn(
 ): { readonly decision: Decision } | { readonly filtered: Filtered } {
   const { view, costs, directory } = cluster
   const { prefillTokens } = input
+  const answerTokens = Math.min(input.tokensLeft, TOKENS_WEIGHED_MAX)
+  const context = { contextTokens: prefillTokens, steps: answerTokens }
   const prefix = new PrefixChoice(input, view, costs, directory, nowMs)
-  const counts: Record<PlacedRole, number[]> = {
-    prefill: FILTER_REASONS.map(() => 0),
-    decode: FILTER_REASONS.map(() => 0),
-    attend: FILTER_REASONS.map(() => 0),
-  }
-  const turnAway = (role: PlacedRole, reason: FilterReason): void => {
-    const index = FILTER_REASONS.indexOf(reason)
-    counts[role][index] = (counts[role][index] ?? 0) + 1
-  }
-  const able: Record<PlacedRole, LoadedModel[]> = { prefill: [], decode: [], attend: [] }
-  const tokens = tokensWeighed(input)
-  const mayOffload = looksForAttendants(input.attention, input.prefillTokens, tokens)
-  for (const device of view.devices()) {
-    // Who has no model at all, such as a host agent, is no device that could be turned away.
-    if (device.facts.models.length === 0) continue
-    for (const role of mayOffload ? PLACED_ROLES : ROLES) {
-      const found = filter(device, profile, role, input, view, limits, nowMs)
-      if (typeof found === 'string') turnAway(role, found)
-      else able[role].push(found)
-    }
-  }
-  const context = { contextTokens: input.prefillTokens, steps: tokens }
-  const attention = new AttentionPlacement(input.attention, context, cluster, able.attend)
-  const prefillers = able.prefill.map((model) => ({ model, roleMs: prefix.localMs(model) }))
-  const decoders = able.decode.flatMap((model) => {
-    const plan = attention.plan(model)
-    if (!plan) turnAway('decode', 'attend')
-    return plan ? { model, attention: plan, roleMs: plan.stepMs } : []
+  const attention = new AttentionPlacement(input.attention, context, cluster)
+  const filter = new DeviceFilter(input, profile, view, limits, nowMs)
+  const found = new Found(prefix)
+  const mayOffload = looksForAttendants(input.attention, prefillTokens, answerTokens)
+  filter.pass(mayOffload ? PLACED_ROLES : ROLES, (role, model) => {
+    if (role === 'attend') attention.addAttendant(model)
+    else found.add(role, model)
   })
+  const weigh = (models: readonly LoadedModel[]): Decoder[] => {
+    const decoders: Decoder[] = []
+    for (const model of models) {
+      const way = attention.weigh(model)?.way
+      if (way) decoders.push({ model, isOffloaded: way.attend !== null, roleMs: way.stepMs })
+      else filter.turnAway('decode', 'attend')
+    }
+    return decoders
+  }
   const score = (prefillers: readonly Prefiller[], decoders: readonly Decoder[]): ScoredPair[] =>
-    scorePairs(prefillers, decoders, { prefillTokens, answerTokens: tokens }, costs, prefix)
-  const prefilling = planned(preferred(prefillers, 'prefill'), prefix)
-  const [decodeFirst, prefillFirst] = splitBy(decoders, 'decode')
-  const usual = score(prefilling, quickest(decodeFirst))
-  const unusual = score(prefilling, quickest(prefillFirst))
+    scorePairs(prefillers, quickest(decoders), { prefillTokens, answerTokens }, costs, prefix)
+  const isOffloadAsked = isRemote(input.attention.wish)
+  const { prefilling, decodeFirst, prefillFirst } = found
+  const prefillers = planned(prefilling, prefix)
+  const usualDecoders = weigh(decodeFirst)
+  const usual = score(prefillers, usualDecoders)
   const bestUsual = usual[0]
+  // Among thousands of devices these are most of the work, for a rule that seldom comes into force.
+  const isDecided =
+    bestUsual !== undefined &&
+    usual.length >= PAIRS_KEPT &&
+    !isOffloadAsked &&
+    cannotBeMuchFaster(prefillers, leastOf(prefillFirst, attention), answerTokens, bestUsual)
+  const unusual = isDecided ? [] : score(prefillers, weigh(prefillFirst))
   const bestUnusual = unusual[0]
   let decodeRule: DecodeRule = 'free-slot'
   let ranked = [...usual, ...unusual]
-  const isOffloadAsked = isRemote(input.attention.wish)
-  if (isOffloadAsked && bestUnusual?.decoder.attention.attend) {
+  if (isOffloadAsked && bestUnusual?.decoder.isOffloaded) {
     decodeRule = 'offloads'
     ranked = [...unusual, ...usual]
   } else if (!bestUsual) {
     decodeRule = 'no-free-slot'
-  } else if (bestUnusual && isMuchFaster(bestUnusual, bestUsual)) {
+  } else if (bestUnusual && isMuchFaster(bestUnusual, bestUsual, costs)) {
     decodeRule = 'much-faster'
     ranked = [...unusual, ...usual]
   }
-  let prefillRule: PrefillRule =
-    prefilling[0]?.model.prefers === 'prefill' ? 'prefers-prefill' : 'only-one-left'
-  const alone = holders(isOffloadAsked ? [] : prefillers, decoders, prefix).flatMap((holder) => {
-    return score(planned([holder], prefix), [holder.decoder])
-  })
-  const bestAlone = alone.sort(comparePairs)[0]
+  let prefillRule: PrefillRule = found.prefersPrefill ? 'prefers-prefill' : 'only-one-left'
+  const bestAlone = isOffloadAsked ? undefined : alone(usualDecoders, filter, prefix, score)
   if (prefillRule === 'prefers-prefill' && bestAlone && ranked[0] && isFaster(bestAlone, ranked[0])) {
     prefillRule = 'holds-prefix'
     decodeRule = 'free-slot'
     ranked = [bestAlone, ...ranked]
   }
-  const best = ranked[0]
-  if (!best) return { filtered: counts }
-  const { model } = best.decoder
+  const [best] = ranked
+  // Now that it is known who prefills, and so prepares.
+  const plan = best && attention.plan(best.decoder.model, best.prefiller.model.device)
+  if (!plan) return { filtered: filter.counts }
   return {
     decision: {
       requestId: input.requestId,
@@ -211,7 +190,7 @@ function placeIn(
       prefill: best.prefill,
       decode: best.decode,
       profile,
-      numerics: model.facts.numerics,
+      numerics: best.decoder.model.facts.numerics,
       prefillNumerics: best.prefiller.model.facts.numerics,
       ttftMs: best.ttftMs,
       tpotMs: best.tpotMs,
@@ -222,65 +201,71 @@ function placeIn(
         blocks: hashCount(input.blockHashes),
         heldByDecodeTokens: best.heldByDecodeTokens,
       },
-      // Now that it is known who prefills, and so prepares.
-      attention: attention.plan(model, best.prefiller.model.device) ?? best.decoder.attention,
+      attention: plan,
       movedBecause: input.movedBecause,
       weighed: ranked.slice(0, PAIRS_KEPT).map(({ prefill, decode, ttftMs, tpotMs }) => {
         return { prefill, decode, ttftMs, tpotMs }
       }),
-      filtered: counts,
+      filtered: filter.counts,
       passedOver: null,
     },
   }
 }
 
-/** The model on the device, or the first reason against it in this role. */
-function filter(
-  device: DeviceView,
-  profile: ProfileName,
-  role: PlacedRole,
-  input: PlacementInput,
-  view: ClusterView,
-  limits: PlacementLimits,
-  nowMs: number,
-): FilterReason | LoadedModel {
-  const { facts } = device
-  const state = view.state(facts.deviceId, nowMs)
-  if (state !== 'ready') return state
-  const isSpoken =
-    facts.protocolVersion >= limits.protocolVersionMin && facts.protocolVersionMin <= limits.protocolVersion
-  if (!isSpoken) return 'protocol'
-  const model = view.model(device.ref, { digest: input.modelDigest, profile })
-  if (!model?.isThere || model.facts.contextTokensMax < input.prefillTokens) return 'model'
-  if (!facts.capabilities.includes(role)) return 'capability'
-  const pages = Math.floor(input.prefillTokens / BLOCK_TOKENS)
-  if (role === 'attend' && !canAttend(facts, pages)) return 'capability'
-  const isPaged = role === 'attend' || (role === 'decode' && needsPages(input.attention))
-  if (isPaged && model.facts.slidingWindowTokens !== undefined) return 'sliding-window'
-  if (role === 'decode' && isPaged && !choosesPages(facts)) return 'capability'
-  const tokens = { prefill: input.prefillTokens, decode: input.reserveTokens, attend: pages * BLOCK_TOKENS }
-  const bytes = poolBytes(model.facts, tokens[role])
-  if (bytes > model.kvBytesMax) return 'too-small'
-  if (input.avoids(facts.deviceId)) return 'failed-before'
-  if (view.isRefusing(facts.deviceId, nowMs)) return 'refused'
-  if (role === 'decode' && model.slotsUsed >= facts.decodeSlots) return 'slots'
-  if (bytes > model.kvBytesFree) return 'memory'
-  return model
+/** What the filters leave for the two roles. */
+class Found {
+  readonly decodeFirst: LoadedModel[] = []
+  readonly prefillFirst: LoadedModel[] = []
+  readonly #prefix: PrefixChoice
+  readonly #preferring = new BestFew<Candidate>(PAIRED_MAX)
+  readonly #others: LoadedModel[] = []
+
+  constructor(prefix: PrefixChoice) {
+    this.#prefix = prefix
+  }
+
+  add(role: Role, model: LoadedModel): void {
+    const { prefers } = model.device.traits
+    if (role === 'decode') {
+      if (prefers === 'decode') this.decodeFirst.push(model)
+      else this.prefillFirst.push(model)
+    } else if (prefers === 'prefill') {
+      const roleMs = this.#prefix.localMs(model)
+      this.#preferring.add({ model, roleMs }, roleMs)
+    } else {
+      this.#others.push(model)
+    }
+  }
+
+  get prefersPrefill(): boolean {
+    return this.#preferring.items.length > 0
+  }
+
+  /** The quickest that prefer prefill; the quickest of all where none does. */
+  get prefilling(): readonly Candidate[] {
+    if (this.prefersPrefill) return this.#preferring.items
+    return quickest(this.#others.map((model) => ({ model, roleMs: this.#prefix.localMs(model) })))
+  }
 }
 
-/** Of the answer, whose length is not known in advance. */
-function tokensWeighed(input: PlacementInput): number {
-  return Math.min(input.tokensLeft, TOKENS_WEIGHED_MAX)
+/** The best of the devices that decode first, hold the beginning of the prompt, and could prefill the rest of it. */
+function alone(
+  decoders: readonly Decoder[],
+  filter: DeviceFilter,
+  prefix: PrefixChoice,
+  score: (prefillers: readonly Prefiller[], decoders: readonly Decoder[]) => ScoredPair[],
+): ScoredPair | undefined {
+  const holders = decoders.filter(({ model }) => {
+    return prefix.localTokens(model) > 0 && filter.isLeft(model, 'prefill')
+  })
+  const quick = quickest(
+    holders.map((decoder) => ({ model: decoder.model, decoder, roleMs: prefix.localMs(decoder.model) })),
+  )
+  const pairs = quick.flatMap((holder) => score(planned([holder], prefix), [holder.decoder]))
+  return pairs.sort(comparePairs)[0]
 }
 
-/** Those that prefer the role; all of them where none does. */
-function preferred<T extends Candidate>(candidates: readonly T[], role: Role): readonly T[] {
-  const [first, second] = splitBy(candidates, role)
-  return first.length > 0 ? first : second
-}
-
-function splitBy<T extends Candidate>(candidates: readonly T[], role: Role): [readonly T[], readonly T[]] {
-  const first = candidates.filter((candidate) => candidate.model.prefers === role)
-  const second = candidates.filter((candidate) => candidate.model.prefers !== role)
-  return [first, second]
+/** The least time of a step that any of them can come to. */
+function leastOf(models: readonly LoadedModel[], attention: AttentionPlacement): number {
+  return models.reduce((least, model) => Math.min(least, attention.leastMs(model)), Number.POSITIVE_INFINITY)
 }

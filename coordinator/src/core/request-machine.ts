@@ -10,14 +10,9 @@
  */
 import { isRemote } from './attention-choice.js'
 import { explainNoPlacement, isHopeless, stepAfterNoPlacement } from './decision.js'
+import type { PlacementLimits } from './device-filter.js'
 import { type DeviceRef, type ProfileName, profilesFor } from './facts.js'
-import {
-  fitsEmptyDevices,
-  type PlacementInput,
-  type PlacementLimits,
-  type PlacementView,
-  place,
-} from './placement.js'
+import { fitsEmptyDevices, type PlacementInput, type PlacementView, place } from './placement.js'
 import type { CoordinatorAction, Fault, RequestEvent, Submission } from './protocol.js'
 import {
   availableTokens,

@@ -2,7 +2,7 @@
  * Ideal times from what devices advertise: what a device could do at its rated peak, and what a link
  * could carry. Who predicts with them divides by the efficiency that was measured.
  */
-import type { DeviceFacts, PrecisionName } from './facts.js'
+import type { DeviceFacts } from './facts.js'
 
 export type RatedDevice = Pick<DeviceFacts, 'deviceId' | 'tiers' | 'compute'>
 export type LinkedDevice = Pick<DeviceFacts, 'deviceId' | 'link'>
@@ -21,20 +21,35 @@ const UNKNOWN_BYTES_PER_SECOND = 10e9
 /** Where neither end advertises a link and no transfer was seen. */
 const UNKNOWN_LINK_BYTES_PER_SECOND = 1e9
 
-/** The longer of the times for arithmetic and for reading, at the peak of the precisions that may be used, milliseconds. */
+/** The longer of the times for arithmetic and for reading, at rates as `peakOps` and `peakBytes` give them, milliseconds. */
 export function rooflineMs(
-  device: RatedDevice,
-  { operations, readBytes }: Work,
-  isUsable: (precision: PrecisionName) => boolean,
+  opsPerSecond: number,
+  bytesPerSecond: number,
+  operations: number,
+  readBytes: number,
 ): number {
-  const rates = device.compute.filter(({ precision }) => isUsable(precision)).map((rate) => rate.opsPerSecond)
-  const opsPerSecond = Math.max(0, ...rates)
-  const bytesPerSecond = Math.max(0, ...device.tiers.map((tier) => tier.bytesPerSecond))
-  const seconds = Math.max(
-    operations / rateOr(opsPerSecond, UNKNOWN_OPS_PER_SECOND),
-    readBytes / rateOr(bytesPerSecond, UNKNOWN_BYTES_PER_SECOND),
-  )
-  return seconds * 1000
+  return Math.max(operations / opsPerSecond, readBytes / bytesPerSecond) * 1000
+}
+
+/** Peak of the device in f32 alone, or in the fastest precision that it has. */
+export function peakOps(rates: RatedDevice['compute'], isAnyUsable: boolean): number {
+  let peak = 0
+  for (const { precision, opsPerSecond } of rates) {
+    if ((isAnyUsable || precision === 'f32') && opsPerSecond > peak) peak = opsPerSecond
+  }
+  return peak >= 1 ? peak : UNKNOWN_OPS_PER_SECOND
+}
+
+/** Peak of the fastest tier. */
+export function peakBytes(tiers: RatedDevice['tiers']): number {
+  let peak = 0
+  for (const { bytesPerSecond } of tiers) if (bytesPerSecond > peak) peak = bytesPerSecond
+  return peak >= 1 ? peak : UNKNOWN_BYTES_PER_SECOND
+}
+
+/** Of work in f32, milliseconds. */
+export function f32WorkMs({ compute, tiers }: RatedDevice, { operations, readBytes }: Work): number {
+  return rooflineMs(peakOps(compute, false), peakBytes(tiers), operations, readBytes)
 }
 
 /** Milliseconds to move bytes from one device to another: at the rate that was seen, else the advertised one. */
@@ -45,12 +60,12 @@ export function linkMs(
   seenBytesPerSecond?: number | undefined,
 ): number {
   if (from.deviceId === to.deviceId) return 0
-  const advertised = [from.link.bytesPerSecond, to.link.bytesPerSecond].filter((rate) => rate >= 1)
-  const nominal = advertised.length > 0 ? Math.min(...advertised) : UNKNOWN_LINK_BYTES_PER_SECOND
-  return (bytes / (seenBytesPerSecond ?? nominal)) * 1000 + from.link.latencyMs + to.link.latencyMs
+  const nominal = Math.min(linkRate(from), linkRate(to))
+  const rate = seenBytesPerSecond ?? (Number.isFinite(nominal) ? nominal : UNKNOWN_LINK_BYTES_PER_SECOND)
+  return (bytes / rate) * 1000 + from.link.latencyMs + to.link.latencyMs
 }
 
-/** A rate below one a second is nobody's. */
-function rateOr(rate: number, unknown: number): number {
-  return rate >= 1 ? rate : unknown
+/** A rate below one a second is nobody's: such a link is as fast as the other end's. */
+function linkRate({ link }: LinkedDevice): number {
+  return link.bytesPerSecond >= 1 ? link.bytesPerSecond : Number.POSITIVE_INFINITY
 }

@@ -5,7 +5,7 @@
  * K1. A prediction is finite and at least CALL_MS whatever a device advertises.
  * K2. What is kept is bounded by the devices known: `forget` drops what was learned of one.
  */
-import { type RatedDevice, rooflineMs, type Work } from './roofline.js'
+import { f32WorkMs, type RatedDevice, type Work } from './roofline.js'
 
 /** Calling a kernel and hearing of its end; what the smallest stage takes. */
 const CALL_MS = 0.005
@@ -26,12 +26,12 @@ export class StageCosts {
    */
   stageMs(device: RatedDevice, kernel: string, work: Work, guess = EFFICIENCY_GUESS): number {
     const efficiency = this.#efficiencies.get(device.deviceId)?.get(kernel) ?? guess
-    return CALL_MS + idealMs(device, work) / efficiency
+    return CALL_MS + f32WorkMs(device, work) / efficiency
   }
 
   /** Learns from a stage that ran. */
   observe(device: RatedDevice, kernel: string, work: Work, measuredMs: number): void {
-    const ideal = idealMs(device, work)
+    const ideal = f32WorkMs(device, work)
     if (!(measuredMs > 0) || !(ideal > 0)) return
     const seen = Math.min(EFFICIENCY_MAX, Math.max(EFFICIENCY_MIN, ideal / measuredMs))
     const ofDevice = this.#efficiencies.get(device.deviceId) ?? new Map<string, number>()
@@ -44,8 +44,4 @@ export class StageCosts {
   forget(deviceId: string): void {
     this.#efficiencies.delete(deviceId)
   }
-}
-
-function idealMs(device: RatedDevice, work: Work): number {
-  return rooflineMs(device, work, (precision) => precision === 'f32')
 }

@@ -7,7 +7,7 @@ import type { Clock } from '@kvasir/runtime/clock'
 import { KvasirError, messageOf } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import { retrievalWork } from '../core/retrieval-plan.js'
-import { rooflineMs } from '../core/roofline.js'
+import { f32WorkMs } from '../core/roofline.js'
 import {
   type CorpusDirectory,
   corpusKey,
@@ -60,7 +60,7 @@ export class ShardKeeper {
     const placed = placedCorpusOf(known, seen)
     const devices = searchers.map(({ ref, facts, shardBytesMax }) => {
       const work = retrievalWork({ documents: placed.documents, postingsBytes: placed.bytes })
-      const workMs = [work.relevancy, work.retrieval].map((part) => rooflineMs(facts, part, isF32))
+      const workMs = [work.relevancy, work.retrieval].map((part) => f32WorkMs(facts, part))
       const searchMs = Math.max(
         workMs.reduce((sum, ms) => sum + ms, 0),
         1e-6,
@@ -167,8 +167,4 @@ function placedCorpusOf({ key, info }: KnownCorpus, seen: SeenVersion): PlacedCo
   const bytes = Number(info.postingsBytes) * growth
   const termBytes = Math.min(bytes, Number(info.terms) * BYTES_PER_TERM)
   return { key, version: seen.version, documents, bytes, termBytes }
-}
-
-function isF32(precision: string): boolean {
-  return precision === 'f32'
 }

@@ -1,0 +1,205 @@
+/**
+ * How long a decode step takes with each way to attend, and nothing else: hundreds of devices are weighed for a
+ * request, and the stages of one of them are told.
+ *
+ * The times are those that planAttention (attention-stages.ts) comes to, term by term: a chain of stages whose
+ * devices are given has no choices left.
+ */
+import type { AttentionPlanner, AttentionWay } from './attention-choice.js'
+import { type AttentionBudget, PAGE_TOKENS, pagesOf, pagesWithin } from './attention-plan.js'
+import {
+  ATTENTION_KERNELS,
+  type AttentionSite,
+  layerShape,
+  layerWork,
+  othersTokens,
+  PAGE_NUMBER_BYTES,
+  queryBytes,
+  uploadBytes,
+} from './attention-stages.js'
+import type { AttentionMethodName } from './attention-wish.js'
+import type { CostModel } from './cost-model.js'
+import type { DeviceFacts, ModelFacts } from './facts.js'
+import type { Work } from './roofline.js'
+import type { StageCosts } from './stage-costs.js'
+import type { StageName } from './stage-plan.js'
+
+type Works = Record<StageName, Work>
+
+/** For one request; the device that decodes changes. */
+export class AttentionTimes implements AttentionPlanner<AttentionWay> {
+  readonly #contextTokens: number
+  readonly #steps: number
+  readonly #costs: CostModel
+  readonly #stageCosts: StageCosts
+  /** By pages read. */
+  readonly #works = new Map<number, { readonly model: ModelFacts; readonly works: Works }>()
+  #model: ModelFacts
+  #decode: DeviceFacts
+  #batch = 1
+  #attendants: readonly DeviceFacts[] = []
+  #leastMs = Number.NaN
+
+  constructor(contextTokens: number, site: Omit<AttentionSite, 'prefill'>) {
+    this.#contextTokens = contextTokens
+    this.#steps = site.steps
+    this.#costs = site.costs
+    this.#stageCosts = site.stageCosts
+    this.#model = site.model
+    this.#decode = site.decode
+  }
+
+  /** Turns to a device, which prefills as well: who does is not known yet. */
+  at(decode: DeviceFacts, model: ModelFacts, batch: number, attendants: readonly DeviceFacts[]): this {
+    this.#decode = decode
+    this.#model = model
+    this.#batch = batch
+    this.#attendants = attendants
+    this.#leastMs = Number.NaN
+    return this
+  }
+
+  /** No way takes less time. */
+  get leastMs(): number {
+    if (Number.isNaN(this.#leastMs)) {
+      this.#leastMs = this.#stepMs(othersTokens(this.#contextTokens, this.#steps, this.#batch))
+    }
+    return this.#leastMs
+  }
+
+  local(method: AttentionMethodName, budget: AttentionBudget | null): AttentionWay {
+    if (method === 'dense') {
+      return { stepMs: this.#stepMs(this.#contextTokens + this.#steps), place: 'local', attend: null }
+    }
+    const decode = this.#decode
+    const works = this.#worksOf(budget)
+    const applyMs = this.#stageMs(decode, 'apply', works)
+    let ms = 0
+    if (method === 'page-bounds') {
+      ms = this.#prepareMs(works) + this.#stageMs(decode, 'relevancy', works)
+      ms += this.#stageMs(decode, 'retrieval', works)
+    }
+    return { stepMs: this.leastMs + (ms + applyMs), place: 'local', attend: null }
+  }
+
+  remote(
+    method: AttentionMethodName,
+    budget: AttentionBudget | null,
+    places: readonly ('partial' | 'indices')[],
+    usefulMs: number,
+  ): AttentionWay | undefined {
+    const isScored = method === 'page-bounds' || places.every((place) => place === 'indices')
+    const works = this.#worksOf(budget)
+    let best: AttentionWay | undefined
+    // In the order in which equal ones are taken.
+    for (const place of ['indices', 'partial'] as const) {
+      if (!places.includes(place)) continue
+      for (const device of this.#attendants) {
+        const ms = isScored ? this.#scoredMs(device, place, budget, works) : this.#denseMs(device, works)
+        const stepMs = this.leastMs + ms
+        if (stepMs > usefulMs || stepMs >= (best?.stepMs ?? Number.POSITIVE_INFINITY)) continue
+        best = { stepMs, place, attend: { deviceId: device.deviceId, incarnation: device.incarnation } }
+      }
+    }
+    return best
+  }
+
+  /** Scores and top-k on the other device, attention there or here. */
+  #scoredMs(
+    device: DeviceFacts,
+    place: 'partial' | 'indices',
+    budget: AttentionBudget | null,
+    works: Works,
+  ): number {
+    const [decode, model] = [this.#decode, this.#model]
+    const { heads, tokenBytes } = layerShape(model)
+    const boundsMs = this.#bulkMs(device, this.#promptPages * tokenBytes)
+    let ms = this.#prepareMs(works)
+    ms = ms + this.#stageMs(device, 'relevancy', works) + (this.#queryMs(decode, device) + boundsMs)
+    ms += this.#stageMs(device, 'retrieval', works)
+    if (place === 'partial') {
+      const movedMs = this.#pagesMs(device) + this.#queryMs(device, decode)
+      return ms + this.#stageMs(device, 'apply', works) + movedMs
+    }
+    const chosenBytes = PAGE_NUMBER_BYTES * model.layers * this.#pagesRead(budget) * heads
+    return ms + this.#stageMs(decode, 'apply', works) + this.#layersMs(device, decode, chosenBytes)
+  }
+
+  /** Attention over all pages on the other device. */
+  #denseMs(device: DeviceFacts, works: Works): number {
+    const decode = this.#decode
+    const movedMs = this.#queryMs(decode, device) + this.#pagesMs(device) + this.#queryMs(device, decode)
+    return this.#stageMs(device, 'apply', works) + movedMs
+  }
+
+  #prepareMs(works: Works): number {
+    return this.#stageMs(this.#decode, 'prepare', works) / this.#steps
+  }
+
+  #pagesMs(device: DeviceFacts): number {
+    return this.#bulkMs(device, this.#promptPages * PAGE_TOKENS * layerShape(this.#model).tokenBytes)
+  }
+
+  #queryMs(from: DeviceFacts, to: DeviceFacts): number {
+    return this.#layersMs(from, to, queryBytes(this.#model))
+  }
+
+  /** To the attending device, once for all steps. */
+  #bulkMs(to: DeviceFacts, layerBytes: number): number {
+    const steps = this.#steps
+    return (
+      this.#costs.transferMs(this.#decode, to, uploadBytes(this.#model, steps, layerBytes) * steps) / steps
+    )
+  }
+
+  /** Every layer waits for its own. */
+  #layersMs(from: DeviceFacts, to: DeviceFacts, bytes: number): number {
+    const { layers } = this.#model
+    return layers * this.#costs.transferMs(from, to, bytes / layers)
+  }
+
+  /** With so many tokens in each sequence of the batch. */
+  #stepMs(tokens: number): number {
+    return this.#costs.stepMs(this.#decode, this.#model, this.#batch, tokens)
+  }
+
+  #stageMs(device: DeviceFacts, name: StageName, works: Works): number {
+    const guess = this.#costs.efficiency(device, this.#model, 'decode')
+    return this.#model.layers * this.#stageCosts.stageMs(device, ATTENTION_KERNELS[name], works[name], guess)
+  }
+
+  get #promptPages(): number {
+    return Math.floor(this.#contextTokens / PAGE_TOKENS)
+  }
+
+  #pagesRead(budget: AttentionBudget | null): number {
+    return pagesWithin(budget, pagesOf(this.#contextTokens))
+  }
+
+  /** Devices that have the same model mostly tell the same of it. */
+  #worksOf(budget: AttentionBudget | null): Works {
+    const pagesRead = this.#pagesRead(budget)
+    const model = this.#model
+    const known = this.#works.get(pagesRead)
+    if (known && isAlike(known.model, model)) return known.works
+    const works = layerWork(model, pagesOf(this.#contextTokens), pagesRead)
+    const { prepare } = works
+    const promptPages = this.#promptPages
+    const ofPrompt = {
+      operations: prepare.operations * promptPages,
+      readBytes: prepare.readBytes * promptPages,
+    }
+    const all = { ...works, prepare: ofPrompt }
+    this.#works.set(pagesRead, { model, works: all })
+    return all
+  }
+}
+
+function isAlike(a: ModelFacts, b: ModelFacts): boolean {
+  return (
+    a.kvBytesPerToken === b.kvBytesPerToken &&
+    a.poolBytesPerToken === b.poolBytesPerToken &&
+    a.layers === b.layers &&
+    a.profile === b.profile
+  )
+}
