@@ -296,6 +296,22 @@ const cases: readonly ConformanceCase<SequenceContext>[] = [
     },
   },
   {
+    name: 'unloads a model while its step runs, and goes on',
+    async run({ device, model, numerics, blocksFor, part, prompt, runWhole }) {
+      const second = await loadedOrFull(device.loadModel({ model, numerics, kvBlocksMax: 4 }))
+      if (second === undefined) return
+      let unloaded: Promise<void> | undefined
+      const tokens = prompt(40, 21)
+      const step = second.step([part(Uint32Array.of(3, 1, 0), tokens, 0, 40)], () => {
+        unloaded ??= second.unload()
+      })
+      // Which of the two comes first is a matter of time; both end.
+      await step.catch(() => {})
+      await unloaded
+      await runWhole(prompt(9, 22), blocksFor(9))
+    },
+  },
+  {
     name: 'holds the model a second time, with a pool of its own, and frees it',
     async run({ device, driver, model, numerics, blocksFor, part, prompt, runWhole }) {
       const tokens = prompt(21, 18)
