@@ -7,7 +7,6 @@
  * L3 What fails leaves nothing behind but its sentence, for FAILED_KEPT_MS.
  */
 import type { DeviceDriver, ModelPlan } from '@kvasir/engine/device-driver'
-import { numericsName } from '@kvasir/engine/numerics'
 import { ArrivalPhase, type ModelArrival, type Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { Clock } from '@kvasir/runtime/clock'
 import { withDeadline } from '@kvasir/runtime/deferred'
@@ -153,7 +152,7 @@ export class ModelLoads {
     const need = (plan: Pick<ModelPlan, 'name' | 'weightBytes'>, poolBytes: number) =>
       memory.take({
         name: plan.name,
-        numerics: numericsName(numerics),
+        weights: numerics.weights,
         weightBytes: plan.weightBytes,
         poolBytes,
       })

@@ -3,13 +3,15 @@
  *
  * Invariant: what is taken never exceeds the limit; what does not fit is refused before anything is loaded.
  */
+import type { WeightFormat } from '@kvasir/engine/numerics'
 import { OverloadedError } from '@kvasir/runtime/errors'
 import { sizeText } from '@kvasir/runtime/size-text'
 
+const WEIGHTS = { f32: 'f32', int4: '4 bits' } as const
+
 export interface ModelNeed {
   readonly name: string
-  /** Such as f32. */
-  readonly numerics: string
+  readonly weights: WeightFormat
   readonly weightBytes: number
   /** 0 where it is not known yet. */
   readonly poolBytes: number
@@ -52,12 +54,12 @@ export class ModelMemory {
 
   private refusal(need: ModelNeed, bytes: number, freeBytes: number): OverloadedError {
     const { deviceId, limitBytes } = this
-    const { name, numerics, weightBytes, poolBytes } = need
+    const { name, weights, weightBytes, poolBytes } = need
     const pool = poolBytes === 0 ? '' : ` and ${sizeText(poolBytes)} for KV`
     const free = this.used === 0 ? '' : `, of which ${sizeText(Math.max(0, freeBytes))} are free`
     const remedy = this.used === 0 ? '' : 'unload another model, '
     return new OverloadedError(
-      `The model ${name} needs ${sizeText(bytes)} on device ${deviceId}: ${sizeText(weightBytes)} for weights in ${numerics}${pool}. Models may take ${sizeText(limitBytes)} there${free}, so ${sizeText(bytes - freeBytes)} are lacking; ${remedy}choose a smaller model, give its KV fewer bytes, or raise modelBytes where the machine has more.`,
+      `The model ${name} needs ${sizeText(bytes)} on device ${deviceId}: ${sizeText(weightBytes)} for weights in ${WEIGHTS[weights]}${pool}. Models may take ${sizeText(limitBytes)} there${free}, so ${sizeText(bytes - freeBytes)} are lacking; ${remedy}choose a smaller model, give its KV fewer bytes, or raise modelBytes where the machine has more.`,
       { param: 'modelBytes', ids: { deviceId } },
     )
   }

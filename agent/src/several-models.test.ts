@@ -284,3 +284,44 @@ describe('unloading', () => {
     )
   })
 })
+
+describe('profile paper', () => {
+  it('goes from a device that computes in float to one that computes in few bits, in 8 bits', async () => {
+    const [gpu, fpga] = await Promise.all([
+      start({ deviceId: 'gpu-0', profile: 'paper' }),
+      start({ deviceId: 'fpga-0', profile: 'paper', paperNumerics: 'quantised' }),
+    ])
+    expect(gpu.serving.advertisement().models).toMatchObject([
+      { numerics: 'f32+wire8@fake', profile: PAPER, kvBytesPerToken: 36n, poolBytesPerToken: 48n },
+    ])
+    expect(fpga.serving.advertisement().models).toMatchObject([
+      { numerics: 'w4a8+kv8@fake', profile: PAPER, kvBytesPerToken: 36n, poolBytesPerToken: 36n },
+    ])
+    // Its last block has tokens of an earlier owner behind its own.
+    await generate(gpu, 'earlier', promptOf(64))
+    gpu.serving.device.holder.evict(true)
+    const prompt = promptOf(37, 2)
+    const lease = await fpga.reserve('paper', 60)
+    const decoded = readDecode(fpga.decode('paper', lease, prompt, { maxTokens: 9, from: gpu.source }))
+    const prefilled = await readPrefill(gpu.prefill('paper', prompt))
+    expect((await decoded).tokens).toEqual(expectedTokens(prompt, 9).slice(1))
+    // Three blocks of three layers, 192 bytes each.
+    expect(prefilled.at(-1)).toMatchObject({ $case: 'kvSent', value: { bytes: 1_728n } })
+    expect((await decoded).started?.kvBytes).toBe(1_728n)
+  })
+
+  it('does not take KV of profile exact', async () => {
+    const [exact, paper] = await Promise.all([
+      start({ deviceId: 'gpu-0' }),
+      start({ deviceId: 'fpga-0', profile: 'paper', paperNumerics: 'quantised' }),
+    ])
+    const prompt = promptOf(33)
+    const lease = await paper.reserve('mixed', 60)
+    const decoded = failureOf(
+      readDecode(paper.decode('mixed', lease, prompt, { maxTokens: 9, from: exact.source })),
+    )
+    await readPrefill(exact.prefill('mixed', prompt)).catch(() => {})
+    expect((await decoded).ids).toMatchObject({ deviceId: 'gpu-0' })
+    await Promise.all([exact.empty(), paper.empty()])
+  })
+})

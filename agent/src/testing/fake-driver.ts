@@ -26,6 +26,7 @@ import {
   type StepSequence,
 } from '@kvasir/engine/device-driver'
 import type { AttentionKernelName, KernelInput, KernelOutput, SearchKernelName } from '@kvasir/engine/kernels'
+import { kvBlockBytes } from '@kvasir/engine/kv-format'
 import type { Numerics } from '@kvasir/engine/numerics'
 import { PageMeter } from '@kvasir/engine/page-meter'
 import {
@@ -46,6 +47,7 @@ import {
 } from '@kvasir/runtime/errors'
 import type { DriverFactory } from '../definition.js'
 import { FAKE_HEADS, FakePages, FLOATS_PER_BLOCK } from './fake-pages.js'
+import { fromWire, toWire } from './fake-wire.js'
 
 export interface FakeDriverOptions {
   readonly layers?: number
@@ -125,7 +127,6 @@ function fakeFacts(
   { layers = 3, contextTokensMax = 2_048 }: FakeDriverOptions,
 ): LoadedModelFacts {
   if (!model.startsWith(FAKE_MODEL)) throw new InvalidInputError(`The fake device has no model ${model}.`)
-  const blockLayerBytes = FLOATS_PER_BLOCK * Float32Array.BYTES_PER_ELEMENT
   return {
     name: model,
     digest: model === FAKE_MODEL ? FAKE_DIGEST : createHash('sha256').update(model).digest('hex'),
@@ -134,10 +135,10 @@ function fakeFacts(
     vocabularySize: FAKE_VOCABULARY,
     layers,
     ...FAKE_HEADS,
-    blockLayerBytes,
-    poolBlockBytes: layers * blockLayerBytes,
+    blockLayerBytes: kvBlockBytes(FAKE_HEADS, numerics.wire),
+    poolBlockBytes: layers * kvBlockBytes(FAKE_HEADS, numerics.pool),
     parameters: 1_000,
-    weightBytes: 4_000,
+    weightBytes: numerics.weights === 'f32' ? 4_000 : 500,
     stopTokens: [FAKE_STOP_TOKEN],
   }
 }
@@ -207,11 +208,11 @@ class FakeModel implements DriverModel {
 
   async readBlocks(layer: number, blocks: Uint32Array): Promise<Uint8Array> {
     this.checkLoaded()
-    return this.pages.read(layer, blocks)
+    return toWire(this.pages.read(layer, blocks), this.facts.numerics.wire)
   }
 
   async writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void> {
-    this.pages.write(layer, blocks, data)
+    this.pages.write(layer, blocks, fromWire(data, this.facts.numerics.wire))
   }
 
   async copyBlocks(from: Uint32Array, to: Uint32Array): Promise<void> {

@@ -48,6 +48,8 @@ export interface TestDeviceOptions {
   readonly onKvChange?: (change: KvChange) => void
   readonly onBroken?: (error: KvasirError) => void
   readonly capabilities?: readonly Capability[]
+  readonly profile?: AgentSettings['profile']
+  readonly paperNumerics?: 'float' | 'quantised'
   /** null for none. */
   readonly model?: string | null
   readonly modelBytes?: number
@@ -183,18 +185,24 @@ export class TestClient {
 export class TestDevice extends TestClient {
   private constructor(readonly serving: ServingDevice) {
     const { deviceId, models } = serving.device
-    super(deviceId, serving.control.address, serving.kv.address, models.all[0]?.model.digest ?? '')
+    const [served] = models.all
+    super(deviceId, serving.control.address, serving.kv.address, served?.model.digest ?? '', served?.profile)
   }
 
   static async start(options: TestDeviceOptions): Promise<TestDevice> {
     const { capabilities } = options
     const { driver = fakeFactory(options.fake), model = options.model ?? FAKE_MODEL } = options.real ?? {}
-    const fake = { ...fakeDefinition('test'), driver }
-    const definition = capabilities === undefined ? fake : { ...fake, capabilities }
+    const definition: DeviceDefinition = {
+      ...fakeDefinition('test'),
+      driver,
+      ...(capabilities === undefined ? {} : { capabilities }),
+      ...(options.paperNumerics === undefined ? {} : { paperNumerics: options.paperNumerics }),
+    }
     const blockBytes = await poolBlockBytes(driver, model)
     const settings = agentSettings.parse({
       deviceId: options.deviceId,
       model: options.model === null ? undefined : model,
+      profile: options.profile,
       modelBytes: options.modelBytes,
       tierBytes: (options.blocks ?? 256) * blockBytes,
       ddrBytes: (options.farBlocks ?? 0) * blockBytes,
