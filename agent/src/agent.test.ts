@@ -7,7 +7,7 @@ import {
 } from '@kvasir/proto/kvasir/capability/v1/capability'
 import { type Bus, connectBus } from '@kvasir/runtime/bus'
 import { deferred } from '@kvasir/runtime/deferred'
-import { NotFoundError } from '@kvasir/runtime/errors'
+import { type KvasirError, NotFoundError } from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 import {
   BUCKET_TTL_MS,
@@ -15,6 +15,7 @@ import {
   DEVICES_BUCKET,
   kvSubject,
   loadSubject,
+  READVERTISE_MS,
 } from '@kvasir/runtime/subjects'
 import { startNatsServer, type TestNatsServer } from '@kvasir/runtime/testing/nats-server'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -133,6 +134,39 @@ describe('an agent of an unknown kind', () => {
       decodeSlots: 0,
       tiers: [{ capacityBytes: 76_900n }],
     })
+    await agent.close()
+  })
+
+  it('is told over NATS to load a model and to unload it, and advertises what it has at once', async () => {
+    const agent = await start(fakeDefinition('npu'), 'npu-4')
+    const tell = (command: ControlRequest['command']) =>
+      bus.request(
+        controlSubject('npu-4'),
+        ControlRequest.toJSON({ protocolVersion: 1, command }) as object,
+        15_000,
+      )
+    const names = async () => (await advertised('npu-4'))?.models.map(({ name }) => name)
+    const load = (model: string, digest = '') =>
+      tell({ $case: 'loadModel', value: { model, digest, profile: 'PROFILE_EXACT', kvBytes: 0n } })
+    const began = performance.now()
+    await load(`${FAKE_MODEL}-b`)
+    await expect.poll(names, { interval: 20 }).toEqual([FAKE_MODEL, `${FAKE_MODEL}-b`])
+    // Not only with the next of its regular advertisements.
+    expect(performance.now() - began).toBeLessThan(READVERTISE_MS)
+    await expect(load('')).rejects.toMatchObject({ code: 'invalid_input' })
+    await expect(load(FAKE_MODEL, 'short')).rejects.toThrow('not a SHA-256')
+    await expect(load(FAKE_MODEL, 'ab'.repeat(32))).rejects.toThrow('no agent serves it with digest')
+    const digest = (await advertised('npu-4'))?.models[1]?.digest ?? ''
+    const unload = () =>
+      tell({ $case: 'unloadModel', value: { digest, profile: 'PROFILE_EXACT', deadlineMs: 1_000 } })
+    await unload()
+    await expect.poll(names, { interval: 20 }).toEqual([FAKE_MODEL])
+    const again = () =>
+      unload().then(
+        () => 'begun',
+        (error: KvasirError) => error.code,
+      )
+    await expect.poll(again, { interval: 20 }).toBe('not_found')
     await agent.close()
   })
 

@@ -1,6 +1,7 @@
 /** Leases against a plain model, over thousands of random histories. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { leaseCountersFrom, placeOfLease } from '../lease-ranges.js'
 import { type LeaseReference, LeaseTable } from './lease-table.js'
 
 const TTL_MS = 1_000
@@ -57,6 +58,28 @@ describe('leases', () => {
         }
       }),
       { numRuns: 500 },
+    )
+  })
+
+  it('of two models of one device are told apart by their numbers', () => {
+    fc.assert(
+      fc.property(
+        fc.nat({ max: 1_000 }),
+        fc.nat({ max: 1_000 }),
+        fc.nat({ max: 20 }),
+        (one, other, count) => {
+          fc.pre(one !== other)
+          const [mine, theirs] = [one, other].map(
+            (place) => new LeaseTable({ ...ISSUER, countersFrom: leaseCountersFrom(place) }),
+          )
+          for (let lease = 0; lease <= count; lease += 1) {
+            const counter = mine?.issue(0) ?? 0n
+            expect(placeOfLease(counter)).toBe(one)
+            expect(mine?.verdict(reference(counter))).toBe('alive')
+            expect(theirs?.verdict(reference(counter))).toBe('foreign')
+          }
+        },
+      ),
     )
   })
 })

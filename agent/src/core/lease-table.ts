@@ -2,7 +2,7 @@
  * The leases that one device issued in one life of its agent.
  *
  * Invariants:
- * L1 A lease is named by (device, incarnation, counter); a counter is issued once.
+ * L1 A lease is named by (device, incarnation, counter); a counter is issued once, by one table of the incarnation.
  * L2 A lease ends once: by its owner's word, by the holder's release, or when its
  *    time to live passes without a stream that uses it. It never comes back.
  * L3 A lease of another device or of another life is never taken for one of ours.
