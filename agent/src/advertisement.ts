@@ -47,7 +47,7 @@ export function advertisementOf(
     protocolVersion: PROTOCOL_VERSION,
     protocolVersionMin: PROTOCOL_VERSION_MIN,
     kind: definition.kind,
-    deviceModel: definition.deviceModel,
+    deviceModel: device.driver?.describe().deviceModel ?? definition.deviceModel,
     machine: definition.machine ?? basicMachine(),
     capabilities: [...device.capabilities],
     tiers: deviceTiers(advertised, models),

@@ -184,6 +184,8 @@ export interface DriverStats {
 export interface DriverDescription {
   /** Such as onnxruntime-cpu. */
   readonly name: string
+  /** The device, such as AMD Alveo U280, where the driver knows it better than its kind does. */
+  readonly deviceModel?: string
   /** Kernels with the version of their contract, and the largest inputs they take by name. */
   readonly kernels: readonly {
     readonly name: string

@@ -224,7 +224,8 @@ export class DriverConnection {
       return
     }
     if (nowMs - this.#heardMs > this.#silenceMs) {
-      this.lose(`it said nothing for ${seconds(this.#silenceMs)} while it had work`)
+      const [{ name } = { name: 'call' }] = this.#pending.values()
+      this.lose(`it said nothing for ${seconds(this.#silenceMs)} while it had a ${name} to do`)
       return
     }
     for (const { name, sinceMs } of this.#pending.values()) {

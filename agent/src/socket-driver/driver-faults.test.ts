@@ -264,7 +264,7 @@ describe('a driver that hangs is lost within what it named', () => {
     const { load: _, ...once } = silent
     const inStep = await loadedModel(once)
     const step = await timed(inStep.model.step([row]))
-    expect(step.error.message).toMatch(/said nothing for 0.3 s while it had work/)
+    expect(step.error.message).toMatch(/said nothing for 0.3 s while it had a step to do/)
     expect(step.tookMs).toBeLessThan(2_000)
     const inRead = await loadedModel(once)
     await expectLost(
@@ -337,6 +337,19 @@ describe('what a driver refuses costs that call alone', () => {
     expect(error.code).toBe(code)
     expect(error.message).toMatch(/It is full\./)
     expect(await model.readBlocks(0, Uint32Array.of(0))).toHaveLength(SCRIPTED.blockLayerBytes)
+  })
+
+  test('a sequence with a logit that is no number fails alone', async () => {
+    const { model } = await loadedModel({
+      step({ reply }) {
+        const logits = new Float32Array(2 * SCRIPTED.vocabulary).fill(1)
+        logits[SCRIPTED.vocabulary + 2] = Number.NaN
+        reply(stepDone()[0], new Uint8Array(logits.buffer))
+      },
+    })
+    const mute = { ...row, wantLogits: false }
+    const { failed } = await model.step([row, mute, row])
+    expect(failed).toMatchObject([{ sequence: 2, error: { code: 'internal' } }])
   })
 
   test('a load for which it lacks memory', async () => {

@@ -16,7 +16,7 @@ import { socketModel } from './socket-model.js'
  */
 export async function connectSocketDriver(wish: ConnectionWish): Promise<DeviceDriver> {
   const connection = await openConnection(wish)
-  const { name, rowsMax } = connection.hello
+  const { name, rowsMax, deviceModel } = connection.hello
   const kernels = connection.hello.kernels.map(({ name: kernel, version, limits }) => ({
     name: kernel,
     version,
@@ -29,7 +29,7 @@ export async function connectSocketDriver(wish: ConnectionWish): Promise<DeviceD
   }
   return {
     lost: connection.lost,
-    describe: () => ({ name, kernels, rowsMax }),
+    describe: () => ({ name, kernels, rowsMax, ...(deviceModel === '' ? {} : { deviceModel }) }),
     inspectModel: (options) =>
       connection.call({ $case: 'inspect', value: inspectMessage(options) }, { read: planOf }),
     async loadModel(options) {

@@ -13,7 +13,7 @@ import { errorOfFailure, failureMessage } from '@kvasir/engine/driver-process/fa
 import { partialBytes } from '@kvasir/engine/driver-process/partial-payload'
 import { bytesOf, PayloadReader } from '@kvasir/engine/driver-process/payload'
 import * as wire from '@kvasir/proto/kvasir/driver/v1/driver'
-import { CorruptDataError, type KvasirError } from '@kvasir/runtime/errors'
+import { CorruptDataError, InternalError, type KvasirError } from '@kvasir/runtime/errors'
 import { answered, type Said } from './driver-connection.js'
 
 const METHODS: Readonly<Record<SparseAttention['method'], wire.SparseMethod>> = {
@@ -133,16 +133,30 @@ export function stepResultOf(
     }
   }
   payload.end()
-  return {
-    logits,
-    elapsedUs,
-    cancelled,
-    attention: uses,
-    failed: failed.map(({ sequence, failure }) => {
-      if (sequences[sequence] === undefined || failure === undefined) {
-        throw new CorruptDataError(`it failed sequence ${sequence}, which is none, or did not say why`)
-      }
-      return { sequence, error: remoteErrors.get(sequence) ?? errorOfFailure(failure) }
-    }),
-  }
+  const told = failed.map(({ sequence, failure }) => {
+    if (sequences[sequence] === undefined || failure === undefined) {
+      throw new CorruptDataError(`it failed sequence ${sequence}, which is none, or did not say why`)
+    }
+    return { sequence, error: remoteErrors.get(sequence) ?? errorOfFailure(failure) }
+  })
+  const damaged = cancelled ? [] : damagedSequences(logits, sequences, vocabularySize)
+  const found = damaged
+    .filter((sequence) => told.every((one) => one.sequence !== sequence))
+    .map((sequence) => ({
+      sequence,
+      error: new InternalError('The device gave logits that are no numbers.'),
+    }))
+  return { logits, elapsedUs, cancelled, attention: uses, failed: [...told, ...found] }
+}
+
+/** Sequences with a NaN among their logits: what it computed for them is worth nothing. */
+function damagedSequences(
+  logits: Float32Array,
+  sequences: readonly StepSequence[],
+  vocabularySize: number,
+): number[] {
+  const wanting = sequences.flatMap(({ wantLogits }, sequence) => (wantLogits ? [sequence] : []))
+  return wanting.filter((_, row) =>
+    logits.subarray(row * vocabularySize, (row + 1) * vocabularySize).some(Number.isNaN),
+  )
 }

@@ -35,6 +35,7 @@ const hello: HelloReply = {
   payloadBytesMax: 1n << 20n,
   silenceMsMax: 300,
   progressMsMax: 600,
+  deviceModel: '',
 }
 
 const loaded: Extract<Reply, { $case: 'loaded' }>['value'] = {

@@ -258,7 +258,7 @@ class Session implements DriverSession {
   }
 
   #hello(): Extract<Reply, { $case: 'hello' }>['value'] {
-    const { name, kernels, rowsMax } = this.#driver.describe()
+    const { name, kernels, rowsMax, deviceModel = '' } = this.#driver.describe()
     return {
       protocolVersion: DRIVER_PROTOCOL_VERSION,
       name,
@@ -273,6 +273,7 @@ class Session implements DriverSession {
       payloadBytesMax: BigInt(PAYLOAD_BYTES_MAX),
       silenceMsMax: SILENCE_MS_MAX,
       progressMsMax: PROGRESS_MS_MAX,
+      deviceModel,
     }
   }
 

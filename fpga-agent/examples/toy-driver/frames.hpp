@@ -7,10 +7,14 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kvasir/driver/v1/driver.pb.h"
@@ -61,7 +65,9 @@ class Connection {
     return frame;
   }
 
+  // A whole frame at a time: the heart sends too.
   void send(const wire::DriverReply& reply, const void* payload = nullptr, size_t payload_bytes = 0) const {
+    std::lock_guard<std::mutex> lock(sending_);
     std::string message = reply.SerializeAsString();
     uint32_t lengths[2] = {static_cast<uint32_t>(message.size()), static_cast<uint32_t>(payload_bytes)};
     message.insert(0, reinterpret_cast<const char*>(lengths), sizeof lengths);
@@ -91,6 +97,41 @@ class Connection {
   }
 
   int fd_;
+  mutable std::mutex sending_;
+};
+
+// Says every two seconds that the driver is alive, also while its one thread is busy (P5). It may not begin before
+// Hello was answered (P2).
+class Heart {
+ public:
+  explicit Heart(const Connection& connection) : thread_([this, &connection] { beat(connection); }) {}
+  ~Heart() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopped_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+
+ private:
+  void beat(const Connection& connection) {
+    wire::DriverReply alive;
+    alive.mutable_alive();
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!wake_.wait_for(lock, std::chrono::seconds(2), [this] { return stopped_; })) {
+      try {
+        connection.send(alive);
+      } catch (const Disconnected&) {
+        return;  // Whoever reads notices too.
+      }
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopped_ = false;
+  std::thread thread_;
 };
 
 // Listens on a path; a file that is left over from an earlier life is replaced.

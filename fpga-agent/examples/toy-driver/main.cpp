@@ -1,5 +1,5 @@
-// A driver that is as small as a driver can be: one thread, one toy model, the kernel step and nothing that is
-// optional. It passes every case of `kvasir driver check` that asks for no further kernel.
+// A driver that is as small as a driver can be: a thread that works, one that says so, a toy model, the kernel step
+// and nothing that is optional. It passes every case of `kvasir driver check` that asks for no further kernel.
 //
 //     make && npx kvasir driver check --model toy -- fpga-agent/examples/toy-driver/toy-driver
 //
@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "frames.hpp"
@@ -118,12 +119,14 @@ class Session {
     auto* hello = reply.mutable_hello();
     hello->set_protocol_version(1);
     hello->set_name("toy");
+    hello->set_device_model("toy, on the CPU");
     hello->set_rows_max(kRowsMax);
     hello->set_payload_bytes_max(kPayloadBytesMax);
     auto* step = hello->add_kernels();
     step->set_name("step");
     step->set_version(1);
     connection_.send(reply);
+    if (!heart_) heart_.emplace(connection_);
   }
 
   void inspect(const Frame& frame) {
@@ -323,6 +326,8 @@ class Session {
   uint32_t last_model_ = 0;
   // Steps that were cancelled, running or waiting.
   std::set<uint64_t> cancelled_;
+  // Ends before what it speaks through.
+  std::optional<Heart> heart_;
 };
 
 }  // namespace
