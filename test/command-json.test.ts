@@ -12,7 +12,9 @@ let workplace: Workplace
 let requestId = ''
 
 async function json(command: string): Promise<unknown> {
-  const result = await workplace.run(`node cli/bin/kvasir.mjs ${command} --json`)
+  // What follows -- is another command's.
+  const asJson = command.replace(/(?= -- |$)/, ' --json')
+  const result = await workplace.run(`node cli/bin/kvasir.mjs ${asJson}`)
   expect(result.code, result.stderr).toBe(0)
   return JSON.parse(result.stdout)
 }
@@ -51,6 +53,7 @@ const commands: readonly [name: string, command: () => string][] = [
   ['run', () => 'run "Tell me of the fox" --max-tokens 4 --corpus tales --retrieve 1'],
   ['corpus-delete', () => 'corpus delete tales'],
   ['doctor', () => 'doctor'],
+  ['driver', () => 'driver check -- node fpga-agent/dist/emulated-driver.js --threads 1'],
   ['explain', () => `explain ${requestId}`],
   ['trace', () => `trace ${requestId}`],
   ['down', () => 'down'],
