@@ -1,7 +1,8 @@
 /**
- * Measures what the device really does with the loaded model, in a few steps before it
+ * Measures what the device really does with a loaded model, in a few steps before it
  * serves: the rate of arithmetic from a short prefill, the rate of memory from single
- * tokens. The steps also warm the device up for the first request.
+ * tokens. The steps also warm the device up for the first request. Those of other models wait
+ * while one runs, so none is long: a large model's prefill is shorter.
  *
  * What comes out is what the whole step achieved, not a peak of the hardware.
  */
@@ -15,7 +16,9 @@ export interface MeasuredRates {
   readonly bytesPerSecond: number
 }
 
-const PREFILL_TOKENS = 32
+const PREFILL_TOKENS = { least: 8, most: 32 } as const
+/** Longest prefill, were each of its tokens to take as long as a single one. */
+const PREFILL_US = 4e6
 const DECODE_STEPS = 3
 
 /** `kvBlocks`: size of the pool, nothing of which is in use yet. */
@@ -25,12 +28,18 @@ export async function measureRates(
   kvBlocks: number,
 ): Promise<MeasuredRates> {
   const room = Math.min(kvBlocks * BLOCK_TOKENS, model.contextTokensMax)
-  const tokens = Math.max(1, Math.min(PREFILL_TOKENS, room - 1))
-  const blocks = Uint32Array.from({ length: Math.min(kvBlocks, blocksForTokens(tokens + 1)) }, (_, id) => id)
+  const tokensMax = Math.max(1, Math.min(PREFILL_TOKENS.most, room - 1))
+  const poolMax = Math.min(kvBlocks, blocksForTokens(tokensMax + 1))
+  const blocks = Uint32Array.from({ length: poolMax }, (_, id) => id)
   const run = async (start: number, count: number): Promise<number> => {
-    const sequence: StepSequence = { blocks, start, tokens: new Uint32Array(count), wantLogits: true }
+    const covering = blocks.slice(0, blocksForTokens(start + count))
+    const tokens = new Uint32Array(count)
+    const sequence: StepSequence = { blocks: covering, start, tokens, wantLogits: true }
     return (await driver.step([sequence])).elapsedUs
   }
+  await run(0, 1)
+  const suitable = Math.max(PREFILL_TOKENS.least, Math.floor(PREFILL_US / (await run(0, 1))))
+  const tokens = Math.min(tokensMax, suitable)
   await run(0, tokens)
   const prefillUs = await run(0, tokens)
   let decodeUs = Number.POSITIVE_INFINITY
