@@ -48,12 +48,12 @@ export class BlockStore {
 
   /** Whether it is held or being filled. */
   has(shape: KvShape, hash: string): boolean {
-    return this.entries.has(keyOf(shape, hash))
+    return this.entries.has(blockKey(shape, hash))
   }
 
   /** A block to be filled, with whatever an earlier one left in it; undefined where there is no room, even after evicting. */
   allocate(shape: KvShape, hash: string): StoredBlock | undefined {
-    const key = keyOf(shape, hash)
+    const key = blockKey(shape, hash)
     const bytes = blockBytesOf(shape)
     if (this.entries.has(key)) return undefined
     // Nothing is evicted for what would not fit all the same.
@@ -71,7 +71,7 @@ export class BlockStore {
 
   /** The block is filled and held from now on. */
   commit({ shape, hash }: StoredBlock): void {
-    const entry = this.entries.get(keyOf(shape, hash))
+    const entry = this.entries.get(blockKey(shape, hash))
     if (entry?.filling !== true) return
     entry.filling = false
     this.rest(entry)
@@ -80,7 +80,7 @@ export class BlockStore {
 
   /** The block will not be filled. */
   abandon({ shape, hash }: StoredBlock): void {
-    const key = keyOf(shape, hash)
+    const key = blockKey(shape, hash)
     const entry = this.entries.get(key)
     if (entry?.filling !== true) return
     this.entries.delete(key)
@@ -91,13 +91,13 @@ export class BlockStore {
   lend(modelDigest: string, variant: KvShape['variant'], hashes: readonly string[]): StoredBlock[] {
     const run: Entry[] = []
     for (const hash of hashes) {
-      const entry = this.entries.get(keyOf({ modelDigest, variant }, hash))
+      const entry = this.entries.get(blockKey({ modelDigest, variant }, hash))
       if (entry === undefined || entry.filling) break
       run.push(entry)
     }
     for (const entry of run) {
       if (entry.loans === 0) {
-        this.policy.forget(keyOf(entry.shape, entry.hash))
+        this.policy.forget(blockKey(entry.shape, entry.hash))
         this.evictableBytes -= entry.data.byteLength
       }
       entry.loans += 1
@@ -108,7 +108,7 @@ export class BlockStore {
   giveBack(blocks: readonly StoredBlock[]): void {
     // From the tail to the head: a block without those before it is of no use.
     for (const { shape, hash } of [...blocks].reverse()) {
-      const entry = this.entries.get(keyOf(shape, hash))
+      const entry = this.entries.get(blockKey(shape, hash))
       if (entry === undefined || entry.loans === 0) continue
       entry.loans -= 1
       if (entry.loans === 0) this.rest(entry)
@@ -125,7 +125,7 @@ export class BlockStore {
   /** Nobody uses it just now. */
   private rest(entry: Entry): void {
     this.evictableBytes += entry.data.byteLength
-    this.policy.touch(keyOf(entry.shape, entry.hash))
+    this.policy.touch(blockKey(entry.shape, entry.hash))
   }
 
   /** The memory of the block that went. */
@@ -146,7 +146,10 @@ export function blockBytesOf({ layers, blockLayerBytes }: KvShape): number {
   return layers * blockLayerBytes
 }
 
-/** Hashes are rooted in the model already; its digest keeps a wrong one from doing harm. */
-function keyOf({ modelDigest, variant }: Pick<KvShape, 'modelDigest' | 'variant'>, hash: string): string {
+/** Equal for equal blocks. Hashes are rooted in the model already; its digest keeps a wrong one from doing harm. */
+export function blockKey(
+  { modelDigest, variant }: Pick<KvShape, 'modelDigest' | 'variant'>,
+  hash: string,
+): string {
   return `${hash} ${modelDigest} ${variantKey(variant)}`
 }

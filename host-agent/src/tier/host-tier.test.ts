@@ -181,6 +181,45 @@ describe('a device that offers blocks and does not send them', () => {
   })
 })
 
+describe('blocks of one prompt in two variants, which have the same hashes', () => {
+  const VARIANTS = {
+    exact: { numerics: 'PROFILE_EXACT', dtype: 'PRECISION_F32', layers: { first: 0, count: 2 } },
+    paper: { numerics: 'PROFILE_PAPER', dtype: 'PRECISION_INT8', layers: { first: 0, count: 2 } },
+  } as const
+
+  it('are promised room of their own, all of which is free again when neither comes', async () => {
+    const host = await startHost(1_024, { fetchSilenceMs: 200 })
+    let pulls = 0
+    const pull = bidi(async (_incoming: AsyncIterable<unknown>, { signal }) => {
+      pulls += 1
+      await withSignal(new Promise(() => {}), signal)
+    })
+    const implementation = { ...kvTransferService(host.device), pull }
+    const silent = await startRpcServer({
+      host: '127.0.0.1',
+      port: 0,
+      services: [{ definition: KvServiceService, implementation }],
+    })
+    closing.push(() => silent.close())
+    const client = createRpcClient(KvServiceClient, host.control.address)
+    closing.push(async () => client.close())
+    const offer = async (deviceId: string, variant: keyof typeof VARIANTS, ...blocks: number[]) => {
+      const { wanted } = await callUnary(client, 'offer', {
+        ...{ deviceId, endpoint: silent.address, modelDigest: 'digest', variant: VARIANTS[variant] },
+        blockLayerBytes: variant === 'exact' ? 256n : 64n,
+        hashes: blocks.map((block) => Buffer.alloc(16, block)),
+      })
+      return wanted.length
+    }
+    expect(await offer('fpga-0', 'paper', 1)).toBe(1)
+    await expect.poll(() => pulls).toBe(1)
+    // Waits for the first one.
+    expect(await offer('fpga-0', 'exact', 1)).toBe(1)
+    // Two of 512 bytes take the whole tier.
+    await expect.poll(() => offer('gpu-1', 'exact', 2, 3), { timeout: 5_000, interval: 100 }).toBe(2)
+  })
+})
+
 describe('a host tier that is behind the directory', () => {
   it('costs a refused pull and a recomputation', async () => {
     const host = await startHost()

@@ -23,7 +23,7 @@ import {
   NotFoundError,
   OverloadedError,
 } from '@kvasir/runtime/errors'
-import { BlockStore, blockBytesOf, type StoredBlock } from './block-store.js'
+import { BlockStore, blockBytesOf, blockKey, type StoredBlock } from './block-store.js'
 
 const PULLS_MAX = 2
 /** Devices whose blocks may wait to be pulled. */
@@ -41,8 +41,8 @@ export class HostTier implements BlockHolder {
   private readonly store: BlockStore
   /** Tasks of each device, the first one under way or next. */
   private readonly tasks = new Map<string, Task[]>()
-  /** Promised to devices and neither held nor being filled yet. */
-  private readonly promised = new Set<string>()
+  /** Bytes of blocks that were promised to devices and are neither held nor being filled yet, by their keys. */
+  private readonly promised = new Map<string, number>()
   private promisedBytes = 0
   private readonly pulling = new Set<string>()
   private readonly closed = new AbortController()
@@ -95,10 +95,12 @@ export class HostTier implements BlockHolder {
     }
     const hashes: string[] = []
     for (const hash of new Set(offer.hashes.map(hashText))) {
-      const known = this.promised.has(hash) || this.store.has(shape, hash)
+      // One model's blocks have the same hashes in each of its variants.
+      const key = blockKey(shape, hash)
+      const known = this.promised.has(key) || this.store.has(shape, hash)
       if (known || !this.fits(shape)) continue
       hashes.push(hash)
-      this.promised.add(hash)
+      this.promised.set(key, blockBytesOf(shape))
       this.promisedBytes += blockBytesOf(shape)
     }
     if (hashes.length > 0) {
@@ -226,7 +228,9 @@ export class HostTier implements BlockHolder {
   /** These have their room, or will not come. */
   private redeem(shape: KvShape, hashes: readonly string[]): void {
     for (const hash of hashes) {
-      if (this.promised.delete(hash)) this.promisedBytes -= blockBytesOf(shape)
+      const key = blockKey(shape, hash)
+      this.promisedBytes -= this.promised.get(key) ?? 0
+      this.promised.delete(key)
     }
   }
 }
