@@ -15,6 +15,8 @@ import type { Logger } from '@kvasir/runtime/log'
 
 const GGUF_ENDING = '.gguf'
 const FILES_MAX = 10_000
+/** What stands beside the files of a model. */
+const OWN_FILES: readonly string[] = ['model.json', 'lock']
 
 export interface CachedModel {
   readonly digest: string
@@ -96,6 +98,7 @@ export function checkManifest(manifest: DescribeResponse, digest: string): void 
   const { name, files } = manifest
   if (manifest.digest !== digest) throw new CorruptDataError('The manifest is of another model.')
   checkedName(name)
+  if (OWN_FILES.includes(name)) throw notPlain(name)
   if (files.length === 0 || files.length > FILES_MAX) {
     throw new CorruptDataError(`The manifest names ${files.length} files.`)
   }
@@ -111,7 +114,11 @@ export function checkManifest(manifest: DescribeResponse, digest: string): void 
 function checkedName(name: string): string {
   const isPlain = name !== '' && name.length <= 200 && !name.startsWith('.') && !/[/\\\0]/.test(name)
   if (isPlain && !name.endsWith('.part')) return name
-  throw new CorruptDataError(`${JSON.stringify(name)} is not the name of a model or of a file of one.`)
+  throw notPlain(name)
+}
+
+function notPlain(name: string): CorruptDataError {
+  return new CorruptDataError(`${JSON.stringify(name)} is not the name of a model or of a file of one.`)
 }
 
 /** The name of a model by which others know what a user names by a path. */

@@ -15,7 +15,14 @@ import {
   ModelServiceService,
 } from '@kvasir/proto/kvasir/model/v1/model'
 import { systemClock } from '@kvasir/runtime/clock'
-import { CancelledError, KvasirError, NotFoundError, UnreachableError } from '@kvasir/runtime/errors'
+import {
+  CancelledError,
+  KvasirError,
+  NotFoundError,
+  OverloadedError,
+  UnreachableError,
+  UnsupportedError,
+} from '@kvasir/runtime/errors'
 import { createLogger } from '@kvasir/runtime/log'
 import { type RpcServer, type Send, serverStream, startRpcServer, unary } from '@kvasir/runtime/rpc-server'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
@@ -186,6 +193,30 @@ describe('a model is fetched', () => {
     expect(fetchedDigests()).toEqual(digestsOf(original))
   })
 
+  it('from an agent that was busy at first', async () => {
+    let refusals = 0
+    const busy = await startPeer('gpu-0', {
+      before() {
+        if (refusals++ === 0)
+          throw new OverloadedError('Device gpu-0 sends 8 files already; ask again later.')
+      },
+    })
+    await fetchFrom(peersOf(busy), undefined, 2_000).fetched
+    expect(refusals).toBeGreaterThan(1)
+    expect(fetchedDigests()).toEqual(digestsOf(original))
+  })
+
+  it('from the next agent, where the first one is of a release that gives no files', async () => {
+    const older = await startPeer('older', {
+      manifest() {
+        throw new UnsupportedError('There is no method Describe here.')
+      },
+    })
+    const { fetched, progress } = fetchFrom(peersOf(older, await startPeer('gpu-0')))
+    await fetched
+    expect(new Set(progress.map(([, , from]) => from))).toEqual(new Set(['gpu-0']))
+  })
+
   it('once, where two want it at the same time', async () => {
     const peer = await startPeer('gpu-0', { before() {} })
     const both = await Promise.all([fetchFrom(peersOf(peer)).fetched, fetchFrom(peersOf(peer)).fetched])
@@ -262,6 +293,13 @@ describe('a model is not taken', () => {
     const failure = await failureOf(fetchFrom(peersOf(liar)).fetched)
     expect(failure).toMatchObject({ code: 'corrupt', message: expect.stringContaining('is not the name of') })
     expect(readdirSync(join(cacheFolder, digest))).toEqual([])
+  })
+
+  it.each(['model.json', 'lock'])('under the name %j, which the cache has a file of', async (name) => {
+    const liar = await startPeer('liar', { manifest: (manifest) => ({ ...manifest, name }) })
+    expect(await failureOf(fetchFrom(peersOf(liar)).fetched)).toMatchObject({ code: 'corrupt' })
+    await fetchFrom(peersOf(await startPeer('gpu-0'))).fetched
+    expect(fetchedDigests()).toEqual(digestsOf(original))
   })
 
   it('where the disk has too little room, which is said before a byte comes', async () => {

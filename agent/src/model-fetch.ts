@@ -5,15 +5,22 @@
  * T1 What is received stays, whatever ends the fetch, and the next one goes on behind it, from any agent that has the
  *    model; but not a file whose digest is wrong in the end.
  * T2 Every file matches its SHA-256, and all together the digest of the model, before anything is used.
- * T3 An agent that sends what does not match is asked no more; one that cannot be reached is, until GIVE_UP_MS have
- *    passed without a byte.
+ * T3 An agent that sends what does not match, or does not give files at all, is asked no more; one that is busy or cannot
+ *    be reached is, until GIVE_UP_MS have passed without a byte and without an agent that was busy.
  */
 import { statfs } from 'node:fs/promises'
 import { resolveModel } from '@kvasir/engine/model-files'
 import { type DescribeResponse, ModelServiceClient } from '@kvasir/proto/kvasir/model/v1/model'
 import type { Clock } from '@kvasir/runtime/clock'
 import { delay } from '@kvasir/runtime/deferred'
-import { CorruptDataError, KvasirError, NotFoundError, UnreachableError } from '@kvasir/runtime/errors'
+import {
+  CorruptDataError,
+  KvasirError,
+  NotFoundError,
+  OverloadedError,
+  UnreachableError,
+  UnsupportedError,
+} from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import { callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
 import { BULK_WINDOW_BYTES } from '@kvasir/runtime/rpc-limits'
@@ -26,6 +33,8 @@ import type { ModelPeer, ModelPeers } from './model-peers.js'
 const DESCRIBE_MS = 60_000
 const RETRY_MS = 1_000
 const GIVE_UP_MS = 30_000
+/** From an agent: asked again it would say the same. */
+const USELESS = [CorruptDataError, NotFoundError, UnsupportedError] as const
 
 export interface FetchParts {
   readonly peers: ModelPeers
@@ -57,8 +66,16 @@ export function fetchModel(
   })
 }
 
+/** What is in the way is on this machine, so that no other agent helps. */
+class FaultHereError extends Error {
+  constructor(readonly fault: KvasirError) {
+    super(fault.message)
+  }
+}
+
 class ModelFetch {
-  private lastByteMs: number
+  /** When the last byte came, or an agent was there and busy. */
+  private heardMs: number
   /** What they send does not match, or they have no files. */
   private readonly useless = new Set<string>()
   private failure: KvasirError | undefined
@@ -68,7 +85,7 @@ class ModelFetch {
     private readonly model: { readonly name: string; readonly digest: string },
     private readonly hooks: FetchHooks,
   ) {
-    this.lastByteMs = parts.clock.nowMs()
+    this.heardMs = parts.clock.nowMs()
   }
 
   async run(): Promise<CachedModel> {
@@ -80,7 +97,7 @@ class ModelFetch {
         if (fetched !== undefined) return fetched
       }
       const isHopeless = this.candidates().length === 0 && this.useless.size > 0
-      if (isHopeless || clock.nowMs() - this.lastByteMs > giveUpMs) throw this.givingUp()
+      if (isHopeless || clock.nowMs() - this.heardMs > giveUpMs) throw this.givingUp()
       await delay(RETRY_MS, signal)
       signal.throwIfAborted()
     }
@@ -95,19 +112,20 @@ class ModelFetch {
 
   /** Undefined where another try is worth it. */
   private async tryFrom(peer: ModelPeer): Promise<CachedModel | undefined> {
-    const { log } = this.parts
+    const { log, clock } = this.parts
     try {
       return await this.fetchFrom(peer)
     } catch (thrown) {
       this.hooks.signal.throwIfAborted()
       if (isDiskFull(thrown)) throw thrown
+      if (thrown instanceof FaultHereError) throw thrown.fault
       if (thrown instanceof StaleStartError) {
         log.warn(thrown.message)
         return undefined
       }
       const error = KvasirError.from(thrown)
-      if (error.code === 'unsupported' || error.code === 'overloaded') throw error
-      if (error instanceof CorruptDataError || error instanceof NotFoundError) this.useless.add(peer.deviceId)
+      if (error instanceof OverloadedError) this.heardMs = clock.nowMs()
+      if (USELESS.some((kind) => error instanceof kind)) this.useless.add(peer.deviceId)
       this.failure = error
       log.warn(`model ${this.model.name} could not be fetched from ${peer.deviceId}: ${error.message}`)
       return undefined
@@ -146,11 +164,12 @@ class ModelFetch {
     const present = await Promise.all(files.map((file) => bytesPresent(folder, file)))
     let bytes = present.reduce((sum, own) => sum + own, 0)
     const { bavail, bsize } = await statfs(cache.folder)
-    if (bytesTotal - bytes > bavail * bsize) throw diskFull(cache.folder, undefined, bytesTotal - bytes)
+    const lacking = bytesTotal - bytes
+    if (lacking > bavail * bsize) throw new FaultHereError(diskFull(cache.folder, undefined, lacking))
     this.hooks.progress(bytes, bytesTotal, deviceId)
     for (const file of files) {
       await fetchFile({ client, deviceId, modelDigest, file, folder, signal }, (more) => {
-        this.lastByteMs = clock.nowMs()
+        this.heardMs = clock.nowMs()
         bytes += more
         this.hooks.progress(bytes, bytesTotal, deviceId)
       })
@@ -161,7 +180,9 @@ class ModelFetch {
   private async checkModel(manifest: DescribeResponse): Promise<void> {
     const { digest, name } = this.model
     const { spec } = this.parts.cache.filesOf(manifest)
-    const found = await resolveModel(spec)
+    const found = await resolveModel(spec).catch((error: unknown) => {
+      throw error instanceof UnsupportedError ? new FaultHereError(error) : error
+    })
     if ((await found.digest()) === digest) return
     await this.parts.cache.drop(digest)
     throw new CorruptDataError(`The files are not those of the model ${name}; what came was deleted.`)

@@ -107,7 +107,7 @@ async function receive(
   )
 }
 
-/** Bytes that are there; none where there are more than the file has. */
+/** Bytes that are there; none where there are more than the file has. Throws StaleStartError where they go meanwhile. */
 async function hashPresent(handle: FileHandle, bytesMax: number, hash: Hash): Promise<number> {
   const { size } = await handle.stat()
   if (size > bytesMax) {
@@ -117,6 +117,8 @@ async function hashPresent(handle: FileHandle, bytesMax: number, hash: Hash): Pr
   const buffer = Buffer.allocUnsafe(READ_BYTES)
   for (let position = 0; position < size; ) {
     const { bytesRead } = await handle.read(buffer, 0, READ_BYTES, position)
+    if (bytesRead === 0)
+      throw new StaleStartError('A file that is being fetched was cut; it is fetched anew.')
     hash.update(buffer.subarray(0, bytesRead))
     position += bytesRead
   }
