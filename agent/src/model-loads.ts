@@ -9,7 +9,7 @@
 import type { DeviceDriver, ModelPlan } from '@kvasir/engine/device-driver'
 import { ArrivalPhase, type ModelArrival, type Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { Clock } from '@kvasir/runtime/clock'
-import { withDeadline } from '@kvasir/runtime/deferred'
+import { withDeadline, withSignal } from '@kvasir/runtime/deferred'
 import {
   CancelledError,
   KvasirError,
@@ -78,7 +78,7 @@ export class ModelLoads {
     const { deviceId } = this.parts
     if (this.closed !== undefined) throw this.closed
     const same = [...this.coming].find((arrival) => arrival.isFor(wanted))
-    if (same !== undefined) return same
+    if (same !== undefined) return this.lookedAt(same)
     if (this.coming.size >= ARRIVALS_MAX) {
       throw new OverloadedError(
         `${this.coming.size} models are on their way to device ${deviceId} already; ask again when some are there.`,
@@ -97,9 +97,7 @@ export class ModelLoads {
         arrival.served.reject(error)
       },
     )
-    await withDeadline(arrival.accepted.promise, ACCEPT_MS, 'a look at the model').catch((error: unknown) => {
-      if (arrival.accepted.settled) throw error
-    })
+    await this.lookedAt(arrival)
     isAnswered = true
     return arrival
   }
@@ -143,6 +141,14 @@ export class ModelLoads {
     for (const { stop } of this.coming) stop.abort(this.closed)
   }
 
+  /** Throws what is known at once to be in its way. */
+  private async lookedAt(arrival: Arrival): Promise<Arrival> {
+    await withDeadline(arrival.accepted.promise, ACCEPT_MS, 'a look at the model').catch((error: unknown) => {
+      if (arrival.accepted.settled) throw error
+    })
+    return arrival
+  }
+
   private async bring(arrival: Arrival): Promise<void> {
     const { source, memory, settings, definition, models, clock } = this.parts
     const { wanted, stop } = arrival
@@ -176,7 +182,8 @@ export class ModelLoads {
       const { plan } = found
       arrival.digest = plan.digest
       arrival.phase = ArrivalPhase.LOADING
-      await this.untilGone(plan.digest, profile)
+      // One that is just being unloaded comes back once it is gone.
+      await withSignal(this.leavingOf(plan.digest, profile), stop.signal)
       if (models.find(plan.digest, profile) !== undefined) {
         arrival.accepted.resolve()
         return
@@ -246,10 +253,12 @@ export class ModelLoads {
     changed()
   }
 
-  /** A model that is just being unloaded comes back once it is gone. */
-  private async untilGone(digest: string, profile: Profile): Promise<void> {
-    const served = this.parts.models.find(digest, profile)
-    if (served !== undefined) await this.leaving.get(served)
+  /** Settles when the driver has let go of the model, where it is about to. */
+  private leavingOf(digest: string, profile: Profile): Promise<void> {
+    const leaving = [...this.leaving].find(
+      ([{ model, profile: own }]) => model.digest === digest && own === profile,
+    )
+    return leaving?.[1] ?? Promise.resolve()
   }
 
   private inTurn<T>(work: () => Promise<T>): Promise<T> {

@@ -6,6 +6,8 @@ import type { UnwantedModel } from './model-loads.js'
 
 /** Whoever serves the model has advertised it within this time. */
 const PEERS_MS = 3_500
+/** A day: nothing runs for longer, and a timer of more than 24 days would end at once. */
+const DEADLINE_MS_MAX = 86_400_000
 
 export function loadOrder({ model, digest, profile, kvBytes }: LoadModel): WantedModel {
   if (model === '') throw new InvalidInputError('LoadModel.model is missing; set it.', { param: 'model' })
@@ -21,7 +23,7 @@ export function loadOrder({ model, digest, profile, kvBytes }: LoadModel): Wante
 
 export function unloadOrder({ digest, profile, deadlineMs }: UnloadModel): UnwantedModel {
   checkDigest(digest, 'UnloadModel')
-  return { digest, profile: profileOf(profile), deadlineMs }
+  return { digest, profile: profileOf(profile), deadlineMs: Math.min(deadlineMs, DEADLINE_MS_MAX) }
 }
 
 function profileOf(profile: Profile): Profile {

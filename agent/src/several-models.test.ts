@@ -196,6 +196,12 @@ describe('loading', () => {
     expect(device.serving.loadReport(1n).arrivals).toEqual([])
   })
 
+  it('of what does not fit is refused to all that ask for it at the same time', async () => {
+    const device = await start({ blocks: 10, modelBytes: 20_000 })
+    const refused = await Promise.all([1, 2].map(() => failureOf(device.serving.load(wanted(OTHER)))))
+    expect(refused.map(({ code }) => code)).toEqual(['overloaded', 'overloaded'])
+  })
+
   it('that fails says so for a while, and leaves the memory free', async () => {
     const device = await start()
     const used = device.serving.loadReport(1n).modelBytesUsed
@@ -269,6 +275,29 @@ describe('unloading', () => {
     })
     await gone
     expect(await undisturbed).toEqual(expectedTokens(promptOf(30), 300))
+  })
+
+  it('is waited for by who wants the model back, until its memory is free', async () => {
+    const unloading = deferred<void>()
+    const held = deferred<void>()
+    const device = await start({
+      ...{ blocks: 10, modelBytes: 24_000 },
+      fake: {
+        beforeUnloaded() {
+          unloading.resolve()
+          return held.promise
+        },
+      },
+    })
+    const served = await load(device, wanted(OTHER))
+    const gone = device.serving.unload({ ...served.model, profile: 'PROFILE_EXACT', deadlineMs: 0 })
+    await unloading.promise
+    const arrival = device.serving.load(wanted(OTHER))
+    await expect.poll(() => device.serving.loadReport(1n).arrivals).toHaveLength(1)
+    held.resolve()
+    await gone
+    await (await arrival).served.promise
+    expect(device.serving.device.models.all.map(({ model }) => model.name)).toEqual([FAKE_MODEL, OTHER])
   })
 
   it('makes room for another, and of what is not there is an error', async () => {

@@ -56,6 +56,8 @@ export interface FakeDriverOptions {
   readonly lost?: Promise<KvasirError>
   /** Awaited before each layer of a step; a test holds a step with it. */
   readonly beforeLayer?: (layer: number, rows: number) => Promise<void>
+  /** Awaited before a model's memory is free. */
+  readonly beforeUnloaded?: () => Promise<void>
 }
 
 export const FAKE_VOCABULARY = 97
@@ -241,6 +243,7 @@ class FakeModel implements DriverModel {
 
   async unload(): Promise<void> {
     this.closed = true
+    await this.options.beforeUnloaded?.()
   }
 
   private checkLoaded(): void {
