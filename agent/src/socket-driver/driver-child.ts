@@ -45,7 +45,9 @@ function freshSocketPath(name: string): string {
 /** An agent that was killed could not remove its socket. */
 function removeLeftOvers(folder: string, prefix: string): void {
   for (const file of readdirSync(folder)) {
-    const pid = Number(/^(\d+)\.sock$/.exec(file.slice(prefix.length))?.[1])
-    if (file.startsWith(prefix) && !isAlive(pid)) rmSync(join(folder, file), { force: true })
+    // Behind the prefix of a device of a longer name there is more than a process id.
+    const pid = /^(\d+)\.sock$/.exec(file.slice(prefix.length))?.[1]
+    if (!file.startsWith(prefix) || pid === undefined || isAlive(Number(pid))) continue
+    rmSync(join(folder, file), { force: true })
   }
 }
