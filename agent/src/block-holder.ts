@@ -26,7 +26,10 @@ export interface KvShape {
   readonly boundsBytes: number
 }
 
-/** Issues the reads of a run before it returns. Its bytes, in order, in as many parts as they stand in; nobody changes them. */
+/**
+ * Issues the reads of a run before it returns. Its bytes, in order, in as many parts as they stand in; nobody
+ * changes them. Those that were made for the reader alone are marked so (bulk-buffers.ts).
+ */
 export type ReadRun = (run: Run) => Promise<readonly Uint8Array[]>
 
 export interface BlockLoan {

@@ -4,6 +4,7 @@
  */
 import type { LoadReport } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { CachedBlocks } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { toDispose } from '@kvasir/runtime/bulk-buffers'
 import { NotFoundError } from '@kvasir/runtime/errors'
 import type { BlockLoan } from './block-holder.js'
 import type { Demotion, StagedBlock } from './demotion.js'
@@ -89,7 +90,9 @@ export class DeviceCache {
   private async readRun(layer: number, run: readonly Place[]): Promise<Uint8Array> {
     const { driver, model } = this.served
     const [first] = run
-    if (typeof first !== 'object') return driver.readBlocks(layer, Uint32Array.from(run.filter(isBlock)))
+    if (typeof first !== 'object') {
+      return toDispose(await driver.readBlocks(layer, Uint32Array.from(run.filter(isBlock))))
+    }
     const data = await first.layers[layer]
     const from = first.place * model.blockLayerBytes
     return data?.subarray(from, from + run.length * model.blockLayerBytes) ?? new Uint8Array(0)

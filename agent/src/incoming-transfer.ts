@@ -18,6 +18,7 @@ import {
   type PullResponse,
   PullTiming,
 } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { recycle } from '@kvasir/runtime/bulk-buffers'
 import type { Clock } from '@kvasir/runtime/clock'
 import { withDeadline } from '@kvasir/runtime/deferred'
 import {
@@ -61,7 +62,7 @@ export interface IncomingOptions {
   readonly windowBytes: number
   /**
    * Writes a run from a part of a message; blocks count from the first of the sequence, or of those asked for.
-   * `owned`: nobody else will use the buffer that `data` is a part of.
+   * `owned`: nobody else will use the buffer that `data` is a part of; else it is used again once this settles.
    */
   readonly write: (run: Run, data: Uint8Array, owned: boolean) => Promise<void>
   readonly clock: Clock
@@ -244,11 +245,13 @@ class ChunkWriter {
     this.lastAtMs = this.options.clock.nowMs()
     this.firstAtMs ??= this.lastAtMs
     this.check(chunk)
-    const writes = Promise.allSettled(this.writeSegments(chunk))
+    const owned = chunk.segments.length === 1 && chunk.data.buffer.byteLength >= OWN_BUFFER_BYTES
+    const writes = Promise.allSettled(this.writeSegments(chunk, owned))
     this.tail = this.tail
       .then(async () => {
         for (const write of await writes)
           if (write.status === 'rejected') throw new WriteFailed('', { cause: write.reason })
+        if (!owned) recycle(chunk.data)
         await this.acknowledge(chunk.sequence)
       })
       .catch((error: unknown) => {
@@ -302,10 +305,8 @@ class ChunkWriter {
     return bounds === true ? this.bounds : this.kv
   }
 
-  private writeSegments(chunk: KvChunk): Promise<void>[] {
+  private writeSegments(chunk: KvChunk, owned: boolean): Promise<void>[] {
     let offset = 0
-    const { byteLength } = chunk.data.buffer
-    const owned = chunk.segments.length === 1 && byteLength >= OWN_BUFFER_BYTES
     return chunk.segments.map(({ layer, firstBlock, blockCount, bounds = false }) => {
       const bytes = blockCount * (this.plane(bounds)?.unitBytes ?? 0)
       // Not a Buffer, whose slice is no copy.

@@ -3,6 +3,7 @@ import type { DriverModel, LoadedModelFacts } from '@kvasir/engine/device-driver
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { clearTail, pageBoundsBytes } from '@kvasir/engine/kv-format'
 import { type KvVariant, Precision, type Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
+import { toDispose } from '@kvasir/runtime/bulk-buffers'
 import type { KvShape, ReadRun } from './block-holder.js'
 import type { Run } from './ready-blocks.js'
 import type { ServedModel } from './served-model.js'
@@ -32,7 +33,7 @@ export function runReader(
     if (bounds) return [await driver.readBounds(layer, ids)]
     const data = await driver.readBlocks(layer, ids)
     if ((first + count) * BLOCK_TOKENS > tokens) clearLastBlock(data, model, tokens)
-    return [data]
+    return [toDispose(data)]
   }
 }
 

@@ -53,7 +53,7 @@ export const AGENT_LIMITS: AgentLimits = {
   pullMs: 10_000,
   silenceMs: 120_000,
   acknowledgeMs: 30_000,
-  windowBytes: 8 << 20,
+  windowBytes: 16 << 20,
   fetchSilenceMs: 3_000,
   fetchMs: 30_000,
   cachedPullsMax: 16,

@@ -20,6 +20,7 @@ import {
   type PullResponse,
   PullTiming,
 } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { dispose } from '@kvasir/runtime/bulk-buffers'
 import type { Clock } from '@kvasir/runtime/clock'
 import { type Deferred, deferred, withSignal } from '@kvasir/runtime/deferred'
 import { DeadlineError, InvalidInputError, KvasirError, UnreachableError } from '@kvasir/runtime/errors'
@@ -31,8 +32,10 @@ import type { Pacer } from './pacer.js'
 import { ReadyBlocks, type Run } from './ready-blocks.js'
 import { TransferTimes } from './transfer-times.js'
 
-/** Data in a full chunk. */
+/** Data in a full chunk while prefill goes on: little is left to send when it ends. */
 export const CHUNK_BYTES = 1 << 20
+/** And once everything is there: fewer, larger messages cost less. */
+const BULK_CHUNK_BYTES = 2 << 20
 
 /** Chunks with the transport at a time: while one goes out the next is put together. */
 const LEAVING_MAX = 3
@@ -139,13 +142,14 @@ export class OutgoingTransfer {
     else signal.addEventListener('abort', onGone, { once: true })
     try {
       const ready = this.want(open)
-      const chunkBytesMax = this.chunkBytesMax(open)
+      const chunkBytesMax = this.chunkBytesMax(open, CHUNK_BYTES)
+      const bulkBytesMax = this.chunkBytesMax(open, BULK_CHUNK_BYTES)
       await withSignal(this.admission.promise, this.failure.signal)
       this.failure.signal.throwIfAborted()
       const read = this.parts.pin()
       try {
         void this.readAcknowledgements(incoming)
-        await this.sendAll(open, ready, { read, chunkBytesMax, send })
+        await this.sendAll(open, ready, { read, chunkBytesMax, bulkBytesMax, send })
       } finally {
         this.parts.unpin()
       }
@@ -191,7 +195,8 @@ export class OutgoingTransfer {
     const manifest = { modelDigest, variant, tokens, blockTokens: BLOCK_TOKENS, blocks: cachedBlocks }
     await way.send({ message: { $case: 'manifest', value: manifest } })
     while (!ready.exhausted) {
-      const runs = this.nextRuns(ready, way.chunkBytesMax, Number(open.windowBytes), afterPrefill)
+      const chunkBytesMax = this.firstToken === undefined ? way.chunkBytesMax : way.bulkBytesMax
+      const runs = this.nextRuns(ready, chunkBytesMax, Number(open.windowBytes), afterPrefill)
       if (runs === undefined) await this.change()
       else this.sendChunk(runs, way)
     }
@@ -259,7 +264,12 @@ export class OutgoingTransfer {
       this.failure.signal.throwIfAborted()
       this.handedOver = sequence
       this.watchAcknowledgement()
-      await this.handOver(send({ message: { $case: 'chunk', value: chunk } }))
+      const sent = send({ message: { $case: 'chunk', value: chunk } })
+      sent.then(
+        () => dispose(parts),
+        () => {},
+      )
+      await this.handOver(sent)
     } catch (thrown) {
       this.fail(KvasirError.from(thrown))
     }
@@ -325,7 +335,7 @@ export class OutgoingTransfer {
   }
 
   /** Data of a full chunk: whole blocks. */
-  private chunkBytesMax({ windowBytes, content }: PullOpen): number {
+  private chunkBytesMax({ windowBytes, content }: PullOpen, bytes: number): number {
     const { shape } = this.parts
     const unit = content === PullContent.BOUNDS ? shape.boundsBytes : shape.blockLayerBytes
     if (windowBytes < unit) {
@@ -334,7 +344,7 @@ export class OutgoingTransfer {
         { param: 'window_bytes' },
       )
     }
-    return Math.max(1, Math.floor(Math.min(CHUNK_BYTES, Number(windowBytes)) / unit)) * unit
+    return Math.max(1, Math.floor(Math.min(bytes, Number(windowBytes)) / unit)) * unit
   }
 
   /** Resolves at the next change of anything this transfer waits for; throws once it has failed. */
@@ -355,6 +365,7 @@ export class OutgoingTransfer {
 interface Way {
   readonly read: ReadRun
   readonly chunkBytesMax: number
+  readonly bulkBytesMax: number
   readonly send: (message: PullResponse) => Promise<void>
 }
 

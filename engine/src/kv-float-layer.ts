@@ -35,20 +35,18 @@ export class KvFloatLayer implements KvLayer {
     return this.values.subarray(run * width, (run + 1) * width)
   }
 
-  readBlocks(blocks: Uint32Array): Uint8Array<ArrayBuffer> {
-    const out = new Uint8Array(blocks.length * this.#wireBytes)
+  readBlocks(blocks: Uint32Array, out: Uint8Array): void {
     for (const [i, id] of blocks.entries()) {
       const block = this.#block(id)
       const start = i * this.#wireBytes
       if (this.#wire === 'f32') out.set(bytesOf(block), start)
       else {
-        const integers = new Int8Array(out.buffer, start, block.length)
+        const integers = new Int8Array(out.buffer, out.byteOffset + start, block.length)
         const scales = new Float32Array(block.length / this.#headDim)
         quantiseRows(block, this.#headDim, integers, scales)
         out.set(bytesOf(scales), start + block.length)
       }
     }
-    return out
   }
 
   writeBlocks(blocks: Uint32Array, data: Uint8Array): void {

@@ -43,13 +43,11 @@ export class KvInt8Layer implements KvLayer {
     return this.#run
   }
 
-  readBlocks(blocks: Uint32Array): Uint8Array<ArrayBuffer> {
-    const out = new Uint8Array(blocks.length * this.#wireBytes)
+  readBlocks(blocks: Uint32Array, out: Uint8Array): void {
     for (const [i, block] of blocks.entries()) {
       out.set(this.#values(block), i * this.#wireBytes)
       out.set(this.#scaleBytes(block), i * this.#wireBytes + this.#blockValues)
     }
-    return out
   }
 
   writeBlocks(blocks: Uint32Array, data: Uint8Array): void {
@@ -66,7 +64,9 @@ export class KvInt8Layer implements KvLayer {
   }
 
   moveBlocks(from: Uint32Array, to: Uint32Array): void {
-    this.writeBlocks(to, this.readBlocks(from))
+    const blocks = new Uint8Array(from.length * this.#wireBytes)
+    this.readBlocks(from, blocks)
+    this.writeBlocks(to, blocks)
   }
 
   #values(block: number): Uint8Array {

@@ -18,8 +18,8 @@ export interface KvLayer {
   writeRow(run: number, token: number, source: Float32Array, from: number): void
   /** The rows of a run as f32, for reading until the next call. */
   readRun(run: number): Float32Array
-  /** Copies blocks out in the wire's format, in the order of `blocks`. */
-  readBlocks(blocks: Uint32Array): Uint8Array<ArrayBuffer>
+  /** Copies blocks out in the wire's format, in the order of `blocks`, to `out`, which has room for just them. */
+  readBlocks(blocks: Uint32Array, out: Uint8Array): void
   /** The reverse; `data` may lie at any address. */
   writeBlocks(blocks: Uint32Array, data: Uint8Array): void
   copyBlock(from: number, to: number): void

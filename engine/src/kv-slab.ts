@@ -123,9 +123,12 @@ export class KvSlabs {
     }
   }
 
-  /** Copies whole blocks out, in the order of `blocks`. */
-  readBlocks(layer: number, blocks: Uint32Array): Uint8Array {
-    return this.layer(layer).readBlocks(blocks)
+  /** Copies whole blocks out, in the order of `blocks`; to `room` where it is given, which must be large enough. */
+  readBlocks(layer: number, blocks: Uint32Array, room?: ArrayBuffer): Uint8Array {
+    const bytes = blocks.length * this.blockBytes
+    const out = new Uint8Array(room ?? new ArrayBuffer(bytes), 0, bytes)
+    this.layer(layer).readBlocks(blocks, out)
+    return out
   }
 
   writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): void {

@@ -9,6 +9,7 @@
  *    it is the whole of its buffer or its caller says that the buffer is the driver's, else copied.
  */
 import { MessageChannel, Worker } from 'node:worker_threads'
+import { recycle, takeBuffer } from '@kvasir/runtime/bulk-buffers'
 import { deferred, withDeadline } from '@kvasir/runtime/deferred'
 import { CancelledError, InternalError, KvasirError, messageOf } from '@kvasir/runtime/errors'
 import type { DeviceDriver, DriverModel, DriverStats, ModelPlan, StepSequence } from './device-driver.js'
@@ -123,15 +124,19 @@ export function createOrtDriver(options: ComputeOptions = {}): DeviceDriver {
 
   function loadedModel({ model, facts }: LoadedInWorker): DriverModel {
     let stepId: number | undefined
-    const put = (
+    const put = async (
       kind: 'write' | 'write-bounds',
       layer: number,
       blocks: Uint32Array,
       data: Uint8Array,
       owned = false,
     ): Promise<void> => {
-      const own = owned ? data : compact(data)
-      return ask<void>({ kind, model, layer, blocks: compact(blocks), data: own }, buffersOf(own))
+      const own = owned ? data : ownCopy(data)
+      const back = await ask<Uint8Array | undefined>(
+        { kind, model, layer, blocks: compact(blocks), data: own },
+        buffersOf(own),
+      )
+      if (back !== undefined) recycle(back)
     }
     return {
       facts,
@@ -159,7 +164,10 @@ export function createOrtDriver(options: ComputeOptions = {}): DeviceDriver {
       cancelStep() {
         if (stepId !== undefined && ended === undefined) send({ kind: 'cancel', id: stepId })
       },
-      readBlocks: (layer, blocks) => ask<Uint8Array>({ kind: 'read', model, layer, blocks: compact(blocks) }),
+      readBlocks(layer, blocks) {
+        const { buffer: room } = takeBuffer(blocks.length * facts.blockLayerBytes)
+        return ask<Uint8Array>({ kind: 'read', model, layer, blocks: compact(blocks), room }, [room])
+      },
       writeBlocks: (layer, blocks, data, owned) => put('write', layer, blocks, data, owned),
       copyBlocks: (from, to) => ask<void>({ kind: 'copy', model, from: compact(from), to: compact(to) }),
       readBounds: (layer, blocks) =>
@@ -211,4 +219,12 @@ export function createOrtDriver(options: ComputeOptions = {}): DeviceDriver {
 
 function withoutAsk({ remote, ...sequence }: StepSequence): SentSequence {
   return remote === undefined ? sequence : { ...sequence, remote: { pages: remote.pages, mode: remote.mode } }
+}
+
+/** `data` where it is the whole of its buffer, else a copy. */
+function ownCopy(data: Uint8Array): Uint8Array {
+  if (data.byteLength === data.buffer.byteLength) return data
+  const copy = takeBuffer(data.byteLength)
+  copy.set(data)
+  return copy
 }

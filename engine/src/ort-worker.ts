@@ -145,11 +145,13 @@ function serveModel(
   switch (call.kind) {
     case 'read':
       slabs.check(call.layer, call.blocks)
-      return slabs.readBlocks(call.layer, call.blocks)
+      return slabs.readBlocks(call.layer, call.blocks, call.room)
     case 'write':
       slabs.check(call.layer, call.blocks)
       checkBytes(call, slabs.blockBytes)
-      return slabs.writeBlocks(call.layer, call.blocks, call.data)
+      slabs.writeBlocks(call.layer, call.blocks, call.data)
+      // Back to where it may be used again.
+      return call.data
     case 'copy':
       slabs.checkBlocks(call.from)
       slabs.checkBlocks(call.to)
@@ -186,10 +188,10 @@ async function load(call: Extract<WorkerCall, { kind: 'load' }>): Promise<Loaded
       drain()
       return closing
     })
-    // The buffers that its weights went through.
-    collectGarbage()
     return keep(model)
   } finally {
+    // The buffers that its weights went through, and all that a load that failed had made.
+    collectGarbage()
     passOn?.()
   }
 }

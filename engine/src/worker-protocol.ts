@@ -45,7 +45,14 @@ export type WorkerCall =
 
 export type ModelCall =
   | { readonly kind: 'step'; readonly sequences: readonly SentSequence[] }
-  | { readonly kind: 'read' | 'read-bounds'; readonly layer: number; readonly blocks: Uint32Array }
+  | {
+      readonly kind: 'read'
+      readonly layer: number
+      readonly blocks: Uint32Array
+      /** Memory that comes back with the blocks in it. */
+      readonly room: ArrayBuffer | undefined
+    }
+  | { readonly kind: 'read-bounds'; readonly layer: number; readonly blocks: Uint32Array }
   | {
       readonly kind: 'write' | 'write-bounds'
       readonly layer: number

@@ -70,8 +70,7 @@ export abstract class BulkCall extends Duplex {
       this.broken(error)
       return
     }
-    // In another turn of the loop: a peer that keeps up must not keep everybody else of this process waiting.
-    this.stream.send(framed(parts), () => setImmediate(done))
+    this.stream.send(framed(parts), () => done())
   }
 
   /** The call cannot go on: a message cannot be read or written. */

@@ -85,7 +85,8 @@ export class BulkServerCall extends BulkCall implements StreamListener {
 
   override _write(message: never, encoding: string, done: () => void): void {
     this.beginAnswer()
-    super._write(message, encoding, done)
+    // In another turn of the loop: a peer that keeps up must not keep everybody else of this process waiting.
+    super._write(message, encoding, () => setImmediate(done))
   }
 
   override _final(done: () => void): void {

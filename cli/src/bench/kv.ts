@@ -1,30 +1,21 @@
 /**
  * `kvasir bench kv`: how fast KV goes from one process into the leased memory of another.
  *
- * A process of its own holds the KV of a prompt in the pool of a real driver. This one, whose pool is as large as
- * all that is moved, leases memory, opens a Pull as a decoding device does, checks every chunk and writes it to its
- * driver, prompt after prompt until everything is here. Every round also measures a plain socket between two
- * processes, since the machine changes; figures are medians of per-round ratios.
+ * One process holds the KV of a prompt in the pool of a real driver (kv-source.ts), another pulls it, prompt after
+ * prompt, into leased memory of its own, checks every chunk and writes it to its driver (kv-sink.ts). Every round
+ * also measures a plain socket between two processes, since the machine changes; figures are medians of per-round
+ * ratios.
  */
-import { pullKv } from '@kvasir/agent/incoming-transfer'
-import { runWriter, shapeOf } from '@kvasir/agent/kv-shape'
+import { connect } from 'node:net'
+import { text } from 'node:stream/consumers'
 import { BLOCK_TOKENS } from '@kvasir/engine/device-driver'
 import { inspectModel } from '@kvasir/engine/model-plan'
 import { EXACT } from '@kvasir/engine/numerics'
-import { Profile } from '@kvasir/proto/kvasir/capability/v1/capability'
-import {
-  KvServiceClient,
-  type Lease,
-  LeasePurpose,
-  PullContent,
-  PullTiming,
-} from '@kvasir/proto/kvasir/kv/v1/kv'
+import { withDeadline } from '@kvasir/runtime/deferred'
 import { InternalError } from '@kvasir/runtime/errors'
-import { awaitReady } from '@kvasir/runtime/lifecycle'
-import { callUnary, createRpcClient } from '@kvasir/runtime/rpc-client'
+import { awaitReady, type Child } from '@kvasir/runtime/lifecycle'
 import { formatRate } from '../format.js'
 import { say } from '../terminal.js'
-import { type BenchDevice, withBenchDevice } from './bench-device.js'
 import type { BenchResult } from './bench-result.js'
 import { cpuTimeUs } from './cpu-time.js'
 import { rawTcpBytesPerSecond, spawnEnd } from './raw-tcp.js'
@@ -37,148 +28,75 @@ export interface KvOptions {
 
 const movedBytesMin = 1 << 30
 const promptTokensMax = 4_096
-const sourceReadyMsMax = 120_000
+const readyMsMax = 120_000
+const roundMsMax = 120_000
 const stopMsMax = 2_000
 
-/** What is moved: so many prompts of so many blocks. */
-interface Work {
-  readonly blocks: number
-  readonly prompts: number
-  readonly bytes: number
-}
-
-interface Moved {
+interface Round {
+  readonly rawTcp: number
   readonly bytesPerSecond: number
   /** CPU time a byte, microseconds, all threads of the process. */
   readonly senderUsPerByte: number
   readonly receiverUsPerByte: number
 }
 
-type Round = Moved & { readonly rawTcp: number }
-
 export async function benchKv(options: KvOptions, signal: AbortSignal): Promise<BenchResult> {
   const { model } = options
   const { contextTokensMax, poolBlockBytes } = await inspectModel({ model, numerics: EXACT })
   const blocks = Math.floor(Math.min(contextTokensMax, promptTokensMax) / BLOCK_TOKENS)
   const prompts = Math.ceil(movedBytesMin / (blocks * poolBlockBytes))
-  const work = { blocks, prompts, bytes: prompts * blocks * poolBlockBytes }
+  const bytes = prompts * blocks * poolBlockBytes
   say(`loading ${model} in two processes …`)
   const transfers = (options.rounds + 1) * prompts
-  const source = spawnEnd('kv-source', [model, String(blocks), String(transfers)])
-  try {
-    const { endpoint } = await awaitReady(source, sourceReadyMsMax)
-    return await withBenchDevice(model, prompts * blocks, async (device) => {
+  return withEnd('kv-source', [model, blocks, transfers], async (source, { endpoint }) =>
+    withEnd('kv-sink', [model, blocks, prompts, String(endpoint)], async (sink, { port }) => {
       const rounds: Round[] = []
       for (let number = 0; number <= options.rounds; number += 1) {
         signal.throwIfAborted()
-        const rawTcp = await rawTcpBytesPerSecond(work.bytes)
-        const pull = { endpoint: String(endpoint), pid: source.pid, first: number * prompts, signal }
-        const round = { ...(await move(device, work, pull)), rawTcp }
-        // The first one compiles code.
+        const rawTcp = await rawTcpBytesPerSecond(bytes)
+        const round = { rawTcp, ...(await move(source, sink, Number(port), bytes)) }
+        // The first one compiles code and touches the memory.
         if (number === 0) continue
         rounds.push(round)
         say(
           `round ${number} of ${options.rounds}: KV ${formatRate(round.bytesPerSecond)}, a plain socket ${formatRate(rawTcp)}`,
         )
       }
-      return resultOf(rounds, work)
-    })
-  } finally {
-    await source.stop(stopMsMax)
-  }
+      return resultOf(rounds, bytes)
+    }),
+  )
 }
 
-interface PullWish {
-  readonly endpoint: string
-  /** Process of the sender. */
-  readonly pid: number
-  /** Number of the first transfer. */
-  readonly first: number
-  readonly signal: AbortSignal
-}
-
-/** Pulls all prompts, one after the other, each into memory of its own. */
-async function move(device: BenchDevice, { blocks, prompts, bytes }: Work, wish: PullWish): Promise<Moved> {
-  const client = createRpcClient(KvServiceClient, device.control.address)
-  const { runner } = device.served
-  const leases: Lease[] = []
+/** Runs `work` while a script of this folder serves as one of the ends. */
+async function withEnd<T>(
+  name: string,
+  args: readonly (string | number)[],
+  work: (child: Child, facts: Readonly<Record<string, unknown>>) => Promise<T>,
+): Promise<T> {
+  const child = spawnEnd(name, args.map(String))
   try {
-    const cpuBefore = { sender: cpuTimeUs([wish.pid]), receiver: cpuTimeUs([process.pid]) }
-    const begin = performance.now()
-    let moved = 0
-    for (let prompt = 0; prompt < prompts; prompt += 1) {
-      const number = wish.first + prompt
-      const lease = await reserve(client, device, `bench-${number}`, blocks)
-      // Until the end: a lease that no stream uses is over soon, and its memory would serve the next prompt.
-      runner.apply({ type: 'pin', counter: lease.counter })
-      leases.push(lease)
-      moved += await pull(device, lease, `kv-${number}`, blocks, wish)
-    }
-    const seconds = (performance.now() - begin) / 1_000
-    if (moved !== bytes) throw new InternalError(`${moved} bytes were moved instead of ${bytes}.`)
-    return {
-      bytesPerSecond: bytes / seconds,
-      senderUsPerByte: (cpuTimeUs([wish.pid]) - cpuBefore.sender) / bytes,
-      receiverUsPerByte: (cpuTimeUs([process.pid]) - cpuBefore.receiver) / bytes,
-    }
+    return await work(child, await awaitReady(child, readyMsMax))
   } finally {
-    for (const lease of leases) {
-      runner.apply({ type: 'unpin', counter: lease.counter })
-      await callUnary(client, 'release', { lease })
-    }
-    client.close()
+    await child.stop(stopMsMax)
   }
 }
 
-async function reserve(
-  client: KvServiceClient,
-  { served }: BenchDevice,
-  requestId: string,
-  blocks: number,
-): Promise<Lease> {
-  const { lease } = await callUnary(client, 'reserve', {
-    requestId,
-    epoch: 1,
-    modelDigest: served.model.digest,
-    profile: Profile.EXACT,
-    tokens: blocks * BLOCK_TOKENS,
-    purpose: LeasePurpose.ATTEND,
-  })
-  if (lease === undefined) throw new InternalError('Reserve gave no lease.')
-  return lease
+/** Has the sink pull everything once. */
+async function move(source: Child, sink: Child, port: number, bytes: number): Promise<Omit<Round, 'rawTcp'>> {
+  const before = { source: cpuTimeUs([source.pid]), sink: cpuTimeUs([sink.pid]) }
+  const answer = await withDeadline(text(connect(port, '127.0.0.1')), roundMsMax, 'pulling KV')
+  const moved: { bytes?: number; seconds: number; error?: string } = JSON.parse(answer)
+  if (moved.bytes !== bytes) {
+    throw new InternalError(moved.error ?? `${moved.bytes} bytes were moved instead of ${bytes}.`)
+  }
+  return {
+    bytesPerSecond: bytes / moved.seconds,
+    senderUsPerByte: (cpuTimeUs([source.pid]) - before.source) / bytes,
+    receiverUsPerByte: (cpuTimeUs([sink.pid]) - before.sink) / bytes,
+  }
 }
 
-/** The bytes of one prompt, as a decoding device brings them in. */
-async function pull(
-  { device, served }: BenchDevice,
-  lease: Lease,
-  transferId: string,
-  blocks: number,
-  { endpoint, signal }: PullWish,
-): Promise<number> {
-  const { limits, clock } = device
-  const { bytes } = await pullKv({
-    client: device.kvClient(endpoint),
-    sourceDeviceId: 'kv-source',
-    wanted: {
-      transferId,
-      timing: PullTiming.LAYERED,
-      tokens: blocks * BLOCK_TOKENS,
-      firstBlock: 0,
-      content: PullContent.KV,
-    },
-    shape: shapeOf(served),
-    lease,
-    windowBytes: limits.windowBytes,
-    write: runWriter(served.driver, served.runner.blocks(lease.counter)),
-    clock,
-    silenceMs: limits.silenceMs,
-    signal,
-  })
-  return bytes
-}
-
-function resultOf(rounds: readonly Round[], { bytes }: Work): BenchResult {
+function resultOf(rounds: readonly Round[], bytes: number): BenchResult {
   const middle = (value: (round: Round) => number) => rounded(median(rounds.map(value)))
   // Microseconds a byte are thousands of seconds a GB.
   const perGb = 1_000

@@ -16,6 +16,7 @@ import { hashText } from '@kvasir/agent/kv-index'
 import type { Run } from '@kvasir/agent/ready-blocks'
 import type { LoadReport } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { CachedBlocks, OfferRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
+import { recycle } from '@kvasir/runtime/bulk-buffers'
 import {
   CancelledError,
   InvalidInputError,
@@ -211,7 +212,10 @@ export class HostTier implements BlockHolder {
         shape,
         lease: { deviceId: parts.deviceId, incarnation: parts.incarnation, counter: 1n, ttlMs: 0 },
         windowBytes: limits.windowBytes,
-        write: async (run, data) => scatter(shape, blocks, run, data),
+        write: async (run, data, owned) => {
+          scatter(shape, blocks, run, data)
+          if (owned) recycle(data)
+        },
         clock: parts.clock,
         silenceMs: limits.fetchSilenceMs,
         signal: AbortSignal.any([this.closed.signal, AbortSignal.timeout(limits.fetchMs)]),
