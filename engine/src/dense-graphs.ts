@@ -8,7 +8,8 @@
  * G1 Weights are constants of the graph: rows are then bit-equal whatever their number.
  * G2 Weights stay as files hold them, `[outputs, inputs]`; q, k, v and gate, up are joined by rows. In which
  *    numbers they are is the matter of matrix-product.ts.
- * Tensors: `x [1, rows, hidden]`, `q`, `attention [1, rows, heads · dim]`, `k`, `v [1, rows, kv heads · dim]`.
+ * Tensors: `x [1, rows, hidden]`, `q`, `attention [1, rows, heads · dim]`, `k`, `v [1, rows, kv heads · dim]`;
+ * `cos`, `sin`: tables that hold at least the positions of the rows (rotary.ts).
  */
 import type { Int4Quantiser } from './int4-quantiser.js'
 import { addProduct, type ProductMaker } from './matrix-product.js'
@@ -25,13 +26,11 @@ export interface DenseGraph {
 
 /**
  * Builds the graphs in order, all into one buffer for weights, which makes the peak of memory one
- * graph. `positionsMax`: length of the tables of rotary positions, see rotary.ts. With a quantiser the
- * weights are of few bits (matrix-product.ts).
+ * graph. With a quantiser the weights are of few bits (matrix-product.ts).
  */
 export function* buildDenseGraphs(
   config: ModelConfig,
   source: WeightSource,
-  positionsMax: number,
   quantiser?: Int4Quantiser,
 ): Generator<DenseGraph> {
   const buffer = new WeightBuffer(source)
@@ -71,7 +70,7 @@ export function* buildDenseGraphs(
       graph.output('logits', [1, 'rows', config.vocabularySize])
     } else {
       if (index > 0) graph.output('nextX', [1, 'rows', config.hiddenSize])
-      queryKeyValue(graph, maker, config, index, normed, positionsMax)
+      queryKeyValue(graph, maker, config, index, normed)
     }
     yield { model: graph.build(last ? 'head' : `layer-${index}`), weights: buffer.bytes() }
   }
@@ -116,7 +115,6 @@ function queryKeyValue(
   config: ModelConfig,
   layer: number,
   normed: string,
-  positionsMax: number,
 ): void {
   const { heads, kvHeads, headDim } = config
   const widths = [heads * headDim, kvHeads * headDim, kvHeads * headDim]
@@ -147,8 +145,8 @@ function queryKeyValue(
     key = headNorm(graph, config, key, kvHeads, gamma('k_norm'))
   }
   graph.input('positions', 'int64', [1, 'rows'])
-  graph.input('cos', 'float32', [positionsMax, headDim / 2])
-  graph.input('sin', 'float32', [positionsMax, headDim / 2])
+  graph.input('cos', 'float32', ['tablePositions', headDim / 2])
+  graph.input('sin', 'float32', ['tablePositions', headDim / 2])
   graph.node('RotaryEmbedding', [query, 'positions', 'cos', 'sin'], ['q'])
   graph.node('RotaryEmbedding', [key, 'positions', 'cos', 'sin'], ['k'])
   for (const [i, name] of ['q', 'k', 'v'].entries()) graph.output(name, [1, 'rows', widths[i] ?? 0])

@@ -119,6 +119,7 @@ describe('config.json', () => {
     [{ mlp_bias: true }, 'mlp_bias'],
     [{ quantization_config: { bits: 4 } }, 'quantization_config'],
     [{ partial_rotary_factor: 0.5 }, 'partial_rotary_factor'],
+    [{ rope_parameters: { rope_theta: 1e4, partial_rotary_factor: 0.5 } }, 'partial_rotary_factor'],
     [{ rope_scaling: { type: 'yarn', factor: 4 } }, 'rope_scaling yarn'],
     [{ rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'rope_scaling llama3'],
     [{ ...mistral, sliding_window: 0.5 }, 'sliding_window 0.5'],

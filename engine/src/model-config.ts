@@ -78,6 +78,7 @@ const ropeSchema = z.looseObject({
   low_freq_factor: z.number().positive().optional(),
   high_freq_factor: z.number().positive().optional(),
   original_max_position_embeddings: count.optional(),
+  partial_rotary_factor: z.number().nullish(),
 })
 
 const configSchema = z.looseObject({
@@ -149,7 +150,9 @@ export function parseModelConfig(json: unknown, name: string): ModelConfig {
   if (config.quantization_config !== undefined && config.quantization_config !== null) {
     refuse('quantization_config')
   }
-  if ((config.partial_rotary_factor ?? 1) !== 1) refuse('partial_rotary_factor')
+  const rope = config.rope_parameters ?? config.rope_scaling ?? undefined
+  if ((rope?.partial_rotary_factor ?? config.partial_rotary_factor ?? 1) !== 1)
+    refuse('partial_rotary_factor')
 
   const heads = config.num_attention_heads
   const kvHeads = config.num_key_value_heads ?? heads
@@ -160,7 +163,6 @@ export function parseModelConfig(json: unknown, name: string): ModelConfig {
     )
   }
   if (headDim % 2 !== 0 || headDim > HEAD_DIM_MAX) refuse(`head_dim ${headDim}`)
-  const rope = config.rope_parameters ?? config.rope_scaling ?? undefined
   return {
     hiddenSize: config.hidden_size,
     layers: config.num_hidden_layers,

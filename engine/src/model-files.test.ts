@@ -98,6 +98,10 @@ describe('weights', () => {
     await expect(load(sharded)).rejects.toThrow('model-00002-of-00002.safetensors is damaged: it is missing')
     writeFileSync(index, JSON.stringify({ weight_map: { a: '../secret' } }))
     await expect(load(sharded)).rejects.toThrow('outside the folder')
+    for (const file of ['..', '', 'tokenizer.json']) {
+      writeFileSync(index, JSON.stringify({ weight_map: { a: file } }))
+      await expect(load(sharded)).rejects.toThrow(/is damaged: it names .* no \.safetensors file/)
+    }
   })
 })
 

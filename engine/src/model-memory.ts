@@ -5,7 +5,6 @@
 import { availableMemoryBytes } from '@kvasir/runtime/available-memory'
 import { OverloadedError } from '@kvasir/runtime/errors'
 import { sizeText } from '@kvasir/runtime/size-text'
-import { BLOCK_TOKENS } from './device-driver.js'
 import { kvBlockBytes, pageBoundsBytes } from './kv-format.js'
 import { STEP_ROWS_MAX } from './limits.js'
 import type { ModelConfig } from './model-config.js'
@@ -34,8 +33,7 @@ export function memoryNeed(
   kvBlocksMax: number,
 ): MemoryNeed {
   const { residentBytes, largestGraphBytes } = weightSizes(config, source, numerics.weights)
-  const positions = Math.min(config.contextTokensMax, kvBlocksMax * BLOCK_TOKENS)
-  const rotaryBytes = Math.max(positions, STEP_ROWS_MAX) * config.headDim * 4
+  const rotaryBytes = config.contextTokensMax * config.headDim * 4
   const rowBytes = (3 * config.intermediateSize + 4 * config.hiddenSize) * 4
   return {
     weightBytes: residentBytes,

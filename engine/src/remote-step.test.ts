@@ -74,6 +74,38 @@ describe('attention with another device', () => {
     }
   })
 
+  it('lets a sequence be longer than the pool of the device that decodes it', async () => {
+    const length = 1_100
+    const pages = Math.floor(length / BLOCK_TOKENS)
+    const own = range(50, pages + 1)
+    const text = Uint32Array.from({ length: length + 1 }, (_, i) => (i * i * 31 + i * 17) % 500)
+    for (let start = 0; start < length; start += 500) {
+      const part = text.slice(start, Math.min(length, start + 500))
+      await here.step([{ blocks: own, start, tokens: part, wantLogits: false }])
+    }
+    const small = await loadedDriver('dummy:llama-tiny', 4, { threads: 1 })
+    try {
+      const remote = await attendingDevice(
+        here,
+        own.slice(0, pages),
+        there,
+        range(0, pages),
+        facts,
+        'partial',
+      )
+      for (let layer = 0; layer < facts.layers; layer++) {
+        await small.writeBlocks(layer, range(3, 1), await here.readBlocks(layer, own.slice(pages)))
+      }
+      const last = { start: length, tokens: text.slice(length), wantLogits: true }
+      const partial = await small.step([{ blocks: range(3, 1), ...last, remote }])
+      const dense = await here.step([{ blocks: own, ...last }])
+      expect(partial.failed).toEqual([])
+      expect(farthest(partial.logits, dense.logits)).toBeLessThan(1e-4)
+    } finally {
+      await small.close()
+    }
+  })
+
   it('over chosen pages chooses those that would be chosen here', async () => {
     await fc.assert(
       fc.asyncProperty(

@@ -1,4 +1,8 @@
-/** Tables of rotary position embeddings, `[positions, head dim / 2]`, computed as the reference does in f32. */
+/**
+ * Tables of rotary position embeddings, `[positions, head dim / 2]`, computed as the reference does in f32.
+ *
+ * T1 A row depends on its position alone: a longer table begins with the shorter one.
+ */
 import type { LinearScaling, Llama3Scaling, ModelConfig } from './model-config.js'
 
 export interface RotaryTables {
@@ -25,6 +29,17 @@ export function rotaryTables(
     }
   }
   return { positions, cos, sin }
+}
+
+/** Positions that the first tables have. */
+const POSITIONS_MIN = 1024
+
+/**
+ * How many positions tables have that hold `needed`: they double, since few sequences ever fill a model's context, and a
+ * GPU is given them with every call.
+ */
+export function tablePositions({ contextTokensMax }: ModelConfig, needed: number): number {
+  return Math.min(contextTokensMax, 2 ** Math.ceil(Math.log2(Math.max(POSITIONS_MIN, needed))))
 }
 
 /**

@@ -28,6 +28,7 @@ interface OpenFile {
   readonly descriptor: number
 }
 
+const FILE_ENDING = '.safetensors'
 const SINGLE_FILE = 'model.safetensors'
 export const WEIGHT_INDEX = 'model.safetensors.index.json'
 /** Headers of real models are well under this; more is a damaged length. */
@@ -58,6 +59,7 @@ export function weightFiles(folder: string): string[] {
     const files = [...new Set(Object.values(index.data.weight_map))].sort()
     for (const file of files) {
       if (file !== basename(file)) throw damaged(indexPath, `it names ${file}, outside the folder`)
+      if (!file.endsWith(FILE_ENDING)) throw damaged(indexPath, `it names ${file}, no ${FILE_ENDING} file`)
       if (!existsSync(join(folder, file))) throw damaged(join(folder, file), 'it is missing')
     }
     return files

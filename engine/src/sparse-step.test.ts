@@ -25,11 +25,7 @@ describe.each([
   const blocks = range(40, 20).reverse()
 
   beforeAll(async () => {
-    model = await Transformer.load(
-      { model: name, numerics, kvBlocksMax: 128 },
-      { threads: 1 },
-      () => false,
-    )
+    model = await Transformer.load({ model: name, numerics, kvBlocksMax: 128 }, { threads: 1 }, () => false)
     tokens = Array.from({ length: PROMPT + 1 }, (_, i) => (i * i * 31 + i * 17) % model.facts.vocabularySize)
     const whole = Uint32Array.from(tokens.slice(0, PROMPT))
     await model.step([{ blocks, start: 0, tokens: whole, wantLogits: false }], hooks)

@@ -1,7 +1,8 @@
 import { rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import fc from 'fast-check'
-import { afterAll, describe, expect, it } from 'vitest'
+import { InferenceSession } from 'onnxruntime-node'
+import { afterAll, describe, expect, it, vi } from 'vitest'
 import type { StepSequence } from './device-driver.js'
 import { createInt4Quantiser } from './int4-quantiser.js'
 import { resolveModel } from './model-files.js'
@@ -56,6 +57,8 @@ const MODELS: Record<string, () => string> = {
       num_key_value_heads: 4,
       sliding_window: 50,
     }),
+  'a sliding window of one token': () =>
+    testModel({ architectures: ['MistralForCausalLM'], num_key_value_heads: 4, sliding_window: 1 }),
 }
 
 /** All of them are held to the rules in f32; in w4a8 those that differ by more than how a window is cut. */
@@ -339,4 +342,22 @@ describe('a step', () => {
     const model = await load(name, 1)
     await expect(model.step(sequences(), hooks)).rejects.toThrow(message)
   })
+})
+
+it('frees the weights that a load had read when it fails', async () => {
+  const create = vi.spyOn(InferenceSession, 'create')
+  try {
+    let layers = 0
+    const load = Transformer.load(
+      { model: 'dummy:llama-tiny', numerics: EXACT, kvBlocksMax: 4 },
+      { threads: 1 },
+      () => ++layers === 3,
+    )
+    await expect(load).rejects.toMatchObject({ code: 'cancelled' })
+    const sessions = await Promise.all(create.mock.results.map(({ value }) => value))
+    expect(sessions).toHaveLength(2)
+    for (const session of sessions) await expect(session.release()).rejects.toThrow('already disposed')
+  } finally {
+    create.mockRestore()
+  }
 })

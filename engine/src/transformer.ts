@@ -24,7 +24,7 @@ import {
 } from './device-driver.js'
 import { createInt4Quantiser } from './int4-quantiser.js'
 import { KvSlabs } from './kv-slab.js'
-import { STEP_ROWS_MAX, THREADS_MAX } from './limits.js'
+import { THREADS_MAX } from './limits.js'
 import { MemoryKernels } from './memory-kernels.js'
 import type { ModelConfig } from './model-config.js'
 import { type ResolvedModel, resolveModel } from './model-files.js'
@@ -33,7 +33,7 @@ import { parameterCount } from './model-plan.js'
 import type { Numerics } from './numerics.js'
 import { WEIGHTS_PATH } from './onnx-graph.js'
 import { type ComputeOptions, floats, sessionOptions } from './ort-session.js'
-import { type RotaryTables, rotaryTables } from './rotary.js'
+import { rotaryTables, tablePositions } from './rotary.js'
 import { StepAttention } from './step-attention.js'
 import { checkStep, embedRows, positionsOf, rowTensor } from './step-inputs.js'
 import { inCallersOrder, laneOf, layoutOf, pickRows, type StepLayout, wantedLayout } from './step-layout.js'
@@ -58,7 +58,7 @@ export class Transformer {
   readonly #embed: (row: number, target: Float32Array) => void
   readonly #dense: readonly InferenceSession[]
   readonly #attention: StepAttention
-  readonly #rotary: Feeds
+  #rotary: { readonly positions: number; readonly tables: Feeds }
   readonly #stats = { steps: 0, matrixCalls: 0, rows: 0 }
 
   private constructor(parts: {
@@ -69,21 +69,15 @@ export class Transformer {
     dense: readonly InferenceSession[]
     attention: StepAttention
     kernels: MemoryKernels
-    rotary: RotaryTables
   }) {
-    const { slabs, rotary } = parts
     this.facts = parts.facts
-    this.slabs = slabs
+    this.slabs = parts.slabs
     this.kernels = parts.kernels
     this.#config = parts.model.config
     this.#embed = parts.embed
     this.#dense = parts.dense
     this.#attention = parts.attention
-    const { headDim } = this.#config
-    this.#rotary = {
-      cos: new Tensor('float32', rotary.cos, [rotary.positions, headDim / 2]),
-      sin: new Tensor('float32', rotary.sin, [rotary.positions, headDim / 2]),
-    }
+    this.#rotary = rotaryFeeds(this.#config, tablePositions(this.#config, 0))
   }
 
   /**
@@ -100,16 +94,14 @@ export class Transformer {
     const { config } = model
     const threads = Math.min(wantedThreads ?? suitableThreads(config), THREADS_MAX)
     const source = model.openWeights()
+    const dense: InferenceSession[] = []
     try {
       checkMemory(model.name, numerics, memoryNeed(config, source, numerics, kvBlocksMax))
       const digest = await model.digest()
-      const positions = Math.min(config.contextTokensMax, kvBlocksMax * BLOCK_TOKENS)
-      const rotary = rotaryTables(config, Math.max(positions, STEP_ROWS_MAX))
       const embed = source.rows('model.embed_tokens.weight', [config.vocabularySize, config.hiddenSize])
       const quantiser = numerics.weights === 'int4' ? await createInt4Quantiser() : undefined
-      const dense: InferenceSession[] = []
       let weightBytes = 0
-      for (const graph of buildDenseGraphs(config, source, rotary.positions, quantiser)) {
+      for (const graph of buildDenseGraphs(config, source, quantiser)) {
         if (await betweenLayers()) throw new CancelledError('The driver was closed while it loaded a model.')
         weightBytes += graph.weights.byteLength
         const externalData = [{ path: WEIGHTS_PATH, data: graph.weights }]
@@ -122,7 +114,11 @@ export class Transformer {
       const kernels = await MemoryKernels.create(config, slabs, threads)
       const attention = new StepAttention({ config, slabs, sessions, kernels })
       const facts = modelFacts(model, numerics, digest, slabs, weightBytes)
-      return new Transformer({ model, facts, slabs, embed, dense, attention, kernels, rotary })
+      return new Transformer({ model, facts, slabs, embed, dense, attention, kernels })
+    } catch (error) {
+      // The weights so far: nothing else would free them soon.
+      for (const session of dense) await session.release()
+      throw error
     } finally {
       source.close()
     }
@@ -147,6 +143,7 @@ export class Transformer {
     const wanted = wantedLayout(all, this.#config, this.slabs)
     const { rows } = all
     const positions = positionsOf(all)
+    const rotary = this.#rotaryFor(Math.max(...sequences.map(({ start, tokens }) => start + tokens.length)))
     const finish = (logits: Float32Array, cancelled: boolean): StepResult => {
       this.#stats.steps++
       this.#stats.rows += rows
@@ -164,7 +161,7 @@ export class Transformer {
     let x: Float32Array = embedRows(all, this.#embed, hiddenSize)
     let attention: Float32Array = new Float32Array(0)
     for (let layer = 0; layer < layers; layer++) {
-      const feeds: Feeds = { x: rowTensor(x, rows), positions, ...this.#rotary }
+      const feeds: Feeds = { x: rowTensor(x, rows), positions, ...rotary }
       if (layer > 0) feeds.attention = rowTensor(attention, rows)
       const { q, k, v, nextX } = await this.#runDense(layer, feeds)
       if (layer > 0) x = floats(nextX)
@@ -192,6 +189,14 @@ export class Transformer {
     return finish(inCallersOrder(floats(logits), wanted, vocabularySize), false)
   }
 
+  /** Tables for positions before `end`, which may lie beyond the pool: other devices hold pages too. */
+  #rotaryFor(end: number): Feeds {
+    if (end > this.#rotary.positions) {
+      this.#rotary = rotaryFeeds(this.#config, tablePositions(this.#config, end))
+    }
+    return this.#rotary.tables
+  }
+
   async #runDense(index: number, feeds: Feeds) {
     const session = this.#dense[index]
     if (session === undefined) throw new RangeError(`no dense graph ${index}`)
@@ -205,6 +210,15 @@ export class Transformer {
       const startHere = start - lane.plan.firstPage * BLOCK_TOKENS
       this.slabs.writeTokens(layer, blocks, startHere, k, v, row, tokens.length)
     }
+  }
+}
+
+function rotaryFeeds(config: ModelConfig, length: number) {
+  const { cos, sin, positions } = rotaryTables(config, length)
+  const shape = [positions, config.headDim / 2]
+  return {
+    positions,
+    tables: { cos: new Tensor('float32', cos, shape), sin: new Tensor('float32', sin, shape) },
   }
 }
 

@@ -83,6 +83,9 @@ export function ggufConfig(
       `the tensor ${ROPE_FACTORS} has ${ropeFactors.length} numbers instead of ${headDim / 2}`,
     )
   }
+  if (!ropeFactors.every((factor) => factor > 0 && Number.isFinite(factor))) {
+    throw damaged(path, `the tensor ${ROPE_FACTORS} has a number that is no factor`)
+  }
   const ropeScalingOfPairs = { kind: 'by-pair', factors: [...ropeFactors] } as const
   return { architecture, config: { ...config, ropeScaling: ropeScalingOfPairs } }
 }
@@ -148,9 +151,12 @@ export function modelTensors(config: ModelConfig): string[] {
 }
 
 function ropeScaling(read: Settings): Record<string, unknown> | null {
-  const kind = read.text('rope.scaling.type') ?? 'none'
-  if (kind === 'none') return null
-  return { rope_type: kind, factor: read.optional('rope.scaling.factor') }
+  // As llama.cpp reads it: a factor alone is linear scaling, older files have it under another name, and 0 is none.
+  const factor = read.optional('rope.scaling.factor') ?? read.optional('rope.scale_linear')
+  const kind = read.text('rope.scaling.type') ?? 'linear'
+  const isUnscaled = factor === undefined || factor === 0 || factor === 1
+  if (kind === 'none' || (kind === 'linear' && isUnscaled)) return null
+  return { rope_type: kind, factor }
 }
 
 /** Metadata of the architecture, each value of the kind it must have. */

@@ -101,6 +101,18 @@ describe('a damaged file', () => {
   })
 })
 
+it('is refused for a header that would fill memory, though the file has room for it', () => {
+  const path = written(metadata({ many: ['made.bytes', 'strings', []] }))
+  const bytes = readFileSync(path)
+  const at = bytes.indexOf('made.bytes') + 'made.bytes'.length
+  const large = Buffer.alloc(9 << 20)
+  bytes.copy(large)
+  // An array, already: of bytes, and so many of them.
+  large.writeUInt32LE(0, at + 4)
+  large.writeBigUInt64LE(BigInt((8 << 20) + 1), at + 8)
+  expect(() => resolveGguf(withBytes(large))).toThrow('has an array of 8388609 values')
+})
+
 describe('what is not supported is refused by name', () => {
   it.each([
     [
@@ -160,4 +172,33 @@ it('takes what files leave out: one KV head a head, a tied head, a rotation base
   expect(name).toBe('made')
   expect(config).toMatchObject({ heads: 2, kvHeads: 2, headDim: 32, ropeTheta: 10_000, tiedEmbeddings: true })
   expect(config).toMatchObject({ vocabularySize: 2, slidingWindow: undefined, ropeScaling: undefined })
+})
+
+describe('scaling of rotary positions', () => {
+  const scalingOf = (...entries: readonly MetadataEntry[]) =>
+    resolveGguf(written([...metadata(), ...entries])).config.ropeScaling
+  const linear = { kind: 'linear', factor: 4 }
+
+  it('is linear where a file has a factor and names no kind, and under its older name', () => {
+    expect(scalingOf(['llama.rope.scaling.factor', 'f32', 4])).toEqual(linear)
+    expect(scalingOf(['llama.rope.scale_linear', 'f32', 4])).toEqual(linear)
+  })
+
+  it('is none where the file says so, or its factor changes nothing', () => {
+    const factor = ['llama.rope.scaling.factor', 'f32', 4] as const
+    expect(scalingOf(['llama.rope.scaling.type', 'string', 'none'], factor)).toBeUndefined()
+    expect(scalingOf(['llama.rope.scaling.factor', 'f32', 0])).toBeUndefined()
+    expect(scalingOf(['llama.rope.scale_linear', 'f32', 1])).toBeUndefined()
+  })
+
+  it('by pair takes factors above 0 alone', () => {
+    const factors = (value: number): TensorToWrite => ({
+      ...tensor('rope_freqs.weight', [16]),
+      pieces: () => [new Uint8Array(new Float32Array(16).fill(value).buffer)],
+    })
+    const of = (value: number) =>
+      resolveGguf(written(metadata(), [tensor('token_embd.weight'), factors(value)]))
+    expect(of(8).config.ropeScaling).toEqual({ kind: 'by-pair', factors: Array(16).fill(8) })
+    for (const value of [0, -1, Number.NaN]) expect(() => of(value)).toThrow('a number that is no factor')
+  })
 })

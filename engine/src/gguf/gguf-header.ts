@@ -36,6 +36,9 @@ export interface OpenGguf {
 const MAGIC = 0x46554747
 const DIMENSIONS_MAX = 4
 const ALIGNMENT_DEFAULT = 32
+/** Headers of real models, with their tokenizers, are well under these; more would only fill memory. */
+const HEADER_BYTES_MAX = 256 << 20
+const ARRAY_VALUES_MAX = 1 << 23
 
 const VALUE_TYPES = [
   'u8',
@@ -208,6 +211,9 @@ class HeaderReader {
     const bytes = VALUE_BYTES[type]
     if (bytes === undefined) throw damaged(this.#file.path, 'its metadata has an array of arrays')
     const count = this.count(bytes, 'values of an array')
+    if (count > ARRAY_VALUES_MAX) {
+      throw damaged(this.#file.path, `its metadata has an array of ${count} values`)
+    }
     const values: GgufValue[] = []
     for (let i = 0; i < count; i++) values.push(this.value(type))
     return values
@@ -230,6 +236,9 @@ class HeaderReader {
     const start = this.position
     if (start + bytes > this.size)
       throw damaged(this.#file.path, 'its header ends after the file; it is truncated')
+    if (start + bytes > HEADER_BYTES_MAX) {
+      throw damaged(this.#file.path, `its header is longer than ${HEADER_BYTES_MAX} bytes`)
+    }
     this.#piece = Buffer.alloc(Math.min(Math.max(bytes, PIECE_BYTES), this.size - start))
     readExactly(this.#file, this.#piece, start)
     this.#pieceStart = start
