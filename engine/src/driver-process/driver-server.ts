@@ -13,6 +13,9 @@ import { type DriverSession, serveDriver } from './driver-session.js'
 import { failureMessage } from './failure-message.js'
 import { writeFrame } from './frames.js'
 
+/** How long who was refused may take to leave. */
+const REFUSED_MS = 1_000
+
 export interface DriverServer {
   /** Ends the connection and the listening; the driver stays. */
   close(): Promise<void>
@@ -22,12 +25,14 @@ export interface DriverServerOptions {
   readonly socketPath: string
   /** Told why a connection ended, where that was not the agent's wish. */
   readonly onViolation?: (why: string) => void
+  /** How long who connects may take to say Hello; 10 s where absent. */
+  readonly helloMs?: number
 }
 
 /** Resolves when agents can connect. Throws AlreadyExistsError where another process listens there. */
 export async function startDriverServer(
   driver: DeviceDriver,
-  { socketPath, onViolation }: DriverServerOptions,
+  { socketPath, onViolation, helloMs }: DriverServerOptions,
 ): Promise<DriverServer> {
   if (await isListened(socketPath)) {
     throw new AlreadyExistsError(`Another driver listens on ${socketPath}; end it or choose another path.`)
@@ -36,7 +41,7 @@ export async function startDriverServer(
   let session: DriverSession | undefined
   const server = createServer((socket) => {
     if (session !== undefined) return refuse(socket)
-    const own = serveDriver(driver, socket)
+    const own = serveDriver(driver, socket, helloMs)
     session = own
     void own.ended.then((violation) => {
       session = undefined
@@ -56,6 +61,9 @@ export async function startDriverServer(
 
 function refuse(socket: Socket): void {
   socket.on('error', () => {})
+  // Nobody reads what it says, but without reading its end is not seen either.
+  socket.resume()
+  socket.setTimeout(REFUSED_MS, () => socket.destroy())
   const failure = failureMessage(new UnavailableError('The device serves another agent; try again later.'))
   // The id of Hello, which is the first call.
   writeFrame(socket, DriverReply.encode({ id: 1n, reply: { $case: 'failure', value: failure } }).finish())

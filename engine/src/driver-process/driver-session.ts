@@ -4,7 +4,9 @@
  * Invariants (P1 to P5 are the protocol's, proto/kvasir/driver/v1/driver.proto):
  * S1 Requests are given to the driver as they come, before the next one is looked at, so its order is theirs.
  * S2 What breaks the protocol ends the connection; what the driver refuses ends the call.
- * S3 However the connection ends, its models and shards are freed, and only then `ended` resolves.
+ * S3 However the connection ends, its models and shards are freed, those that are still being loaded included, and
+ *    only then `ended` resolves.
+ * S4 Who connects and does not say Hello is let go, since others wait.
  */
 import type { Socket } from 'node:net'
 import { DriverReply, DriverRequest } from '@kvasir/proto/kvasir/driver/v1/driver'
@@ -43,8 +45,13 @@ interface OpenAsk {
   readonly mode: RemoteAttention['mode']
 }
 
-export function serveDriver(driver: DeviceDriver, socket: Socket): DriverSession {
-  return new Session(driver, socket)
+/** `helloMs`: time for the first request to come. */
+export function serveDriver(
+  driver: DeviceDriver,
+  socket: Socket,
+  helloMs: number = SILENCE_MS_MAX,
+): DriverSession {
+  return new Session(driver, socket, helloMs)
 }
 
 class Session implements DriverSession {
@@ -52,10 +59,13 @@ class Session implements DriverSession {
   readonly #socket: Socket
   readonly #ended: Deferred<string | undefined> = deferred()
   readonly #models = new Map<number, DriverModel>()
+  /** Models on their way. */
+  readonly #loads = new Set<Promise<Answered>>()
   readonly #shards = new Set<string>()
   readonly #steps = new Map<bigint, DriverModel>()
   readonly #asks = new Map<bigint, OpenAsk>()
   readonly #alive: NodeJS.Timeout
+  readonly #helloDue: NodeJS.Timeout
   #pending = 0
   #lastModel = 0
   #lastAsk = 0n
@@ -64,7 +74,7 @@ class Session implements DriverSession {
   #violation: string | undefined
   #over = false
 
-  constructor(driver: DeviceDriver, socket: Socket) {
+  constructor(driver: DeviceDriver, socket: Socket, helloMs: number) {
     this.#driver = driver
     this.#socket = socket
     const reader = new FrameReader((message, payload) => this.#take(message, payload))
@@ -80,6 +90,7 @@ class Session implements DriverSession {
     socket.on('drain', () => socket.resume())
     socket.on('close', () => void this.#end())
     this.#alive = setInterval(() => this.#sayAlive(), SILENCE_MS_MAX / 4)
+    this.#helloDue = setTimeout(() => this.#violated('It did not say Hello.'), helloMs)
   }
 
   get ended(): Promise<string | undefined> {
@@ -125,6 +136,7 @@ class Session implements DriverSession {
     switch (request.$case) {
       case 'hello':
         this.#greeted = true
+        clearTimeout(this.#helloDue)
         return { reply: { $case: 'hello', value: this.#hello() } }
       case 'ping':
         return { reply: DONE }
@@ -133,8 +145,9 @@ class Session implements DriverSession {
         return { reply: { $case: 'inspected', value: planMessage(plan) } }
       }
       case 'load': {
-        const { kvBlocksMax } = request.value
-        return this.#loaded(await this.#driver.loadModel({ ...modelOptionsOf(request.value), kvBlocksMax }))
+        const loading = this.#load(request.value)
+        this.#loads.add(loading)
+        return loading.finally(() => this.#loads.delete(loading))
       }
       case 'bm25Load':
         this.#shards.add(request.value.key)
@@ -241,9 +254,11 @@ class Session implements DriverSession {
     }
   }
 
-  #loaded(model: DriverModel): Answered {
+  async #load(message: Extract<Request, { $case: 'load' }>['value']): Promise<Answered> {
+    const { kvBlocksMax } = message
+    const model = await this.#driver.loadModel({ ...modelOptionsOf(message), kvBlocksMax })
     if (this.#over) {
-      void model.unload().catch(() => {})
+      await model.unload().catch(() => {})
       throw new CancelledError('The agent has left.')
     }
     this.#lastModel += 1
@@ -301,10 +316,12 @@ class Session implements DriverSession {
   async #end(): Promise<void> {
     this.#over = true
     clearInterval(this.#alive)
+    clearTimeout(this.#helloDue)
     const error = new CancelledError('The agent has left.')
     for (const model of this.#steps.values()) model.cancelStep()
     for (const { answer } of this.#asks.values()) answer.reject(error)
-    const freed = [
+    const freed: Promise<unknown>[] = [
+      ...this.#loads,
       ...Array.from(this.#models.values(), (model) => model.unload()),
       ...Array.from(this.#shards, (key) => this.#driver.runKernel('bm25-unload', { key })),
     ]
