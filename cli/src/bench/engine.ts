@@ -13,6 +13,7 @@ import {
   type StepSequence,
 } from '@kvasir/engine/device-driver'
 import { PREFILL_CHUNK_TOKENS } from '@kvasir/engine/limits'
+import type { ModelConfig } from '@kvasir/engine/model-config'
 import { resolveModel } from '@kvasir/engine/model-files'
 import { EXACT, type Numerics, PAPER_QUANTISED } from '@kvasir/engine/numerics'
 import { createOrtDriver } from '@kvasir/engine/ort-driver'
@@ -69,7 +70,7 @@ export async function benchEngine(options: EngineOptions, signal: AbortSignal): 
       rows.push(rowOf(round, measured))
       say(`round ${round} of ${options.rounds}`)
     }
-    return { figures: figuresOf(rounds, f32.facts, config.hiddenSize), rows }
+    return { figures: figuresOf(rounds, f32.facts, prefillFlop(config, prefillTokens)), rows }
   } finally {
     limit.close()
     await device.close()
@@ -137,15 +138,24 @@ async function seconds(work: () => Promise<unknown>): Promise<number> {
   return (performance.now() - begin) / 1_000
 }
 
+/**
+ * Operations of the products with weights in a prefill: of the last layer all but q, k and v, and the head, are
+ * multiplied by the prompt's last row only.
+ */
+export function prefillFlop(config: ModelConfig, tokens: number): number {
+  const { hiddenSize, heads, kvHeads, headDim, intermediateSize, layers, vocabularySize } = config
+  const queryKeyValue = hiddenSize * (heads + 2 * kvHeads) * headDim
+  const rest = hiddenSize * (heads * headDim + 3 * intermediateSize)
+  const everyRow = layers * queryKeyValue + (layers - 1) * rest
+  return 2 * (everyRow * tokens + rest + vocabularySize * hiddenSize)
+}
+
 function figuresOf(
   rounds: readonly Round[],
   f32: LoadedModelFacts,
-  hiddenSize: number,
+  flopOfPrefill: number,
 ): Record<string, number> {
   const of = (pick: (round: Round) => number) => rounded(median(rounds.map(pick)))
-  // The head is multiplied by the last row of a prompt only, the layers' weights by each.
-  const head = f32.vocabularySize * hiddenSize
-  const prefillFlop = 2 * ((f32.weightBytes / 4 - head) * prefillTokens + head)
   return {
     'f32.decodeTokensPerS': of(({ f32 }) => f32.decodeTokensPerS),
     'f32.decode8TokensPerS': of(({ f32 }) => f32.decode8TokensPerS),
@@ -157,7 +167,7 @@ function figuresOf(
       (round) => (round.f32.decodeTokensPerS * f32.weightBytes) / round.vectorBytesPerS,
     ),
     'f32.prefillOfLimit': of(
-      ({ f32, matrixFlopPerS }) => ((f32.prefillTokensPerS / prefillTokens) * prefillFlop) / matrixFlopPerS,
+      ({ f32, matrixFlopPerS }) => ((f32.prefillTokensPerS / prefillTokens) * flopOfPrefill) / matrixFlopPerS,
     ),
     w4a8OverF32: of(({ f32, w4a8 }) => w4a8.decodeTokensPerS / f32.decodeTokensPerS),
     'f32.batch8Speedup': of(({ f32 }) => f32.decode8TokensPerS / f32.decodeTokensPerS),

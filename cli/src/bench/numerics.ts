@@ -82,11 +82,13 @@ async function windowsOf(model: string): Promise<readonly (readonly number[])[]>
   const file = path.join(modelDefault, 'heldout.txt')
   if (!existsSync(file)) throw new NotFoundError(`There is no held-out text: ${file} is missing.`)
   const text = await loadTextModel(model)
-  const [begin = 0] = text.encode('')
-  const tokens = text.encode(readFileSync(file, 'utf8').replaceAll('\n', ' ')).slice(1)
-  const own = windowTokens - 1
+  // Some models begin a text with no token of its own.
+  const begin = text.encode('')
+  const options = { addSpecialTokens: false }
+  const tokens = text.encode(readFileSync(file, 'utf8').replaceAll('\n', ' '), options)
+  const own = windowTokens - begin.length
   return Array.from({ length: Math.floor(tokens.length / own) }, (_, i) => [
-    begin,
+    ...begin,
     ...tokens.slice(i * own, (i + 1) * own),
   ])
 }
