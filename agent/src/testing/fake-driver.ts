@@ -214,6 +214,10 @@ class FakeModel implements DriverModel {
   }
 
   async writeBlocks(layer: number, blocks: Uint32Array, data: Uint8Array): Promise<void> {
+    const bytes = blocks.length * this.facts.blockLayerBytes
+    if (data.byteLength !== bytes) {
+      throw new InvalidInputError(`${blocks.length} blocks are ${bytes} bytes, not ${data.byteLength}.`)
+    }
     this.pages.write(layer, blocks, fromWire(data, this.facts.numerics.wire))
   }
 
