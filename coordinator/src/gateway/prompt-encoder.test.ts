@@ -1,3 +1,5 @@
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { loadTextModel, type TextModel } from '@kvasir/engine/text/text-model'
 import { projectRoot } from '@kvasir/runtime/state-folder'
@@ -89,6 +91,31 @@ describe('the text worker', () => {
     other.add(model.digest, folder)
     const job = other.encode(model.digest, { kind: 'text', text: 'a' }, undefined)
     await Promise.all([expect(job).rejects.toThrow('Try again'), other.close()])
+  })
+
+  test('survives a chat template that never ends, and serves the others', async () => {
+    const endless = mkdtempSync(join(tmpdir(), 'kvasir-endless-'))
+    for (const file of ['config.json', 'tokenizer.json', 'tokenizer_config.json']) {
+      cpSync(join(folder, file), join(endless, file))
+    }
+    const loop = '{% for a in range(100000) %}'
+    writeFileSync(join(endless, 'chat_template.jinja'), `${loop}${loop}{% endfor %}{% endfor %}`)
+    const hanging = createPromptEncoder({ jobsMax: 2, jobMs: 200, silenceMs: 2_000 })
+    hanging.add(model.digest, folder)
+    hanging.add('endless', { folder: endless, name: 'endless', digest: 'endless' })
+    const messages = [{ role: 'user' as const, content: 'Hello' }]
+    const stuck = hanging.encode('endless', { kind: 'chat', messages }, undefined)
+    await expect(stuck).rejects.toMatchObject({ code: 'deadline' })
+    const encodes = () => hanging.encode(model.digest, { kind: 'text', text: 'a' }, undefined)
+    const isServed = () =>
+      encodes().then(
+        () => true,
+        () => false,
+      )
+    expect(await isServed()).toBe(false)
+    await expect.poll(isServed, { timeout: 20_000, interval: 100 }).toBe(true)
+    await hanging.close()
+    rmSync(endless, { recursive: true })
   })
 
   test('tells why when a model cannot be loaded, and serves the others', async () => {
