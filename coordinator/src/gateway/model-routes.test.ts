@@ -178,6 +178,20 @@ describe('unloading', () => {
     await gateway.close()
   })
 
+  test('reaches a second model under a name, which requests do not, by its digest', async () => {
+    const gateway = await testGateway()
+    const digest = 'ab'.repeat(32)
+    const second = { ...LETTERS, digest, devices: [{ ...ON_GPU, deviceId: 'gpu-1' }] }
+    gateway.service.modelReports = [LETTERS, second]
+    const answer = await post(gateway, '/v1/models/unload', { model: 'letters', digest })
+    expect(answer.status).toBe(202)
+    expect(gateway.service.orders).toEqual([{ deviceId: 'gpu-1', digest, profile: 'exact' }])
+    const unknown = await post(gateway, '/v1/models/unload', { model: 'letters', digest: 'cd'.repeat(32) })
+    expect(unknown.body.error.code).toBe('model_not_found')
+    expect((await post(gateway, '/v1/models/unload', { model: 'letters', digest: 'd1' })).status).toBe(400)
+    await gateway.close()
+  })
+
   test('of what nobody has is refused', async () => {
     const gateway = await testGateway()
     const code = async (fields: object) => (await post(gateway, '/v1/models/unload', fields)).body.error.code

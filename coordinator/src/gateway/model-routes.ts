@@ -18,13 +18,12 @@ const DRAIN_MS_MAX = 86_400_000
 
 const deviceList = z.array(z.string().min(1)).min(1).max(DEVICES_MAX)
 
+const digestField = z.string().regex(/^[0-9a-f]{64}$/, 'expected a SHA-256, 64 hexadecimal digits')
+
 const loadSchema = z.strictObject({
   model: z.string().min(1).max(4_096),
   /** That it must have. */
-  digest: z
-    .string()
-    .regex(/^[0-9a-f]{64}$/, 'expected a SHA-256, 64 hexadecimal digits')
-    .optional(),
+  digest: digestField.optional(),
   profile: profileField.optional(),
   /** Without it: every one that runs models. */
   devices: deviceList.optional(),
@@ -34,6 +33,8 @@ const loadSchema = z.strictObject({
 
 const unloadSchema = z.strictObject({
   model: z.string().min(1).max(4_096),
+  /** Of several under the name; without it: the one that requests get. */
+  digest: digestField.optional(),
   /** Without it: all. */
   profile: profileField.optional(),
   /** Without it: every one that has it. */
@@ -71,9 +72,10 @@ export function registerModelRoutes(app: FastifyInstance, gateway: GatewayContex
   })
 
   app.post('/v1/models/unload', async (request, reply) => {
-    const { model, profile, devices, drain_ms: drainMs = DRAIN_MS } = parseFields(unloadSchema, request.body)
+    const fields = parseFields(unloadSchema, request.body)
+    const { model, profile, devices, drain_ms: drainMs = DRAIN_MS } = fields
     const name = servedName(model)
-    const digest = textModels.digestOf(name)
+    const digest = fields.digest ?? textModels.digestOf(name)
     const report = service
       .models()
       .find((known) => known.name === name && (digest === undefined || known.digest === digest))
