@@ -44,7 +44,7 @@ describe('the tiers of a device', () => {
 
   it('are refused in one sentence where they hold nothing or are not there', async () => {
     await expect(tiersOf({ tierBytes: BLOCK_BYTES - 1 })).rejects.toThrow(
-      `A tier of 767 bytes holds no KV block of the model ${FAKE_MODEL}; set tierBytes to at least 768.`,
+      `A tier of 767 bytes holds no KV block of the model ${FAKE_MODEL}; set tierBytes to at least 768, or give the load as many bytes for KV.`,
     )
     await expect(tiersOf({ ddrBytes: 5 })).rejects.toThrow('set ddrBytes to at least 768')
     const [hbm] = fakeDefinition('npu').tiers

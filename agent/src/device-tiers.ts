@@ -49,7 +49,7 @@ export function poolBlocks(sized: readonly SizedTier[], blockBytes: number, mode
   for (const { definition: tier, bytes } of sized) {
     if (bytes < blockBytes) {
       throw new InvalidInputError(
-        `A tier of ${bytes} bytes holds no KV block of the model ${model}; set ${tier.bytes} to at least ${blockBytes}.`,
+        `A tier of ${bytes} bytes holds no KV block of the model ${model}; set ${tier.bytes} to at least ${blockBytes}, or give the load as many bytes for KV.`,
         { param: tier.bytes },
       )
     }

@@ -12,6 +12,7 @@ import type { Clock } from '@kvasir/runtime/clock'
 import { withDeadline, withSignal } from '@kvasir/runtime/deferred'
 import {
   CancelledError,
+  InvalidInputError,
   KvasirError,
   NotFoundError,
   OverloadedError,
@@ -77,7 +78,7 @@ export class ModelLoads {
   async begin(wanted: WantedModel): Promise<Arrival> {
     const { deviceId } = this.parts
     if (this.closed !== undefined) throw this.closed
-    const same = [...this.coming].find((arrival) => arrival.isFor(wanted))
+    const same = [...this.coming].find((arrival) => !arrival.stop.signal.aborted && arrival.isFor(wanted))
     if (same !== undefined) return this.lookedAt(same)
     if (this.coming.size >= ARRIVALS_MAX) {
       throw new OverloadedError(
@@ -182,9 +183,12 @@ export class ModelLoads {
       const { plan } = found
       arrival.digest = plan.digest
       arrival.phase = ArrivalPhase.LOADING
-      // One that is just being unloaded comes back once it is gone.
+      // One that is just being unloaded, or whose load was called off, comes back once it is gone.
+      await withSignal(this.calledOff(plan.digest, profile), stop.signal)
       await withSignal(this.leavingOf(plan.digest, profile), stop.signal)
-      if (models.find(plan.digest, profile) !== undefined) {
+      const same = models.find(plan.digest, profile)
+      if (same !== undefined) {
+        this.checkName(plan.name, same)
         arrival.accepted.resolve()
         return
       }
@@ -259,6 +263,24 @@ export class ModelLoads {
       ([{ model, profile: own }]) => model.digest === digest && own === profile,
     )
     return leaving?.[1] ?? Promise.resolve()
+  }
+
+  /** Settles when the loads of the model that are wanted no more have given back what they took. */
+  private async calledOff(digest: string, profile: Profile): Promise<void> {
+    const ending = [...this.coming].filter(
+      ({ digest: own, wanted, stop }) => stop.signal.aborted && own === digest && wanted.profile === profile,
+    )
+    await Promise.allSettled(ending.map(({ served }) => served.promise))
+  }
+
+  /** Whoever asked would wait for a name that never appears. */
+  private checkName(name: string, { model }: ServedModel): void {
+    if (model.name === name) return
+    const { deviceId } = this.parts
+    throw new InvalidInputError(
+      `Device ${deviceId} has the model ${name} already, under the name ${model.name}: ask for that, or unload it first.`,
+      { param: 'model', ids: { deviceId } },
+    )
   }
 
   private inTurn<T>(work: () => Promise<T>): Promise<T> {

@@ -90,7 +90,8 @@ export class ModelSource {
         { param: 'digest' },
       )
     } catch (error) {
-      if (!(error instanceof NotFoundError)) throw error
+      // Which generated models there are is all that is to be said: they are on no machine.
+      if (!(error instanceof NotFoundError) || model.startsWith(DUMMY_PREFIX)) throw error
       const name = modelName(model)
       return new NotFoundError(
         `There is no model ${model} on the machine of device ${this.parts.deviceId}, and no agent of the cluster serves one named ${name}; name a folder, a GGUF file, or a model that an agent serves.`,

@@ -1,12 +1,14 @@
 /** One device with several models over real gRPC: loaded and unloaded while others are served, each with its own text. */
+import type { DeviceDriver } from '@kvasir/engine/device-driver'
 import { deferred } from '@kvasir/runtime/deferred'
 import { KvasirError, LeaseExpiredError, NotFoundError, UnavailableError } from '@kvasir/runtime/errors'
 import { callUnary } from '@kvasir/runtime/rpc-client'
 import { afterEach, describe, expect, it } from 'vitest'
+import type { DriverFactory } from './definition.js'
 import type { KvChange } from './kv-index.js'
 import type { WantedModel } from './model-arrival.js'
 import type { ServedModel } from './served-model.js'
-import { expectedTokens, FAKE_MODEL } from './testing/fake-driver.js'
+import { expectedTokens, FAKE_MODEL, fakeFactory } from './testing/fake-driver.js'
 import {
   promptOf,
   readDecode,
@@ -55,6 +57,25 @@ async function generate(client: TestClient, id: string, prompt: number[], maxTok
   const lease = await client.reserve(id, prompt.length + maxTokens)
   return (await readDecode(client.decode(id, lease, prompt, { maxTokens }))).tokens
 }
+
+function changedDriver(change: (device: DeviceDriver) => void): DriverFactory {
+  return {
+    async create(options) {
+      const device = await fakeFactory().create(options)
+      change(device)
+      return device
+    },
+  }
+}
+
+/** Every model has the same weights. */
+const oneDigest = changedDriver((device) => {
+  const inspectModel = device.inspectModel.bind(device)
+  device.inspectModel = async (options) => {
+    const { digest } = await inspectModel({ ...options, model: FAKE_MODEL })
+    return { ...(await inspectModel(options)), digest }
+  }
+})
 
 async function failureOf(work: Promise<unknown>): Promise<KvasirError> {
   const outcome = await work.then(
@@ -194,6 +215,42 @@ describe('loading', () => {
     await load(device, wanted(OTHER))
     expect(device.serving.device.models.all.map(({ model }) => model.name)).toEqual([FAKE_MODEL, OTHER])
     expect(device.serving.loadReport(1n).arrivals).toEqual([])
+  })
+
+  it('of what is here under another name says that name', async () => {
+    const device = await start({ real: { model: FAKE_MODEL, driver: oneDigest } })
+    const refused = await failureOf(device.serving.load(wanted(OTHER)))
+    expect(refused).toMatchObject({ code: 'invalid_input', param: 'model' })
+    expect(refused.message).toBe(
+      `Device npu-0 has the model ${OTHER} already, under the name ${FAKE_MODEL}: ask for that, or unload it first.`,
+    )
+    expect(device.serving.loadReport(1n).arrivals).toEqual([])
+  })
+
+  it('that was called off in its middle does not take along the one after it', async () => {
+    const loading = deferred<void>()
+    const held = deferred<void>()
+    const driver = changedDriver((device) => {
+      const loadModel = device.loadModel.bind(device)
+      device.loadModel = async (options) => {
+        if (options.model === OTHER && !loading.settled) {
+          loading.resolve()
+          await held.promise
+        }
+        return loadModel(options)
+      }
+    })
+    // There is room for it once.
+    const device = await start({ blocks: 10, modelBytes: 24_000, real: { model: FAKE_MODEL, driver } })
+    const first = await device.serving.load(wanted(OTHER))
+    await loading.promise
+    await device.serving.unload({ digest: first.digest, profile: 'PROFILE_EXACT', deadlineMs: 0 })
+    const again = device.serving.load(wanted(OTHER))
+    await expect.poll(() => device.serving.loadReport(1n).arrivals).toHaveLength(2)
+    held.resolve()
+    expect(await failureOf(first.served.promise)).toMatchObject({ code: 'cancelled' })
+    await (await again).served.promise
+    expect(device.serving.device.models.all.map(({ model }) => model.name)).toEqual([FAKE_MODEL, OTHER])
   })
 
   it('of what does not fit is refused to all that ask for it at the same time', async () => {
