@@ -335,6 +335,16 @@ describe('a model is not taken', () => {
   })
 })
 
+it('files that were removed since the model was loaded are those of no model', async () => {
+  const copy = mkdtempSync(join(tmpdir(), 'kvasir-copy-'))
+  for (const [file, data] of original) writeFileSync(join(copy, file), data)
+  const library = new ModelLibrary(log)
+  library.add(digest, copy)
+  expect((await library.describe(digest))?.files).toHaveLength(original.size)
+  rmSync(copy, { recursive: true })
+  expect(await library.describe(digest)).toBeUndefined()
+})
+
 describe('where a model comes from', () => {
   const sourceWith = (peers: ModelPeers | undefined) =>
     new ModelSource({

@@ -43,9 +43,14 @@ export class ModelLibrary {
     const shelved = await this.shelved.get(digest)
     if (shelved === undefined) return undefined
     const files: DescribedFile[] = []
-    for (const { name, path, text } of shelved.files) {
-      const { size } = await stat(path)
-      files.push({ name, path, text, bytes: size, sha256: await fileDigest(path) })
+    try {
+      for (const { name, path, text } of shelved.files) {
+        const { size } = await stat(path)
+        files.push({ name, path, text, bytes: size, sha256: await fileDigest(path) })
+      }
+    } catch (error) {
+      this.log.warn(`the files of the model ${shelved.name} can no longer be read: ${messageOf(error)}`)
+      return undefined
     }
     return { name: shelved.name, files }
   }
