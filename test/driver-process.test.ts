@@ -9,6 +9,7 @@ import { spawnChild } from '@kvasir/runtime/child'
 import { isAlive } from '@kvasir/runtime/parent'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { fpga, gpu, projectRoot, TestCluster, until, untilIdle } from './support/cluster.js'
+import { Workplace } from './support/commands.js'
 import { streamCompletion } from './support/streams.js'
 
 const emulated = `"${process.execPath}" "${join(projectRoot, 'fpga-agent/dist/emulated-driver.js')}" --threads 1`
@@ -174,4 +175,26 @@ describe('a driver that goes wrong', { timeout }, () => {
     expect((await streamCompletion(cluster, { maxTokens })).text).toBe(undisturbed)
     await comeBack()
   })
+})
+
+test('driver check names the case in which a driver went wrong, and goes on with it', {
+  timeout,
+}, async () => {
+  const workplace = new Workplace()
+  try {
+    const armed = join(workplace.home, 'armed')
+    writeFileSync(armed, 'wrong-size')
+    const relay = `node test/support/faulty-driver.mjs --armed ${armed}`
+    const { code, stdout } = await workplace.run(
+      `node cli/bin/kvasir.mjs driver check --model dummy:llama-tiny -- ${relay}`,
+    )
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/✗ gives finite logits of the whole vocabulary: .*lacks 4/)
+    expect(stdout).toMatch(/\n\d+ passed, 1 failed, 0 left out\n$/)
+    const absent = await workplace.run('node cli/bin/kvasir.mjs driver check -- false')
+    expect([absent.code, absent.stdout]).toEqual([1, ''])
+    expect(absent.stderr).toMatch(/^kvasir: the driver of check ended with exit code 1\.\n$/)
+  } finally {
+    await workplace.close()
+  }
 })
