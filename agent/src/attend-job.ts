@@ -28,19 +28,11 @@ import type { EndReason, TierTraffic } from './core/events.js'
 import { ableDriver, type Device, modelOfLease } from './device.js'
 import { RefusedByCore } from './device-runner.js'
 import { hashText } from './kv-index.js'
-import type { SequenceOwner, SequenceStart } from './sequence-owner.js'
+import { NO_TOKENS, type SequenceOwner } from './sequence-owner.js'
 import type { ServedModel } from './served-model.js'
 
 /** Queries that wait for an answer. A decoding device asks one layer at a time. */
 const QUERIES_MAX = 16
-
-/** An attend sequence is never in a step: it has no tokens and samples none. */
-const NO_TOKENS: Pick<SequenceStart, 'firstIndex' | 'sampling' | 'stopTokens' | 'hashes'> = {
-  firstIndex: 0,
-  sampling: { temperature: 0, topP: 1, topK: 0, seed: 0n, logprobs: false, topLogprobs: 0 },
-  stopTokens: new Set(),
-  hashes: undefined,
-}
 
 export async function runAttend(
   device: Device,

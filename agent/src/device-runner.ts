@@ -96,7 +96,10 @@ export class DeviceRunner {
   }
 
   /** Registers the sequence, then applies the event that brings it in. Throws RefusedByCore, with nothing left behind. */
-  begin(start: SequenceStart, event: Extract<CoreEvent, { type: 'prefill' | 'decode' | 'attend' }>): Answer {
+  begin(
+    start: SequenceStart,
+    event: Extract<CoreEvent, { type: 'prefill' | 'decode' | 'attend' | 'push' }>,
+  ): Answer {
     const promptTokens = start.tokens.length
     this.sequences.set(start.id, { ...start, promptTokens, begun: false, error: undefined })
     try {

@@ -1,6 +1,6 @@
 /**
  * KvService as gRPC sees it: Reserve, Extend, Release, Snapshot, Offer on the control
- * connection; Pull alone on the KV connection, so that bulk data never delays control.
+ * connection; Pull and Push on the KV connection, so that bulk data never delays control.
  */
 import { Capability } from '@kvasir/proto/kvasir/capability/v1/capability'
 import {
@@ -24,6 +24,7 @@ import type { CoreEvent } from './core/events.js'
 import { ableDriver, type Device, leaseOf, modelOfLease, requestedModel } from './device.js'
 import { type Answer, RefusedByCore } from './device-runner.js'
 import { hashBytes, hashText } from './kv-index.js'
+import { receivePush } from './push-job.js'
 import type { ServedModel } from './served-model.js'
 import { checkHashes, checkLease, checkOffer, checkPlacement, checkRoom, required } from './validation.js'
 
@@ -98,7 +99,7 @@ function ask(served: ServedModel, event: CoreEvent): Answer {
 export function kvTransferService(device: Device): KvServiceServer {
   const cached = new CachedPulls(device)
   const refuse = async (): Promise<never> => {
-    throw elsewhere(device, 'Only Pull is served on the KV endpoint')
+    throw elsewhere(device, 'Only Pull and Push are served on the KV endpoint')
   }
   return {
     reserve: unary(refuse),
@@ -107,7 +108,7 @@ export function kvTransferService(device: Device): KvServiceServer {
     snapshot: serverStream(refuse),
     offer: unary(refuse),
     pull: bidi((incoming, call, send) => servePull(device, cached, incoming, call, send)),
-    push: clientStream(refuse),
+    push: clientStream((incoming, call) => receivePush(device, incoming, call.signal)),
   }
 }
 

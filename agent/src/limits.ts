@@ -22,6 +22,8 @@ export interface AgentLimits {
   readonly pullMs: number
   /** Longest silence of a source, its prefill queue included. */
   readonly silenceMs: number
+  /** Longest silence of whoever pushes. */
+  readonly pushSilenceMs: number
   /** How long a chunk that was handed over waits for its acknowledgement. */
   readonly acknowledgeMs: number
   /** KV bytes under way to this device, for each transfer. */
@@ -52,6 +54,7 @@ export const AGENT_LIMITS: AgentLimits = {
   announceMs: 5_000,
   pullMs: 10_000,
   silenceMs: 120_000,
+  pushSilenceMs: 10_000,
   acknowledgeMs: 30_000,
   windowBytes: 16 << 20,
   fetchSilenceMs: 3_000,

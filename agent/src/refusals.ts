@@ -69,6 +69,11 @@ export function refusalError(reason: Refusal, { deviceId, unloads }: Refuser): K
         `The lease on device ${deviceId} belongs to another request, epoch or prompt; use the one that Reserve returned.`,
         { ids, param: 'lease' },
       )
+    case 'lease-small':
+      return new InvalidInputError(
+        `The lease on device ${deviceId} has room for fewer blocks than are pushed; reserve or extend it for all of them.`,
+        { ids, param: 'lease' },
+      )
   }
 
   function full(message: string): KvasirError {

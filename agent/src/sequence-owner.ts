@@ -46,3 +46,11 @@ export interface SequenceStart {
   readonly hashes: HashChain | undefined
   readonly owner: SequenceOwner
 }
+
+/** Of a sequence that is never in a step, since it only holds blocks: it has no tokens and samples none. */
+export const NO_TOKENS: Pick<SequenceStart, 'firstIndex' | 'sampling' | 'stopTokens' | 'hashes'> = {
+  firstIndex: 0,
+  sampling: { temperature: 0, topP: 1, topK: 0, seed: 0n, logprobs: false, topLogprobs: 0 },
+  stopTokens: new Set(),
+  hashes: undefined,
+}

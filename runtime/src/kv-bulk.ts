@@ -17,6 +17,7 @@ import {
   type KvServiceClient,
   KvServiceService,
   PullResponse,
+  PushRequest,
 } from '@kvasir/proto/kvasir/kv/v1/kv'
 import type { PartedMethod } from './bulk-call.js'
 import { BulkClient, type BulkClientCall } from './bulk-client.js'
@@ -27,6 +28,7 @@ type KvService = typeof KvServiceService
 /** Use in place of KvServiceService. */
 export const KvBulkService: KvService & { readonly pull: KvService['pull'] & PartedMethod<PullResponse> } = {
   ...KvServiceService,
+  push: { ...KvServiceService.push, requestDeserialize: decodePushRequest },
   pull: {
     ...KvServiceService.pull,
     responseSerialize: (message) => Buffer.concat(pullResponseParts(message)),
@@ -77,12 +79,24 @@ export function pullResponseParts(response: PullResponse): Uint8Array[] {
 
 /** Throws where the message is malformed. */
 export function decodePullResponse(message: Buffer): PullResponse {
-  if (message[0] !== TAG.chunk) return PullResponse.decode(message)
+  const value = decodeChunk(message)
+  return value === undefined ? PullResponse.decode(message) : { message: { $case: 'chunk', value } }
+}
+
+/** Throws where the message is malformed. */
+export function decodePushRequest(message: Buffer): PushRequest {
+  const value = decodeChunk(message)
+  return value === undefined ? PushRequest.decode(message) : { message: { $case: 'chunk', value } }
+}
+
+/** The chunk of either message, which has the same tag in both; undefined where the generated code is to judge. */
+function decodeChunk(message: Buffer): KvChunk | undefined {
+  if (message[0] !== TAG.chunk) return undefined
   const reader = new BinaryReader(message)
   reader.uint32()
   const end = reader.uint32() + reader.pos
-  // Anything out of the ordinary is for the generated code to judge.
-  if (end !== message.length) return PullResponse.decode(message)
+  // Anything out of the ordinary.
+  if (end !== message.length) return undefined
   const chunk: KvChunk = { sequence: 0n, segments: [], data: EMPTY, checksum: 0n }
   while (reader.pos < end) {
     switch (reader.uint32()) {
@@ -101,11 +115,11 @@ export function decodePullResponse(message: Buffer): PullResponse {
         chunk.checksum = BigInt(reader.fixed64())
         break
       default:
-        return PullResponse.decode(message)
+        return undefined
     }
   }
   if (reader.pos !== end) throw new CorruptDataError('A KV chunk is cut off.')
-  return { message: { $case: 'chunk', value: chunk } }
+  return chunk
 }
 
 function prefix(tag: number, length: number): Uint8Array {

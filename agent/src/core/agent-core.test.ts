@@ -72,7 +72,10 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
       otherText: rarely(9),
     }),
   },
-  { weight: 2, arbitrary: fc.record({ type: fc.constant('attend' as const), lease: nat, reuse }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ type: fc.constant('attend' as const), lease: nat, reuse, push: fc.boolean() }),
+  },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('extend' as const), lease: nat, tokens: prompt }) },
   {
     weight: 6,

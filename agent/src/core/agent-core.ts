@@ -23,7 +23,10 @@ import * as progress from './progress.js'
 import { TierMover } from './tier-mover.js'
 
 /** Events that are answered, or refused. */
-type Asking = Extract<CoreEvent, { type: 'reserve' | 'extend' | 'release' | 'prefill' | 'decode' | 'attend' }>
+type Asking = Extract<
+  CoreEvent,
+  { type: 'reserve' | 'extend' | 'release' | 'prefill' | 'decode' | 'attend' | 'push' }
+>
 
 export class AgentCore {
   private readonly state: DeviceState
@@ -91,6 +94,8 @@ export class AgentCore {
         return intake.decode(state, event)
       case 'attend':
         return intake.attend(state, event)
+      case 'push':
+        return intake.push(state, event)
       default:
         this.proceed(event)
         return undefined

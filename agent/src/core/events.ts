@@ -88,7 +88,18 @@ export type CoreEvent =
       /** Of the pages; begin with those of its `reserve`. */
       readonly hashes: readonly string[]
     }
-  /** KV (or bounds) of the first `tokens` tokens of an attend sequence have arrived. */
+  /**
+   * Full blocks that come from outside, under a lease for `attend` that nobody uses, whoever reserved it. Answered by
+   * `attached` or `refused`; goes on until `end`, and what is `held` by then is cached.
+   */
+  | {
+      readonly type: 'push'
+      readonly sequence: number
+      readonly lease: LeaseReference
+      /** Of the blocks; begin with those of its `reserve`. */
+      readonly hashes: readonly string[]
+    }
+  /** KV (or bounds) of the first `tokens` tokens of an attend sequence or a push have arrived. */
   | { readonly type: 'held'; readonly sequence: number; readonly tokens: number }
   /** The attending device is ready. With mode partial the sequence gives its first pages up. */
   | { readonly type: 'offloaded'; readonly sequence: number }
@@ -155,6 +166,8 @@ export type Refusal =
   | 'lease-foreign'
   /** The lease belongs to another request, epoch, use or prefix. */
   | 'lease-mismatch'
+  /** The lease holds fewer blocks than are pushed. */
+  | 'lease-small'
 
 export type EndReason =
   | 'stop'

@@ -119,6 +119,17 @@ export function attend(state: DeviceState, event: Event<'attend'>): Refusal | un
   return undefined
 }
 
+export function push(state: DeviceState, { sequence, lease, hashes }: Event<'push'>): Refusal | undefined {
+  const refusal = leaseRefusal(state, lease)
+  if (refusal !== undefined) return refusal
+  const facts = state.facts.get(lease.counter)
+  if (facts === undefined) return 'lease-ended'
+  const pages = hashes.length
+  if (pages * BLOCK_TOKENS > state.memory.roomTokens(lease.counter)) return 'lease-small'
+  const { requestId, epoch } = facts
+  return attend(state, { type: 'attend', sequence, lease, requestId, epoch, pages, reuse: true, hashes })
+}
+
 /** Blocks of a prompt that may come from elsewhere where its last token must be computed for its logits. */
 export function reusableBlocks(promptTokens: number): number {
   return fullBlocks(promptTokens - 1)

@@ -189,7 +189,7 @@ export class CoreHarness {
     lease.text = text
   }
 
-  private attend({ lease: index, reuse }: Own<'attend'>): void {
+  private attend({ lease: index, reuse, push }: Own<'attend'>): void {
     const lease = this.leaseFor('attend', index)
     if (lease === undefined) return
     const { text, requestId, epoch } = lease
@@ -204,16 +204,10 @@ export class CoreHarness {
       phase: 'attending',
     })
     sequence.counter = lease.counter
-    this.apply({
-      type: 'attend',
-      sequence: id,
-      lease: this.reference(lease),
-      requestId,
-      epoch,
-      pages,
-      reuse: sequence.reuse,
-      hashes: lease.reuse ? pageLabels(text, lease.prompt) : [],
-    })
+    const hashes = lease.reuse ? pageLabels(text, lease.prompt) : []
+    const named = { sequence: id, lease: this.reference(lease), hashes }
+    if (push && sequence.reuse && pages > 0) this.apply({ type: 'push', ...named })
+    else this.apply({ type: 'attend', requestId, epoch, pages, reuse: sequence.reuse, ...named })
   }
 
   /** KV comes from another device, into blocks that nothing may have touched meanwhile. */

@@ -33,7 +33,13 @@ export type Operation =
       /** Comes with another text than its lease. */
       readonly otherText: boolean
     }
-  | { readonly type: 'attend'; readonly lease: number; readonly reuse: boolean }
+  | {
+      readonly type: 'attend'
+      readonly lease: number
+      readonly reuse: boolean
+      /** As a push, where what it brings may be kept. */
+      readonly push: boolean
+    }
   | { readonly type: 'extend'; readonly lease: number; readonly tokens: number }
   | {
       readonly type: 'release' | 'pin' | 'unpin' | 'received' | 'sent' | 'cancel' | 'offloaded' | 'return'
