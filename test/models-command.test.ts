@@ -6,6 +6,17 @@ import { type CommandResult, Workplace } from './support/commands.js'
 
 const slow = { timeout: 60_000 }
 const tiny = 'dummy:llama-tiny'
+interface Status {
+  readonly supervisor: { readonly processes: readonly { readonly name: string; readonly pid: number }[] }
+  readonly cluster: {
+    readonly devices: readonly {
+      readonly deviceId: string
+      readonly incarnation: string
+      readonly models: readonly { readonly name: string }[]
+    }[]
+  }
+}
+
 let workplace: Workplace
 
 const kvasir = (command: string) => workplace.run(`node cli/bin/kvasir.mjs ${command}`)
@@ -59,6 +70,25 @@ test('exact numerics are loaded beside, and unloaded', slow, async () => {
   expect(text(await kvasir('models unload skald --profile exact'))).toMatch(/^0: .*exact +unloads it/)
   expect(text(await kvasir('models unload skald --device npu-7'))).toMatch(/^1: .*no device "npu-7"/)
   expect(text(await kvasir('models load no-such-model'))).toMatch(/^1: .*no-such-model/)
+})
+
+test('an agent that was killed gets back every model that the start named', slow, async () => {
+  const status = async () => JSON.parse((await kvasir('status --json')).stdout) as Status
+  const { supervisor } = await status()
+  const pid = supervisor.processes.find(({ name }) => name === 'fpga-0')?.pid
+  if (pid === undefined) throw new Error('status tells of no fpga-0')
+  const lives = async () => {
+    const device = (await status()).cluster.devices.find(({ deviceId }) => deviceId === 'fpga-0')
+    return { life: device?.incarnation, models: (device?.models ?? []).map(({ name }) => name).sort() }
+  }
+  const { life, models } = await lives()
+  expect(models).toEqual([tiny, 'skald'])
+  process.kill(pid, 'SIGKILL')
+  const again = async () => {
+    const now = await lives()
+    return now.life === life ? undefined : now.models
+  }
+  await expect.poll(again, { timeout: 50_000 }).toEqual(models)
 })
 
 test('Ctrl-C leaves the load going, and says so', slow, async () => {

@@ -84,6 +84,8 @@ class Cluster implements LocalCluster {
   private coordinator: SupervisedProcess | undefined
   private agents: SupervisedProcess[] = []
   private stopping: Promise<void> | undefined
+  /** By id, which is the name of their process too. */
+  private runsModels: ReadonlySet<string> = new Set()
 
   constructor(private readonly options: ClusterStart) {}
 
@@ -101,6 +103,7 @@ class Cluster implements LocalCluster {
       facts = ready
     })
     this.agents = plan.agents.map((agent) => this.supervise(agent, true))
+    this.runsModels = new Set(plan.agents.filter(({ args }) => args.includes('--model')).map(deviceIdOf))
     const everyone = [this.coordinator, ...this.agents]
     await Promise.all(
       everyone.map(async (process) => {
@@ -202,6 +205,7 @@ class Cluster implements LocalCluster {
       onRestarted: () => {
         say(`${name} is ready again`)
         this.updateRecord()
+        void this.restoreModels(name)
       },
       onRestartFailed: (error: Error, restartInMs: number) => {
         say(`${error.message} Trying again in ${formatDuration(restartInMs)}.`)
@@ -227,10 +231,22 @@ class Cluster implements LocalCluster {
     )
   }
 
+  /** An agent that was started again has its first model alone. */
+  private async restoreModels(name: string): Promise<void> {
+    const { wish, say } = this.options
+    if (!this.runsModels.has(name)) return
+    try {
+      await this.waitForDevices([name])
+      for (const model of wish.furtherModels ?? []) await this.loadModel(model, [name])
+    } catch (error) {
+      if (this.stopping === undefined) say(`${name} has its first model alone: ${messageOf(error)}`)
+    }
+  }
+
   /** One that does not fit is said, and no reason to end a cluster that serves. */
-  private async loadModel(spec: string): Promise<void> {
+  private async loadModel(spec: string, devices?: readonly string[]): Promise<void> {
     const { say, signal } = this.options
-    const begun = await loadModel(this.url, { model: spec }, signal)
+    const begun = await loadModel(this.url, { model: spec, devices }, signal)
     const outcomes = await followLoad(this.url, begun, signal)
     const loaded = outcomes.filter(({ state }) => state === 'loaded').map(({ deviceId }) => deviceId)
     if (loaded.length > 0) say(`${begun.model} is loaded on ${loaded.join(', ')}`)

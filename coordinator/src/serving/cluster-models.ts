@@ -107,7 +107,7 @@ function arrivalReport(arrival: ModelArrival): ModelArrivalReport | undefined {
   }
 }
 
-/** By name, then in the order in which their devices came. */
+/** By name; their devices by id, those that have it before those that get it. */
 export function modelReports(core: CoordinatorCore, said: Said, nowMs: number): ModelReport[] {
   const byKey = new Map<string, ModelReport & { readonly devices: ModelOnDevice[] }>()
   const add = (name: string, digest: string, context: number | null) => {
@@ -129,7 +129,8 @@ export function modelReports(core: CoordinatorCore, said: Said, nowMs: number): 
     byKey.set(key, report)
     return report
   }
-  const devices = [...core.view.devices()].map((device) => ({
+  const byId = [...core.view.devices()].sort((a, b) => (a.facts.deviceId < b.facts.deviceId ? -1 : 1))
+  const devices = byId.map((device) => ({
     device,
     isLost: core.view.state(device.facts.deviceId, nowMs) === 'lost',
     ...modelsOn(device, said),
