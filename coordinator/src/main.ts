@@ -17,7 +17,7 @@ import { advertiseCoordinator } from './coordinator-record.js'
 import { createGateway } from './gateway/gateway.js'
 import { listenOnPort } from './gateway/port-choice.js'
 import { createPromptEncoder } from './gateway/prompt-encoder.js'
-import { fetchFromAny } from './models/text-files.js'
+import { dropTextFiles, fetchFromAny } from './models/text-files.js'
 import { TextModelRegistry } from './models/text-models.js'
 import { createCorpora } from './retrieval/corpora.js'
 import type { AdvertisedModel } from './serving/cluster-models.js'
@@ -56,6 +56,7 @@ async function start(context: ProcessContext): Promise<Running> {
         model,
         signal,
       ),
+    drop: dropTextFiles,
     log,
   })
   for (const spec of config.model) await textModels.give(spec)

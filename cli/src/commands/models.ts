@@ -50,7 +50,11 @@ export function modelsCommand(program: Command, run: Run): void {
     .description('have devices load one more model, and wait until they have it')
     .option('--device <id>', 'device to load it on; repeatable (default: all that run models)', listOption)
     .addOption(profileOption("numerics (default: the cluster's)"))
-    .option('--kv-bytes <bytes>', 'memory for its KV on each device, such as 64M', bytesOption(1))
+    .option(
+      '--kv-bytes <bytes>',
+      "memory for its KV in each device's nearest tier, such as 64M; an FPGA's DDR grows with it",
+      bytesOption(1),
+    )
     .option('--json', 'print one JSON document')
     .action((name: string, _options: LoadOptions, command: Command) =>
       // --json is an option of `models` too, which takes it wherever it stands.
@@ -82,7 +86,10 @@ async function load(name: string, options: LoadOptions): Promise<ExitCode> {
   try {
     const wish = { model: modelSpec(name), devices, profile: wanted, kvBytes }
     const begun = await loadModel(url, wish, interrupted)
-    return tellOutcomes(begun, await followShown(url, begun, interrupted), options)
+    const outcomes = await followShown(url, begun, interrupted)
+    const told = tellOutcomes(begun, outcomes, options)
+    const isSomewhere = outcomes.some(({ state }) => state === 'loaded')
+    return isSomewhere && !(await tellHowToAsk(url, begun)) ? EXIT.failure : told
   } catch (error) {
     if (!interrupted.aborted) throw error
     say(`The devices go on loading ${name}: \`npx kvasir models\` tells how far they are.`)
@@ -102,10 +109,17 @@ function tellOutcomes(
       error === null ? color.green(state) : color.red(error),
     ])
     print(renderTable(rows))
-    if (outcomes.some(({ state }) => state === 'loaded'))
-      say(`ask for it with \`npx kvasir run --model ${model} PROMPT\``)
   }
   return outcomes.every(({ state }) => state === 'loaded') ? EXIT.ok : EXIT.failure
+}
+
+/** Whether it can be asked for: a device loads a model without a tokenizer too. */
+async function tellHowToAsk(url: string, { model }: LoadBegun): Promise<boolean> {
+  const card = (await listModels(url)).find(({ id }) => id === model)
+  const isAskable = card !== undefined && card.kvasir.chat !== null
+  const command = `\`npx kvasir run --model ${model} PROMPT\``
+  say(isAskable ? `ask for it with ${command}` : `its tokenizer is not there yet: ${command} says why`)
+  return isAskable
 }
 
 async function followShown(

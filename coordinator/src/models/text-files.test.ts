@@ -9,7 +9,7 @@ import { createRpcClient } from '@kvasir/runtime/rpc-client'
 import { type RpcServer, serverStream, startRpcServer, unary } from '@kvasir/runtime/rpc-server'
 import { projectRoot } from '@kvasir/runtime/state-folder'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { fetchFromAny, fetchTextFiles } from './text-files.js'
+import { dropTextFiles, fetchFromAny, fetchTextFiles } from './text-files.js'
 
 interface ServedFile {
   name: string
@@ -90,6 +90,18 @@ describe('text files', () => {
     await fetchTextFiles(client, model, signal)
     expect(describes).toBe(1)
     expect(cached()).toEqual([digest])
+    await dropTextFiles(got)
+    expect(cached()).toEqual([])
+    await fetchTextFiles(client, model, signal)
+    expect(describes).toBe(2)
+  })
+
+  test('without a tokenizer among them are refused by what is missing, and leave nothing behind', async () => {
+    files = files.filter(({ name }) => name !== 'tokenizer.json')
+    await expect(fetchTextFiles(client, model, signal)).rejects.toThrow(
+      'The model tale has no tokenizer.json on its devices; put it beside the weights there, and load the model again.',
+    )
+    expect(cached()).toEqual([])
   })
 
   test('that are not as they were told leave nothing behind', async () => {

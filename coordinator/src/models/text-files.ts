@@ -3,7 +3,8 @@
  *
  * F1 A file is used only with the size and SHA-256 that the device told; a folder is there whole or not at all.
  * F2 Nothing that a peer says leads outside the cache, and no file is larger than FILE_BYTES_MAX.
- * F3 A GGUF file holds its tokenizer in its head: that much is fetched of it, which no digest covers.
+ * F3 What cannot be read does not stay: no digest covers these files, and the next ones may be better.
+ * F4 A GGUF file holds its tokenizer in its head: that much is fetched of it, which no digest covers.
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
@@ -67,11 +68,21 @@ export async function fetchFromAny(
   throw failure
 }
 
+/** Has them fetched anew by whoever wants them next. */
+export async function dropTextFiles({ folder }: TextFiles): Promise<void> {
+  await rm(folder, { recursive: true, force: true })
+}
+
 function wantedFiles(files: readonly ModelFile[], name: string): readonly ModelFile[] {
   const text = files.filter((file) => file.text)
   const wanted = text.length > 0 ? text : files.filter((file) => isGguf(file))
   if (wanted.length === 0) {
     throw new UnsupportedError(`The model ${name} has no tokenizer: it cannot be asked with text.`)
+  }
+  if (!wanted.some((file) => isGguf(file) || file.name === 'tokenizer.json')) {
+    throw new UnsupportedError(
+      `The model ${name} has no tokenizer.json on its devices; put it beside the weights there, and load the model again.`,
+    )
   }
   for (const file of wanted) {
     const isHead = isGguf(file)

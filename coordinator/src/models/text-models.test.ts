@@ -17,12 +17,14 @@ beforeAll(async () => {
 let used: string[]
 let fetches: Deferred<TextFiles>[]
 let warnings: string[]
+let dropped: string[]
 let registry: TextModelRegistry<OfferedModel>
 
 beforeEach(() => {
   used = []
   fetches = []
   warnings = []
+  dropped = []
   const log = createLogger({ service: 'test', terminal: false })
   vi.spyOn(log, 'warn').mockImplementation((...told: unknown[]) => void warnings.push(String(told.at(-1))))
   registry = new TextModelRegistry({
@@ -35,6 +37,7 @@ beforeEach(() => {
       fetches.push(fetched)
       return fetched.promise
     },
+    drop: async ({ folder }) => void dropped.push(folder),
     log,
   })
 })
@@ -88,12 +91,25 @@ describe('a model that devices advertise', () => {
     vi.useFakeTimers()
     registry.update([tale()])
     fetches[0]?.reject(new Error('the wire broke'))
-    await expect(registry.find('tale')).rejects.toThrow('could not be fetched (the wire broke)')
+    await expect(registry.find('tale')).rejects.toThrow('could not be had: the wire broke')
     await vi.advanceTimersByTimeAsync(3_000)
     expect(fetches).toHaveLength(2)
     fetches[1]?.resolve(files())
     expect(await registry.find('tale')).toMatchObject({ name: 'tale' })
   })
+})
+
+test('files that cannot be used are not kept, and are fetched anew', async () => {
+  vi.useFakeTimers()
+  registry.update([tale()])
+  const broken = `${folder}/training`
+  fetches[0]?.resolve({ ...files(), folder: broken })
+  await expect(registry.find('tale')).rejects.toMatchObject({ code: 'unavailable' })
+  expect(dropped).toEqual([broken])
+  await vi.advanceTimersByTimeAsync(3_000)
+  fetches[1]?.resolve(files())
+  expect(await registry.find('tale')).toMatchObject({ name: 'tale' })
+  expect(dropped).toEqual([broken])
 })
 
 describe('a name', () => {

@@ -46,6 +46,8 @@ export interface TextModelOptions<Offer extends OfferedModel> {
   readonly user: TextModelUser
   /** Gets an offered model's text files. */
   readonly fetch: (offer: Offer, signal: AbortSignal) => Promise<TextFiles>
+  /** Forgets fetched files that cannot be used. */
+  readonly drop: (files: TextFiles) => Promise<void>
   readonly log: Logger
 }
 
@@ -118,7 +120,7 @@ export class TextModelRegistry<Offer extends OfferedModel> implements TextModels
     await withDeadline(entry.trial, FIND_TIMEOUT_MS, `waiting for the tokenizer of ${name}`)
     if (entry.text) return entry.text
     throw new UnavailableError(
-      `The tokenizer of the model "${name}" could not be fetched (${entry.error ?? 'it left'}). Try again in a moment.`,
+      `The tokenizer of the model "${name}" could not be had: ${entry.error ?? 'it left; try again in a moment.'}`,
       { retryAfterMs: RETRY_MS },
     )
   }
@@ -143,7 +145,10 @@ export class TextModelRegistry<Offer extends OfferedModel> implements TextModels
     const { name, digest } = entry
     try {
       const source = name.startsWith('dummy:') ? name : await this.#options.fetch(offer, this.#abort.signal)
-      const text = await loadTextModel(source)
+      const text = await loadTextModel(source).catch(async (error: unknown) => {
+        if (typeof source !== 'string') await this.#options.drop(source)
+        throw error
+      })
       if (text.digest !== digest) {
         throw new InvalidInputError('the devices have another version of it than this coordinator')
       }
