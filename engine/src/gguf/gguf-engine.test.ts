@@ -3,6 +3,7 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { f32ToF16 } from '../half-floats.js'
 import { type ResolvedModel, resolveModel } from '../model-files.js'
 import { EXACT, type Numerics } from '../numerics.js'
 import { referenceLogits } from '../testing/reference-model.js'
@@ -11,6 +12,7 @@ import { Transformer } from '../transformer.js'
 import { readGgufHeader } from './gguf-header.js'
 import { type MetadataEntry, type TensorToWrite, writeGguf } from './gguf-writer.js'
 import type { WritableType } from './quantize.js'
+import { blockLayout } from './tensor-types.js'
 import { writeModelAsGguf } from './write-model.js'
 
 const hooks = { onLayer: () => {}, between: () => false }
@@ -99,37 +101,100 @@ describe.each(['Q8_0', 'Q4_0', 'Q4_K'] as const)('%s', (type) => {
   })
 })
 
-/** A file that has each tensor from the one of two files of the same model that `pick` names. */
-function mixed(pathA: string, pathB: string, pick: (tensor: string) => 'a' | 'b'): string {
-  const open = (path: string) => {
-    const descriptor = openSync(path, 'r')
-    const { metadata, tensors } = readGgufHeader({ path, descriptor })
-    closeSync(descriptor)
-    return { metadata, tensors, bytes: readFileSync(path) }
-  }
-  const [a, b] = [open(pathA), open(pathB)]
-  const tensors = [...a.tensors.keys()].map((name): TensorToWrite => {
-    const { tensors, bytes } = pick(name) === 'a' ? a : b
-    const found = tensors.get(name)
-    if (found?.type === undefined) throw new Error(`no ${name}`)
-    return { ...found, name, type: found.type, pieces: () => [bytes.subarray(found.start, found.end)] }
-  })
-  const entries = [...a.metadata].flatMap(([key, value]): MetadataEntry[] => {
+type Opened = ReturnType<typeof opened>
+
+function opened(path: string) {
+  const descriptor = openSync(path, 'r')
+  const { metadata, tensors } = readGgufHeader({ path, descriptor })
+  closeSync(descriptor)
+  return { metadata, tensors, bytes: readFileSync(path) }
+}
+
+/** A tensor of a file as it is stored there. */
+function stored({ tensors, bytes }: Opened, name: string): TensorToWrite {
+  const found = tensors.get(name)
+  if (found?.type === undefined) throw new Error(`no ${name}`)
+  return { ...found, name, type: found.type, pieces: () => [bytes.subarray(found.start, found.end)] }
+}
+
+/** A file with the settings of another one, and its tensors as `tensorOf` gives them. */
+function rewritten(file: Opened, name: string, tensorOf: (name: string) => TensorToWrite): string {
+  const entries = [...file.metadata].flatMap(([key, value]): MetadataEntry[] => {
     if (key.startsWith('tokenizer.')) return []
     if (typeof value === 'string') return [[key, 'string', value]]
     return typeof value === 'number' ? [[key, Number.isInteger(value) ? 'u32' : 'f32', value]] : []
   })
-  const path = join(folder, 'mixed.gguf')
-  writeGguf(path, entries, tensors)
+  const path = join(folder, `${name}.gguf`)
+  writeGguf(path, entries, [...file.tensors.keys()].map(tensorOf))
   return path
 }
 
 it('joins what is stored in several types, as Q4_K_M files have it', async () => {
-  const [small, large] = [await written(original, 'Q4_K'), await written(original, 'Q8_0')]
-  const path = mixed(small, large, (name) => (/attn_v|ffn_down|output/.test(name) ? 'b' : 'a'))
+  const [small, large] = [opened(await written(original, 'Q4_K')), opened(await written(original, 'Q8_0'))]
+  const path = rewritten(small, 'mixed', (name) =>
+    stored(/attn_v|ffn_down|output/.test(name) ? large : small, name),
+  )
   const exact = await prefill(await load(path, EXACT))
   const model = await load(path, PACKED)
   const logits = await prefill(model)
   expect(cosine(logits, exact)).toBeGreaterThan(0.9995)
   expect(await decode(model)).toEqual(logits)
 })
+
+/** The types that are read and not written: where a block has its halves, and what they are, for weights of about 1/16. */
+const READ_ONLY = {
+  Q4_1: [
+    [0, 0.014],
+    [2, -0.1],
+  ],
+  Q5_0: [[0, 0.007]],
+  Q5_1: [
+    [0, 0.007],
+    [2, -0.1],
+  ],
+  Q5_K: [
+    [0, 0.00022],
+    [2, 0.0034],
+  ],
+  Q6_K: [[208, 0.00005]],
+} as const
+
+/** A tensor of random quants. */
+function randomTensor(
+  type: keyof typeof READ_ONLY,
+  { name, shape }: TensorToWrite,
+  next: () => number,
+): TensorToWrite {
+  const { elements, bytes } = blockLayout(type)
+  const blockCount = shape.reduce((product, size) => product * size, 1) / elements
+  const view = new DataView(new ArrayBuffer(blockCount * bytes))
+  for (let i = 0; i < view.byteLength; i++) view.setUint8(i, next())
+  for (let block = 0; block < blockCount; block++) {
+    for (const [at, value] of READ_ONLY[type]) view.setUint16(block * bytes + at, f32ToF16(value), true)
+  }
+  return { name, shape, type, pieces: () => [new Uint8Array(view.buffer)] }
+}
+
+it.each(['Q4_1', 'Q5_0', 'Q5_1', 'Q5_K', 'Q6_K'] as const)(
+  '%s, packed, gives nearly what it gives in f32, and the same bits token by token',
+  async (type) => {
+    let state = 7
+    const next = () => {
+      state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+      return state >>> 24
+    }
+    const file = opened(await written(original, 'Q4_K'))
+    const path = rewritten(file, type, (name) => {
+      const tensor = stored(file, name)
+      return tensor.type === 'Q4_K' && name !== 'token_embd.weight'
+        ? randomTensor(type, tensor, next)
+        : tensor
+    })
+    const exact = await prefill(await load(path, EXACT))
+    const model = await load(path, PACKED)
+    const logits = await prefill(model)
+    expect(model.facts.weightBytes).toBeLessThan(model.facts.parameters * 1.6)
+    expect(cosine(logits, exact)).toBeGreaterThan(0.999)
+    expect(await decode(model)).toEqual(logits)
+  },
+)
