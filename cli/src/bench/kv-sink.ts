@@ -103,6 +103,8 @@ const server = createServer((socket) => {
 server.listen(0, '127.0.0.1', () => {
   const address = server.address()
   if (address !== null && typeof address === 'object') {
-    announceReady({ port: address.port, control: control.address, kv: kv.address })
+    const { digest, layers, blockLayerBytes } = served.model
+    const endpoints = { control: control.address, kv: kv.address }
+    announceReady({ port: address.port, ...endpoints, digest, layers, blockLayerBytes })
   }
 })

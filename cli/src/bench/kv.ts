@@ -2,8 +2,8 @@
  * `kvasir bench kv`: how fast KV goes from one process into the leased memory of another.
  *
  * One process holds the KV of a prompt in the pool of a real driver (kv-source.ts), another pulls it, prompt after
- * prompt, into leased memory of its own, checks every chunk and writes it to its driver (kv-sink.ts). Every round
- * also measures a plain socket between two processes, since the machine changes; figures are medians of per-round
+ * prompt, into leased memory of its own, checks every chunk and writes it to its driver (kv-sink.ts), and takes what
+ * a stock gRPC client pushes (kv-pusher.ts). Every round also measures a plain socket between two processes, since the machine changes; figures are medians of per-round
  * ratios.
  */
 import { connect } from 'node:net'
@@ -15,6 +15,7 @@ import { withDeadline } from '@kvasir/runtime/deferred'
 import { InternalError } from '@kvasir/runtime/errors'
 import { awaitReady, type Child } from '@kvasir/runtime/lifecycle'
 import { formatRate } from '../format.js'
+import { nodeFlags } from '../supervisor/local-cluster.js'
 import { say } from '../terminal.js'
 import type { BenchResult } from './bench-result.js'
 import { cpuTimeUs } from './cpu-time.js'
@@ -38,6 +39,8 @@ interface Round {
   /** CPU time a byte, microseconds, all threads of the process. */
   readonly senderUsPerByte: number
   readonly receiverUsPerByte: number
+  /** By a stock gRPC client, bytes a second. */
+  readonly pushed: number
 }
 
 export async function benchKv(options: KvOptions, signal: AbortSignal): Promise<BenchResult> {
@@ -49,17 +52,23 @@ export async function benchKv(options: KvOptions, signal: AbortSignal): Promise<
   say(`loading ${model} in two processes …`)
   const transfers = (options.rounds + 1) * prompts
   return withEnd('kv-source', [model, blocks, transfers], async (source, { endpoint }) =>
-    withEnd('kv-sink', [model, blocks, prompts, String(endpoint)], async (sink, { port }) => {
+    withEnd('kv-sink', [model, blocks, prompts, String(endpoint)], async (sink, facts) => {
       const rounds: Round[] = []
       for (let number = 0; number <= options.rounds; number += 1) {
         signal.throwIfAborted()
         const rawTcp = await rawTcpBytesPerSecond(bytes)
-        const round = { rawTcp, ...(await move(source, sink, Number(port), bytes)) }
+        const moved = await move(source, sink, Number(facts.port), bytes)
+        const pushed = await withEnd(
+          'kv-pusher',
+          [blocks, prompts, JSON.stringify(facts)],
+          async (_, end) => end,
+        )
+        const round = { rawTcp, ...moved, pushed: Number(pushed.bytesPerSecond) }
         // The first one compiles code and touches the memory.
         if (number === 0) continue
         rounds.push(round)
         say(
-          `round ${number} of ${options.rounds}: KV ${formatRate(round.bytesPerSecond)}, a plain socket ${formatRate(rawTcp)}`,
+          `round ${number} of ${options.rounds}: KV ${formatRate(round.bytesPerSecond)}, pushed ${formatRate(round.pushed)}, a plain socket ${formatRate(rawTcp)}`,
         )
       }
       return resultOf(rounds, bytes)
@@ -73,7 +82,7 @@ async function withEnd<T>(
   args: readonly (string | number)[],
   work: (child: Child, facts: Readonly<Record<string, unknown>>) => Promise<T>,
 ): Promise<T> {
-  const child = spawnEnd(name, args.map(String))
+  const child = spawnEnd(name, args.map(String), nodeFlags)
   try {
     return await work(child, await awaitReady(child, readyMsMax))
   } finally {
@@ -82,7 +91,12 @@ async function withEnd<T>(
 }
 
 /** Has the sink pull everything once. */
-async function move(source: Child, sink: Child, port: number, bytes: number): Promise<Omit<Round, 'rawTcp'>> {
+async function move(
+  source: Child,
+  sink: Child,
+  port: number,
+  bytes: number,
+): Promise<Omit<Round, 'rawTcp' | 'pushed'>> {
   const before = { source: cpuTimeUs([source.pid]), sink: cpuTimeUs([sink.pid]) }
   const answer = await withDeadline(text(connect(port, '127.0.0.1')), roundMsMax, 'pulling KV')
   const moved: { bytes?: number; seconds: number; error?: string } = JSON.parse(answer)
@@ -105,6 +119,7 @@ function resultOf(rounds: readonly Round[], bytes: number): BenchResult {
       ofRawTcp: middle(({ bytesPerSecond, rawTcp }) => bytesPerSecond / rawTcp),
       bytesPerSecond: middle(({ bytesPerSecond }) => bytesPerSecond),
       rawTcpBytesPerSecond: middle(({ rawTcp }) => rawTcp),
+      pushOfRawTcp: middle(({ pushed, rawTcp }) => pushed / rawTcp),
       senderCpuSPerGb: middle(({ senderUsPerByte }) => senderUsPerByte * perGb),
       receiverCpuSPerGb: middle(({ receiverUsPerByte }) => receiverUsPerByte * perGb),
       movedBytes: bytes,
@@ -113,6 +128,7 @@ function resultOf(rounds: readonly Round[], bytes: number): BenchResult {
       round: index + 1,
       bytesPerSecond: rounded(round.bytesPerSecond),
       rawTcpBytesPerSecond: rounded(round.rawTcp),
+      pushBytesPerSecond: rounded(round.pushed),
       senderCpuSPerGb: rounded(round.senderUsPerByte * perGb),
       receiverCpuSPerGb: rounded(round.receiverUsPerByte * perGb),
     })),

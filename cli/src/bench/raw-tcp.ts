@@ -27,7 +27,7 @@ export async function rawTcpBytesPerSecond(bytes: number): Promise<number> {
 }
 
 /** A script of this folder, as a process of its own. */
-export function spawnEnd(name: string, args: readonly string[]): Child {
+export function spawnEnd(name: string, args: readonly string[], nodeFlags: readonly string[] = []): Child {
   const script = fileURLToPath(new URL(`../../dist/bench/${name}.js`, import.meta.url))
-  return spawnChild(process.execPath, [script, ...args], { name })
+  return spawnChild(process.execPath, [...nodeFlags, script, ...args], { name })
 }

@@ -37,7 +37,7 @@ const pollMs = 50
  * KV passes through buffers outside V8's small heap, and each few dozen MB of them would start a
  * full garbage collection on cores that compute; beginning with a larger heap limit, in MB, does not.
  */
-const nodeFlags = ['--initial-heap-size=256']
+export const nodeFlags = ['--initial-heap-size=256']
 /**
  * Blocks from 4 MiB on are given back to the system when they are free; else the C library keeps most of what a model
  * took after it was unloaded.
