@@ -44,6 +44,8 @@ export function ggufConfig(
       `The model ${name} needs ${setting}, which is not supported; use another model.`,
     )
   }
+  const layers = read.count('block_count')
+  if (layers > tensors.size) throw damaged(path, `it claims ${layers} layers and has ${tensors.size} tensors`)
   const valueDim = read.optional('attention.value_length') ?? headDim
   if (valueDim !== headDim) refuse(`${architecture}.attention.value_length ${valueDim}`)
   const rotated = read.optional('rope.dimension_count') ?? headDim
@@ -57,7 +59,7 @@ export function ggufConfig(
     {
       architectures: [window > 0 ? 'MistralForCausalLM' : ARCHITECTURES[architecture]],
       hidden_size: hiddenSize,
-      num_hidden_layers: read.count('block_count'),
+      num_hidden_layers: layers,
       num_attention_heads: heads,
       num_key_value_heads: read.optional('attention.head_count_kv') ?? heads,
       head_dim: headDim,

@@ -101,6 +101,11 @@ describe('a damaged file', () => {
   })
 })
 
+it('is refused for more layers than it has tensors for', () => {
+  const path = written(metadata({ layers: ['llama.block_count', 'u32', 0xffffffff] }))
+  expect(() => resolveGguf(path)).toThrow('it claims 4294967295 layers and has 1 tensors')
+})
+
 it('is refused for a header that would fill memory, though the file has room for it', () => {
   const path = written(metadata({ many: ['made.bytes', 'strings', []] }))
   const bytes = readFileSync(path)
