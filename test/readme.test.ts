@@ -32,7 +32,7 @@ const expectations: Record<string, RegExp | 'runs'> = {
   'npm start': 'runs',
   'npm test': 'runs',
   'npx kvasir models load': /dummy:llama-tiny/,
-  'npx kvasir models unload': /dummy:llama-tiny/,
+  'npx kvasir models unload': /gpu-0 +exact +unloads it/,
   'npx kvasir models': /skald[\s\S]*dummy:llama-tiny|dummy:llama-tiny[\s\S]*skald/,
   'npx kvasir run': /\S+ \S+/,
   'npx kvasir devices': /fpga-1/,
