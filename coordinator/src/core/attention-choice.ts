@@ -20,7 +20,7 @@ import type { DeviceFacts, DeviceRef, ModelFacts } from './facts.js'
 export const DEFAULT_BUDGET_TOKENS = 4_096
 const DEFAULT_BUDGET = { tokens: DEFAULT_BUDGET_TOKENS }
 /** A plan that differs from the plain one must be predicted to take at most this share of its time. */
-const WORTH_IT = 0.9
+export const WORTH_IT = 0.9
 
 export interface AttentionAsk {
   readonly wish: AttentionWish | undefined
@@ -49,6 +49,15 @@ export function mayOffload(
   const isLong = ask.contextTokens + steps > DEFAULT_BUDGET_TOKENS
   const isAsked = ask.wish !== undefined && ask.wish.method !== 'auto'
   return isRemote(ask.wish) || isAsked || (ask.isSparseDefault && isLong)
+}
+
+/**
+ * Whether decoding is dense on the decoding device unless another way is predicted to take at most WORTH_IT of
+ * its time.
+ */
+export function startsDense({ wish, settled }: Pick<AttentionAsk, 'wish' | 'settled'>): boolean {
+  const method = wish?.method ?? 'auto'
+  return !isRemote(wish) && (method === 'auto' ? (settled?.method ?? 'dense') : method) === 'dense'
 }
 
 export function isRemote(wish: AttentionWish | undefined): boolean {
@@ -171,7 +180,8 @@ function choosePlace<Way extends AttentionWay>(
     return { way, method, budget, whyMethod, whyPlace, rival, otherMethodMs: 0 }
   }
   if (place === 'partial' || place === 'indices') {
-    const remote = canBeRemote ? planner.remote(method, budget, [place], Number.POSITIVE_INFINITY) : undefined
+    const places = remotePlaces(ask.wish, method)
+    const remote = canBeRemote ? planner.remote(method, budget, places, Number.POSITIVE_INFINITY) : undefined
     if (remote) return chosen(remote, 'asked')
     const isPaged = Math.floor(ask.contextTokens / PAGE_TOKENS) > 0
     if (isPaged && ask.isPlaceBinding) return undefined
@@ -180,17 +190,27 @@ function choosePlace<Way extends AttentionWay>(
   const local = planner.local(method, budget)
   if (place === 'local') return chosen(local, 'asked')
   const usefulMs = WORTH_IT * local.stepMs
-  const places = method === 'dense' ? DENSE_PLACES : REMOTE_PLACES
+  const places = remotePlaces(ask.wish, method)
   const remote = canBeRemote ? planner.remote(method, budget, places, usefulMs) : undefined
   if (!remote) return chosen(local, 'only')
   return isWorth(remote, local) ? chosen(remote, 'times', local) : chosen(local, 'times', remote)
 }
 
-/** Whether a way other than the plain one is. */
 function isWorth(other: AttentionWay, plain: AttentionWay): boolean {
   return other.stepMs <= WORTH_IT * plain.stepMs
 }
 
-const REMOTE_PLACES: readonly RemotePlace[] = ['partial', 'indices']
-/** Dense attention has no pages to choose. */
-const DENSE_PLACES: readonly RemotePlace[] = ['partial']
+/** The places on another device that a request may be given. */
+export function remotePlaces(
+  wish: AttentionWish | undefined,
+  method: AttentionMethodName,
+): readonly RemotePlace[] {
+  if (wish?.place === 'partial') return PARTIAL
+  if (wish?.place === 'indices') return INDICES
+  // Dense attention has no pages to choose.
+  return method === 'dense' ? PARTIAL : BOTH
+}
+
+const PARTIAL: readonly RemotePlace[] = ['partial']
+const INDICES: readonly RemotePlace[] = ['indices']
+const BOTH: readonly RemotePlace[] = ['partial', 'indices']

@@ -12,6 +12,8 @@ import {
   chooseWay,
   isRemote,
   mayOffload,
+  startsDense,
+  WORTH_IT,
 } from './attention-choice.js'
 import { chooseAttention } from './attention-full.js'
 import type { AttentionPlan } from './attention-plan.js'
@@ -19,8 +21,10 @@ import { AttentionTimes } from './attention-times.js'
 import { BestFew } from './best-few.js'
 import type { DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
+import { BYTES_PER_SECOND, type ModelTable, PREFERS_PREFILL, ROW_NUMBERS } from './device-table.js'
 import type { DeviceFacts } from './facts.js'
 import type { LoadedModel } from './loaded-model.js'
+import type { StepBounds } from './row-times.js'
 import type { StageCosts } from './stage-costs.js'
 
 const ATTENDANTS_MAX = 8
@@ -50,10 +54,9 @@ export class AttentionPlacement {
   readonly #steps: number
   readonly #cluster: Costs
   readonly #isRemote: boolean
-  /** Numbered in the order in which they came; one more than needed, since a device does not attend for itself. */
-  readonly #fastest = new BestFew<{ readonly facts: DeviceFacts; readonly at: number }>(ATTENDANTS_MAX + 1)
-  #came = 0
-  #attendants: readonly DeviceFacts[] | undefined
+  /** Rows; one more than needed, since a device does not attend for itself. */
+  readonly #fastest = new BestFew<number>(ATTENDANTS_MAX + 1)
+  #attendants: readonly DeviceFacts[] = []
   #times: AttentionTimes | undefined
 
   constructor(
@@ -68,11 +71,17 @@ export class AttentionPlacement {
     this.#isRemote = isRemote(attention.wish)
   }
 
-  /** One more device that is able to attend and has the memory. */
-  addAttendant({ device }: LoadedModel): void {
-    if (!this.#isRemote && device.traits.prefers === 'prefill') return
-    this.#came += 1
-    this.#fastest.add({ facts: device.facts, at: this.#came }, -device.traits.bytesPerSecond)
+  /** One more row of a device that is able to attend and has the memory. */
+  addAttendant(table: ModelTable, row: number): void {
+    const prefersPrefill = ((table.flags[row] ?? 0) & PREFERS_PREFILL) !== 0
+    if (!this.#isRemote && prefersPrefill) return
+    this.#fastest.add(row, -(table.numbers[row * ROW_NUMBERS + BYTES_PER_SECOND] ?? 0), row)
+  }
+
+  /** To be called when all were added. */
+  settleAttendants({ loaded }: ModelTable): void {
+    const rows = this.#fastest.items.toSorted((a, b) => a - b)
+    this.#attendants = rows.flatMap((row) => loaded[row]?.device.facts ?? [])
   }
 
   /** How the device would attend, and a step's time; undefined as for `plan`. */
@@ -90,10 +99,10 @@ export class AttentionPlacement {
     return chooseWay(this.#ask(decoder), site, times)
   }
 
-  /** No attention makes a step take less on this device, milliseconds. */
-  leastMs(decoder: LoadedModel): number {
-    const times = this.#timesOf(decoder)
-    return times.at(decoder.device.facts, decoder.facts, decoder.slotsUsed + 1, []).leastMs
+  /** What holds of a step on every device. */
+  get bounds(): StepBounds {
+    const tokensMax = this.#contextTokens + this.#steps
+    return { tokensMax, worthShare: startsDense(this.#attention) ? WORTH_IT : 0 }
   }
 
   /** Undefined where the place that the client asked for cannot be had while this device decodes. */
@@ -107,7 +116,8 @@ export class AttentionPlacement {
       costs,
       stageCosts,
     }
-    return chooseAttention(this.#ask(decoder), site, this.#attendantsFor(decoder))
+    const attendants = this.#attendantsFor(decoder)
+    return chooseAttention(this.#ask(decoder), site, attendants, this.#timesOf(decoder))
   }
 
   #ask(decoder: LoadedModel): AttentionAsk {
@@ -129,8 +139,6 @@ export class AttentionPlacement {
   #attendantsFor({ device }: LoadedModel): readonly DeviceFacts[] {
     const { traits } = device
     if (!traits.choosesPages || (traits.prefers === 'decode' && !this.#isRemote)) return NOBODY
-    // All were added before the first is asked for.
-    this.#attendants ??= this.#fastest.items.toSorted((a, b) => a.at - b.at).map(({ facts }) => facts)
     const others = this.#attendants.includes(device.facts)
       ? this.#attendants.filter((facts) => facts !== device.facts)
       : this.#attendants

@@ -103,9 +103,9 @@ export function planAttention(
   return { place: applies === site.decode ? 'indices' : 'partial', attend: chooses, plan }
 }
 
-/** Tokens of each sequence of a batch, at their longest, when one sequence's own attention is not counted. */
-export function othersTokens(contextTokens: number, steps: number, batch: number): number {
-  return ((contextTokens + steps) * (batch - 1)) / batch
+/** Tokens of each sequence of a batch, all of them at their longest, when one sequence's own are not counted. */
+export function othersTokens(tokensMax: number, batch: number): number {
+  return (tokensMax * (batch - 1)) / batch
 }
 
 /** Learns from a finished request. `facts` finds a device that is still known. */

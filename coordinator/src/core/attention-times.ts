@@ -26,16 +26,30 @@ import type { StageName } from './stage-plan.js'
 
 type Works = Record<StageName, Work>
 
+/** A device that could attend, and what the stages take on it. */
+interface Attendant {
+  readonly device: DeviceFacts
+  readonly relevancyMs: number
+  readonly retrievalMs: number
+  readonly applyMs: number
+}
+
 /** For one request; the device that decodes changes. */
 export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   readonly #contextTokens: number
+  #isExplained = false
   readonly #steps: number
   readonly #costs: CostModel
   readonly #stageCosts: StageCosts
   /** By pages read. */
   readonly #works = new Map<number, { readonly model: ModelFacts; readonly works: Works }>()
+  readonly #attendantTimes = new Map<
+    Works,
+    { readonly of: readonly DeviceFacts[]; readonly times: readonly Attendant[] }
+  >()
   #model: ModelFacts
   #decode: DeviceFacts
+  #prefill: DeviceFacts
   #batch = 1
   #attendants: readonly DeviceFacts[] = []
   #leastMs = Number.NaN
@@ -47,11 +61,23 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     this.#stageCosts = site.stageCosts
     this.#model = site.model
     this.#decode = site.decode
+    this.#prefill = site.decode
   }
 
-  /** Turns to a device, which prefills as well: who does is not known yet. */
-  at(decode: DeviceFacts, model: ModelFacts, batch: number, attendants: readonly DeviceFacts[]): this {
+  /**
+   * Turns to a device. It prefills as well as long as it is not known who does; once that is known, ways that are
+   * not worth it are compared, too, since they are told.
+   */
+  at(
+    decode: DeviceFacts,
+    model: ModelFacts,
+    batch: number,
+    attendants: readonly DeviceFacts[],
+    prefill?: DeviceFacts,
+  ): this {
     this.#decode = decode
+    this.#prefill = prefill ?? decode
+    this.#isExplained = prefill !== undefined
     this.#model = model
     this.#batch = batch
     this.#attendants = attendants
@@ -62,7 +88,7 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   /** No way takes less time. */
   get leastMs(): number {
     if (Number.isNaN(this.#leastMs)) {
-      this.#leastMs = this.#stepMs(othersTokens(this.#contextTokens, this.#steps, this.#batch))
+      this.#leastMs = this.#stepMs(othersTokens(this.#contextTokens + this.#steps, this.#batch))
     }
     return this.#leastMs
   }
@@ -88,16 +114,19 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     places: readonly ('partial' | 'indices')[],
     usefulMs: number,
   ): AttentionWay | undefined {
+    const limitMs = this.#isExplained ? Number.POSITIVE_INFINITY : usefulMs
+    if (this.leastMs > limitMs) return undefined
     const isScored = method === 'page-bounds' || places.every((place) => place === 'indices')
     const works = this.#worksOf(budget)
     let best: AttentionWay | undefined
     // In the order in which equal ones are taken.
     for (const place of ['indices', 'partial'] as const) {
       if (!places.includes(place)) continue
-      for (const device of this.#attendants) {
-        const ms = isScored ? this.#scoredMs(device, place, budget, works) : this.#denseMs(device, works)
+      for (const attendant of this.#timesOfAttendants(works)) {
+        const { device } = attendant
+        const ms = isScored ? this.#scoredMs(attendant, place, budget, works) : this.#denseMs(attendant)
         const stepMs = this.leastMs + ms
-        if (stepMs > usefulMs || stepMs >= (best?.stepMs ?? Number.POSITIVE_INFINITY)) continue
+        if (stepMs > limitMs || stepMs >= (best?.stepMs ?? Number.POSITIVE_INFINITY)) continue
         best = { stepMs, place, attend: { deviceId: device.deviceId, incarnation: device.incarnation } }
       }
     }
@@ -106,7 +135,7 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
 
   /** Scores and top-k on the other device, attention there or here. */
   #scoredMs(
-    device: DeviceFacts,
+    { device, relevancyMs, retrievalMs, applyMs }: Attendant,
     place: 'partial' | 'indices',
     budget: AttentionBudget | null,
     works: Works,
@@ -114,26 +143,37 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     const [decode, model] = [this.#decode, this.#model]
     const { heads, tokenBytes } = layerShape(model)
     const boundsMs = this.#bulkMs(device, this.#promptPages * tokenBytes)
-    let ms = this.#prepareMs(works)
-    ms = ms + this.#stageMs(device, 'relevancy', works) + (this.#queryMs(decode, device) + boundsMs)
-    ms += this.#stageMs(device, 'retrieval', works)
+    const scoresMs = this.#prepareMs(works) + relevancyMs + (this.#queryMs(decode, device) + boundsMs)
+    const chosenMs = scoresMs + retrievalMs
     if (place === 'partial') {
-      const movedMs = this.#pagesMs(device) + this.#queryMs(device, decode)
-      return ms + this.#stageMs(device, 'apply', works) + movedMs
+      return chosenMs + applyMs + (this.#pagesMs(device) + this.#queryMs(device, decode))
     }
     const chosenBytes = PAGE_NUMBER_BYTES * model.layers * this.#pagesRead(budget) * heads
-    return ms + this.#stageMs(decode, 'apply', works) + this.#layersMs(device, decode, chosenBytes)
+    return chosenMs + this.#stageMs(decode, 'apply', works) + this.#layersMs(device, decode, chosenBytes)
   }
 
   /** Attention over all pages on the other device. */
-  #denseMs(device: DeviceFacts, works: Works): number {
+  #denseMs({ device, applyMs }: Attendant): number {
     const decode = this.#decode
-    const movedMs = this.#queryMs(decode, device) + this.#pagesMs(device) + this.#queryMs(device, decode)
-    return this.#stageMs(device, 'apply', works) + movedMs
+    return applyMs + (this.#queryMs(decode, device) + this.#pagesMs(device) + this.#queryMs(device, decode))
+  }
+
+  /** What the stages take on each of them, which is the same whoever decodes. */
+  #timesOfAttendants(works: Works): readonly Attendant[] {
+    const known = this.#attendantTimes.get(works)
+    if (known && known.of === this.#attendants) return known.times
+    const times = this.#attendants.map((device) => ({
+      device,
+      relevancyMs: this.#stageMs(device, 'relevancy', works),
+      retrievalMs: this.#stageMs(device, 'retrieval', works),
+      applyMs: this.#stageMs(device, 'apply', works),
+    }))
+    this.#attendantTimes.set(works, { of: this.#attendants, times })
+    return times
   }
 
   #prepareMs(works: Works): number {
-    return this.#stageMs(this.#decode, 'prepare', works) / this.#steps
+    return this.#stageMs(this.#prefill, 'prepare', works) / this.#steps
   }
 
   #pagesMs(device: DeviceFacts): number {

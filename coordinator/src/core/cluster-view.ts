@@ -13,6 +13,7 @@
  * V2. Messages of an incarnation that another one superseded are ignored for ever;
  *     messages of one that was not advertised yet, until it is.
  */
+import { DeviceTable, DRAINING, WITH_MODELS } from './device-table.js'
 import { type DeviceTraits, traitsOf } from './device-traits.js'
 import type { DeviceFacts, DeviceRef, LoadFacts, ModelFacts } from './facts.js'
 import { LoadedModel, useOf } from './loaded-model.js'
@@ -41,12 +42,8 @@ export interface DeviceView {
   readonly ref: DeviceRef
   readonly load: LoadFacts | undefined
   readonly heardAtMs: number
-  readonly heardBy: 'reports' | 'checks'
-  readonly withdrawn: boolean
-  /** It fell silent or a check failed, which anything heard of it ends; or a call found nobody, which a check must. */
-  readonly suspect: 'no' | 'silent' | 'unreachable'
-  /** It refused, and is left alone until then. */
-  readonly refusedUntilMs: number
+  /** In the view's table. */
+  readonly row: number
   readonly traits: DeviceTraits
   /** In the order of the advertisement; also those that it has no more and that an epoch still counts on. */
   readonly models: readonly LoadedModel[]
@@ -60,6 +57,7 @@ interface DeviceEntry extends DeviceView {
   advertisedAtMs: number
   heardBy: 'reports' | 'checks'
   withdrawn: boolean
+  /** It fell silent or a check failed, which anything heard of it ends; or a call found nobody, which a check must. */
   suspect: 'no' | 'silent' | 'unreachable'
   failedChecks: number
   /** Running work on it was given up. */
@@ -80,11 +78,9 @@ export interface Ageing {
 }
 
 export class ClusterView {
+  /** What placement goes through. */
+  readonly table = new DeviceTable()
   readonly #devices = new Map<string, DeviceEntry>()
-  /** The same, to be gone through at every placement; undefined after one came or left. */
-  #list: readonly DeviceEntry[] | undefined
-  /** Numbers of models by `digest/profile`, which compare faster than their names. */
-  readonly #modelNumbers = new Map<string, number>()
   #busConnected = true
 
   get busConnected(): boolean {
@@ -95,24 +91,14 @@ export class ClusterView {
     return this.#devices.values()
   }
 
-  /** All of them, in the order in which they came. */
-  get list(): readonly DeviceView[] {
-    this.#list ??= [...this.#devices.values()]
-    return this.#list
-  }
-
   device(deviceId: string): DeviceView | undefined {
     return this.#devices.get(deviceId)
   }
 
   state(deviceId: string, nowMs: number): DeviceState {
     const entry = this.#devices.get(deviceId)
-    return entry ? stateOf(entry, nowMs) : 'lost'
-  }
-
-  /** Of LoadedModel.number; −1 for a model that no device has had. */
-  modelNumber({ digest, profile }: Pick<ModelFacts, 'digest' | 'profile'>): number {
-    return this.#modelNumbers.get(`${digest}/${profile}`) ?? -1
+    if (entry?.suspect !== 'no' || !isHeard(entry, nowMs)) return 'lost'
+    return isDraining(entry) ? 'draining' : 'ready'
   }
 
   /** The model on this life of the device, where it is loaded. */
@@ -130,8 +116,10 @@ export class ClusterView {
       old.withdrawn = false
       old.advertisedAtMs = nowMs
       this.#takeModels(old)
+      this.#settle(old)
       return undefined
     }
+    for (const model of old?.models ?? []) model.forget()
     const superseded = old ? [...old.superseded, old.facts.incarnation].slice(-SUPERSEDED_MAX) : []
     const entry: DeviceEntry = {
       facts,
@@ -147,19 +135,22 @@ export class ClusterView {
       checkedAtMs: Number.NEGATIVE_INFINITY,
       refusedUntilMs: 0,
       superseded,
+      row: old?.row ?? this.table.newRow(),
       traits: traitsOf(facts),
       models: [],
     }
     this.#takeModels(entry)
     this.#devices.set(facts.deviceId, entry)
-    this.#list = undefined
+    this.#settle(entry)
     return old?.ref
   }
 
   /** The device took its advertisement back: it gets nothing new and finishes what it has. */
   withdraw(deviceId: string): void {
     const entry = this.#devices.get(deviceId)
-    if (entry) entry.withdrawn = true
+    if (!entry) return
+    entry.withdrawn = true
+    this.#settle(entry)
   }
 
   report(load: LoadFacts, nowMs: number): void {
@@ -172,23 +163,24 @@ export class ClusterView {
     const isUnreachable = entry.suspect === 'unreachable'
     heard(entry, nowMs)
     if (isUnreachable) entry.suspect = 'unreachable'
+    this.#settle(entry)
     for (const model of entry.models) model.reported(useOf(load, model.facts) ?? UNUSED)
   }
 
   /** The answer to a health check. */
   checked(device: DeviceRef, ok: boolean, nowMs: number): void {
     const entry = this.#current(device)
-    if (!entry || entry.heardBy === 'reports') {
+    if (!entry) return
+    if (entry.heardBy === 'reports') {
       // Asked because a call failed: a yes ends the suspicion, a no changes nothing before reports stop.
-      if (entry && entry.suspect !== 'no' && ok) heard(entry, entry.heardAtMs)
-      return
-    }
-    if (ok) {
+      if (entry.suspect !== 'no' && ok) heard(entry, entry.heardAtMs)
+    } else if (ok) {
       heard(entry, nowMs)
     } else {
       if (entry.suspect === 'no') entry.suspect = 'silent'
       entry.failedChecks += 1
     }
+    this.#settle(entry)
   }
 
   /** A call to the device found nobody. */
@@ -197,11 +189,14 @@ export class ClusterView {
     if (!entry || entry.suspect === 'unreachable') return
     entry.suspect = 'unreachable'
     entry.checkedAtMs = Number.NEGATIVE_INFINITY
+    this.#settle(entry)
   }
 
   refused(deviceId: string, nowMs: number): void {
     const entry = this.#devices.get(deviceId)
-    if (entry) entry.refusedUntilMs = nowMs + REFUSED_PAUSE_MS
+    if (!entry) return
+    entry.refusedUntilMs = nowMs + REFUSED_PAUSE_MS
+    this.#settle(entry)
   }
 
   /** While our connection is down no report arrives, so every device is asked directly. */
@@ -211,6 +206,7 @@ export class ClusterView {
     for (const entry of this.#devices.values()) {
       // A report that was just missed must not count as silence: the first check decides.
       entry.heardBy = 'checks'
+      this.#settle(entry)
     }
   }
 
@@ -224,7 +220,7 @@ export class ClusterView {
       const isIdle = entry.models.every(({ own }) => own.slots === 0 && own.prefillTokens === 0)
       if (silentMs > FORGET_AFTER_MS || (entry.withdrawn && isIdle && !isHeard(entry, nowMs))) {
         this.#devices.delete(entry.facts.deviceId)
-        this.#list = undefined
+        this.table.freeRow(entry.row)
         forgotten.push(entry.ref)
         lost.push(entry.ref)
         continue
@@ -232,6 +228,7 @@ export class ClusterView {
       if (entry.heardBy === 'reports' && !isHeard(entry, nowMs)) {
         entry.heardBy = 'checks'
         if (entry.suspect === 'no') entry.suspect = 'silent'
+        this.#settle(entry)
       }
       const isAsked = entry.heardBy === 'checks' || entry.suspect !== 'no'
       if (isAsked && nowMs - entry.checkedAtMs >= CHECK_INTERVAL_MS) {
@@ -252,18 +249,23 @@ export class ClusterView {
     const advertised = entry.facts.models.map((facts) => {
       const known = modelIn(entry, facts)
       known?.advertised(facts)
-      return known ?? new LoadedModel(entry, facts, this.#newModelNumber(facts))
+      return known ?? new LoadedModel(entry, facts, this.table.tableOf(facts))
     })
     const left = entry.models.filter((model) => !advertised.includes(model))
-    for (const model of left) model.isThere = false
     entry.models = [...advertised, ...left.filter((model) => !model.isIdle)]
+    for (const model of left) model.left()
+    for (const model of advertised) model.write()
   }
 
-  #newModelNumber({ digest, profile }: ModelFacts): number {
-    const key = `${digest}/${profile}`
-    const number = this.#modelNumbers.get(key) ?? this.#modelNumbers.size
-    this.#modelNumbers.set(key, number)
-    return number
+  /** Keeps the table in step with what is believed of the device. */
+  #settle(entry: DeviceEntry): void {
+    const { table } = this
+    const { row, facts } = entry
+    table.flags[row] = (facts.models.length > 0 ? WITH_MODELS : 0) | (isDraining(entry) ? DRAINING : 0)
+    table.readyUntilMs[row] = entry.suspect === 'no' ? heardUntilMs(entry) : Number.NEGATIVE_INFINITY
+    table.refusedUntilMs[row] = entry.refusedUntilMs
+    table.protocolVersion[row] = facts.protocolVersion
+    table.protocolVersionMin[row] = facts.protocolVersionMin
   }
 
   #current(device: DeviceRef): DeviceEntry | undefined {
@@ -272,9 +274,8 @@ export class ClusterView {
   }
 }
 
-export function stateOf(device: DeviceView, nowMs: number): DeviceState {
-  if (device.suspect !== 'no' || !isHeard(device, nowMs)) return 'lost'
-  return device.withdrawn || device.load?.draining === true ? 'draining' : 'ready'
+function isDraining({ withdrawn, load }: DeviceEntry): boolean {
+  return withdrawn || load?.draining === true
 }
 
 function heard(entry: DeviceEntry, nowMs: number): void {
@@ -284,9 +285,12 @@ function heard(entry: DeviceEntry, nowMs: number): void {
   entry.givenUp = false
 }
 
-function isHeard(entry: DeviceView, nowMs: number): boolean {
-  const silenceMaxMs = entry.heardBy === 'reports' ? REPORT_SILENCE_MAX_MS : CHECK_SILENCE_MAX_MS
-  return nowMs - entry.heardAtMs <= silenceMaxMs
+function isHeard(entry: DeviceEntry, nowMs: number): boolean {
+  return nowMs <= heardUntilMs(entry)
+}
+
+function heardUntilMs({ heardAtMs, heardBy }: DeviceEntry): number {
+  return heardAtMs + (heardBy === 'reports' ? REPORT_SILENCE_MAX_MS : CHECK_SILENCE_MAX_MS)
 }
 
 function modelIn(

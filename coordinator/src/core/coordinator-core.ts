@@ -6,13 +6,12 @@
  * source or I/O; time comes in with events and never runs backwards. Send a `tick`
  * every 100 ms.
  */
-import { observeAttention } from './attention-stages.js'
 import { CHECK_TIMEOUT_MS, ClusterView } from './cluster-view.js'
-import type { CompletionRecord } from './completion-record.js'
 import { CostModel } from './cost-model.js'
 import { holdsBlocks, modelOn, type ProfileName, profilesFor, type Role } from './facts.js'
 import { KvDirectory } from './kv-directory.js'
 import { KvFollower, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
+import { learnFrom, tellEfficiencies } from './learning.js'
 import type { CoordinatorAction, CoordinatorEvent } from './protocol.js'
 import { type RequestLimits, RequestMachine } from './request-machine.js'
 import { StageCosts } from './stage-costs.js'
@@ -92,6 +91,7 @@ export class CoordinatorCore {
           this.#actions.push({ type: 'forget-device', device: ended })
         }
         const known = this.view.device(event.device.deviceId)
+        if (known) tellEfficiencies(known, this.#costs)
         if (known && holdsBlocks(known.facts)) this.follower.begin(known.ref, nowMs)
         // One that is new is asked at once, and is of use before its first report.
         this.#age(nowMs)
@@ -114,7 +114,7 @@ export class CoordinatorCore {
         this.#requests.cancel(event.requestId)
         break
       case 'completed':
-        this.#observe(event.record)
+        learnFrom(event.record, { view: this.view, costs: this.#costs, stageCosts: this.#stageCosts })
         break
       case 'kv':
         this.follower.change(event.change, nowMs)
@@ -128,12 +128,6 @@ export class CoordinatorCore {
       default:
         this.#requests.on(event, nowMs)
     }
-  }
-
-  #observe(record: CompletionRecord): void {
-    const facts = (deviceId: string) => this.view.device(deviceId)?.facts
-    this.#costs.observe(record, facts)
-    observeAttention(record, facts, this.#stageCosts)
   }
 
   #askForSnapshots(nowMs: number): void {

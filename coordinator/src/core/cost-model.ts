@@ -12,7 +12,7 @@
  * C2. An efficiency stays within [EFFICIENCY_MIN, EFFICIENCY_MAX].
  */
 import type { CompletionRecord } from './completion-record.js'
-import type { DeviceFacts, ModelFacts, ProfileName, RateFacts, Role } from './facts.js'
+import type { DeviceFacts, ModelFacts, ProfileName, Role } from './facts.js'
 import { linkMs, peakBytes, peakOps, rooflineMs } from './roofline.js'
 
 const EFFICIENCY_MIN = 1e-4
@@ -22,6 +22,8 @@ const EFFICIENCY_MAX = 4
 const EFFICIENCY_GUESS = 0.4
 /** Weight of the newest record: a tenth of an old value is left after about ten records. */
 const RECORD_WEIGHT = 0.2
+/** A step of nothing still takes a microsecond, which keeps every ratio finite. */
+const STEP_MS_MIN = 1e-3
 /** A fetch of less tells more of setting it up, and of one bad moment, than of the link. */
 const FETCH_LEARNED_BYTES_MIN = 1 << 20
 /** Records after which a measured efficiency outweighs one bad moment. */
@@ -56,13 +58,13 @@ export class CostModel {
     contextTokens = 0,
     tokensAhead = 0,
   ): number {
-    const idealMs = prefillIdealMs(device, model, tokens, contextTokens, tokensAhead)
+    const idealMs = prefillIdealOn(device, model, tokens, contextTokens, tokensAhead)
     return idealMs / this.efficiency(device, model, 'prefill')
   }
 
   /** Time of one decode step shared by `batch` sequences of `contextTokens` each, milliseconds. */
   stepMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
-    return stepIdealMs(device, model, batch, contextTokens) / this.efficiency(device, model, 'decode')
+    return stepIdealOn(device, model, batch, contextTokens) / this.efficiency(device, model, 'decode')
   }
 
   /** Whether predictions rest on a catalogue or on enough records, and not on a device's own first guess. */
@@ -94,12 +96,12 @@ export class CostModel {
     const prefilledOn = prefill && on(prefill.deviceId)
     // What is left of a prompt that was mostly reused takes one step, which says little of a whole prompt.
     if (prefill && prefilledOn && prefill.contextTokens <= prefill.tokens) {
-      const idealMs = prefillIdealMs(...prefilledOn, prefill.tokens, prefill.contextTokens)
+      const idealMs = prefillIdealOn(...prefilledOn, prefill.tokens, prefill.contextTokens)
       this.#learn(...prefilledOn, 'prefill', idealMs, prefill.computeMs)
     }
     const decodedOn = decode && on(decode.deviceId)
     if (decode && decodedOn && decode.steps > 0) {
-      const idealMs = decode.steps * stepIdealMs(...decodedOn, decode.batch, decode.contextTokens)
+      const idealMs = decode.steps * stepIdealOn(...decodedOn, decode.batch, decode.contextTokens)
       this.#learn(...decodedOn, 'decode', idealMs, decode.stepsMs)
     }
     if (transfer) this.#learnLink(transfer.fromDeviceId, transfer.toDeviceId, transfer.bytes, transfer.busyMs)
@@ -130,7 +132,17 @@ export class CostModel {
     return learned.own.get(device.deviceId)?.value ?? learned.any?.value ?? EFFICIENCY_GUESS
   }
 
-  #of({ digest, profile }: ModelFacts): Record<Role, Learned> | undefined {
+  /** What `efficiency` is of a device that was not measured yet. */
+  sharedEfficiency(model: Pick<ModelFacts, 'digest' | 'profile'>, role: Role): number {
+    return this.#of(model)?.[role].any?.value ?? EFFICIENCY_GUESS
+  }
+
+  /** What the device itself was seen to reach; NaN before. */
+  ownEfficiency(device: Pick<DeviceFacts, 'deviceId'>, model: ModelFacts, role: Role): number {
+    return this.#of(model)?.[role].own.get(device.deviceId)?.value ?? Number.NaN
+  }
+
+  #of({ digest, profile }: Pick<ModelFacts, 'digest' | 'profile'>): Record<Role, Learned> | undefined {
     return this.#learned.get(digest)?.[profile]
   }
 
@@ -173,37 +185,77 @@ export function keyWidth({ kvBytesPerToken, profile }: ModelFacts): number {
   return kvBytesPerToken / (2 * valueBytes)
 }
 
-function prefillIdealMs(
+/** Rates that may be used: the exact profile computes in f32; the paper's takes the fastest that the device has. */
+export function prefillOpsPerSecond({ compute }: DeviceFacts, model: ModelFacts): number {
+  return peakOps(model.compute.length > 0 ? model.compute : compute, model.profile === 'paper')
+}
+
+export function stepOpsPerSecond({ compute }: DeviceFacts, { profile }: ModelFacts): number {
+  return peakOps(compute, profile === 'paper')
+}
+
+/** At the roofline; numbers as in device-table.ts. */
+export function prefillIdealMs(
+  opsPerSecond: number,
+  bytesPerSecond: number,
+  parameters: number,
+  weightBytes: number,
+  poolBytesPerToken: number,
+  width: number,
+  tokens: number,
+  contextTokens: number,
+  tokensAhead: number,
+): number {
+  // Scores and weighted sums under the causal mask.
+  const all = tokensAhead + tokens
+  const operations = 2 * parameters * all + 2 * all * all * width + 4 * tokens * contextTokens * width
+  const readBytes = weightBytes + (all + contextTokens) * poolBytesPerToken
+  return Math.max(rooflineMs(opsPerSecond, bytesPerSecond, operations, readBytes), STEP_MS_MIN)
+}
+
+export function stepIdealMs(
+  opsPerSecond: number,
+  bytesPerSecond: number,
+  parameters: number,
+  weightBytes: number,
+  poolBytesPerToken: number,
+  batch: number,
+  contextTokens: number,
+): number {
+  const readBytes = weightBytes + batch * contextTokens * poolBytesPerToken
+  return Math.max(rooflineMs(opsPerSecond, bytesPerSecond, 2 * parameters * batch, readBytes), STEP_MS_MIN)
+}
+
+function prefillIdealOn(
   device: DeviceFacts,
   model: ModelFacts,
   tokens: number,
   contextTokens: number,
   tokensAhead = 0,
 ): number {
-  // Scores and weighted sums under the causal mask.
-  const width = keyWidth(model)
-  const all = tokensAhead + tokens
-  const operations = 2 * model.parameters * all + 2 * all * all * width + 4 * tokens * contextTokens * width
-  const bytes = model.weightBytes + (all + contextTokens) * model.poolBytesPerToken
-  const rates = model.compute.length > 0 ? model.compute : device.compute
-  return idealMs(device, rates, model, operations, bytes)
+  const { parameters, weightBytes, poolBytesPerToken } = model
+  return prefillIdealMs(
+    prefillOpsPerSecond(device, model),
+    peakBytes(device.tiers),
+    parameters,
+    weightBytes,
+    poolBytesPerToken,
+    keyWidth(model),
+    tokens,
+    contextTokens,
+    tokensAhead,
+  )
 }
 
-function stepIdealMs(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
-  const operations = 2 * model.parameters * batch
-  const bytes = model.weightBytes + batch * contextTokens * model.poolBytesPerToken
-  return idealMs(device, device.compute, model, operations, bytes)
-}
-
-/** The exact profile computes in f32; the paper's takes the fastest rate that the device has. */
-function idealMs(
-  { tiers }: DeviceFacts,
-  rates: readonly RateFacts[],
-  { profile }: ModelFacts,
-  operations: number,
-  readBytes: number,
-): number {
-  const ms = rooflineMs(peakOps(rates, profile === 'paper'), peakBytes(tiers), operations, readBytes)
-  // A step of nothing still takes a microsecond, which keeps every ratio finite.
-  return Math.max(ms, 1e-3)
+function stepIdealOn(device: DeviceFacts, model: ModelFacts, batch: number, contextTokens: number): number {
+  const { parameters, weightBytes, poolBytesPerToken } = model
+  return stepIdealMs(
+    stepOpsPerSecond(device, model),
+    peakBytes(device.tiers),
+    parameters,
+    weightBytes,
+    poolBytesPerToken,
+    batch,
+    contextTokens,
+  )
 }

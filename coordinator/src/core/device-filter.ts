@@ -1,13 +1,32 @@
 /**
  * Which devices could take a part in serving a request: the absolute part of placement, in the order of
- * FILTER_REASONS. One pass over all devices, which counts those that are turned away.
+ * FILTER_REASONS. One pass over the rows of all devices, which counts those that are turned away.
  */
 import { type AttentionInput, needsPages } from './attention-placement.js'
-import { type ClusterView, type DeviceView, stateOf } from './cluster-view.js'
+import type { ClusterView } from './cluster-view.js'
 import { FILTER_REASONS, type FilterReason, type PlacedRole } from './decision.js'
+import {
+  ATTEND_PAGES_MAX,
+  CAN_ATTEND,
+  CAN_DECODE,
+  CAN_PREFILL,
+  CHOOSES_PAGES,
+  CONTEXT_TOKENS_MAX,
+  type DeviceTable,
+  DRAINING,
+  KV_BYTES_FREE,
+  KV_BYTES_MAX,
+  type ModelTable,
+  POOL_BYTES_PER_TOKEN,
+  ROW_NUMBERS,
+  SLOTS_MAX,
+  SLOTS_USED,
+  THERE,
+  WINDOWED,
+  WITH_MODELS,
+} from './device-table.js'
 import type { ProfileName } from './facts.js'
-import { BLOCK_TOKENS, poolBytes } from './kv-blocks.js'
-import type { LoadedModel } from './loaded-model.js'
+import { BLOCK_TOKENS, wholeBlocks } from './kv-blocks.js'
 
 export interface FilterInput {
   readonly modelDigest: string
@@ -16,7 +35,7 @@ export interface FilterInput {
   readonly reserveTokens: number
   readonly attention: AttentionInput
   /** Devices that failed this request a moment ago. */
-  readonly avoids: (deviceId: string) => boolean
+  readonly avoided: ReadonlySet<string>
 }
 
 export interface PlacementLimits {
@@ -24,23 +43,45 @@ export interface PlacementLimits {
   readonly protocolVersionMin: number
 }
 
-/** Takes the models that are left, in the order of the devices. */
-export type Takes = (role: PlacedRole, model: LoadedModel) => void
+/** Takes the rows that are left, in order. */
+export interface RowTaker {
+  prefill(row: number): void
+  decode(row: number): void
+  attend(row: number): void
+}
+
+const INDEX = Object.fromEntries(FILTER_REASONS.map((reason, index) => [reason, index])) as Readonly<
+  Record<FilterReason, number>
+>
+const LOST = INDEX.lost
+const DRAINS = INDEX.draining
+const PROTOCOL = INDEX.protocol
+const MODEL = INDEX.model
+const CAPABILITY = INDEX.capability
+const SLIDING_WINDOW = INDEX['sliding-window']
+const TOO_SMALL = INDEX['too-small']
+const FAILED_BEFORE = INDEX['failed-before']
+const REFUSED = INDEX.refused
+const SLOTS = INDEX.slots
+const MEMORY = INDEX.memory
+type Counts = Readonly<Record<PlacedRole, number[]>>
+
+/** Nothing speaks against the device. */
+const LEFT = -1
+/** Of a model that no device has had. */
+const NO_FLAGS = new Uint16Array(0)
+const NO_NUMBERS = new Float64Array(0)
 
 export class DeviceFilter {
-  readonly counts: Readonly<Record<PlacedRole, number[]>> = {
-    prefill: FILTER_REASONS.map(() => 0),
-    decode: FILTER_REASONS.map(() => 0),
-    attend: FILTER_REASONS.map(() => 0),
-  }
+  /** Of the model, on all devices; undefined where none has had it. */
+  readonly model: ModelTable | undefined
+  readonly counts = noCounts()
+  readonly #table: DeviceTable
   readonly #input: FilterInput
-  readonly #view: ClusterView
   readonly #limits: PlacementLimits
   readonly #nowMs: number
-  /** Number of the model in the view. */
-  readonly #model: number
-  readonly #pages: number
   readonly #needsPages: boolean
+  readonly #single = new SingleRow()
 
   constructor(
     input: FilterInput,
@@ -49,77 +90,123 @@ export class DeviceFilter {
     limits: PlacementLimits,
     nowMs: number,
   ) {
+    this.#table = view.table
+    this.model = view.table.model({ digest: input.modelDigest, profile })
     this.#input = input
-    this.#view = view
     this.#limits = limits
     this.#nowMs = nowMs
-    this.#model = view.modelNumber({ digest: input.modelDigest, profile })
-    this.#pages = Math.floor(input.prefillTokens / BLOCK_TOKENS)
     this.#needsPages = needsPages(input.attention)
   }
 
-  /** Gives what is left for each role and counts the others. */
-  pass(roles: readonly PlacedRole[], takes: Takes): void {
-    for (const device of this.#view.list) {
-      // Who has no model at all, such as a host agent, is no device that could be turned away.
-      if (device.facts.models.length === 0) continue
-      const model = this.#usable(device)
-      for (const role of roles) {
-        const reason = typeof model === 'string' ? model : this.#against(model, role)
-        if (reason !== undefined) this.turnAway(role, reason)
-        else if (typeof model !== 'string') takes(role, model)
-      }
-    }
+  /** Gives what is left for each role and counts the others; who attends is asked for only where someone may. */
+  pass(mayOffload: boolean, taker: RowTaker): void {
+    this.#scan(0, this.#table.rows, mayOffload, taker, this.counts)
   }
 
+  /** One that was left is turned away after all. */
   turnAway(role: PlacedRole, reason: FilterReason): void {
-    const index = FILTER_REASONS.indexOf(reason)
-    this.counts[role][index] = (this.counts[role][index] ?? 0) + 1
+    this.counts[role][INDEX[reason]] = (this.counts[role][INDEX[reason]] ?? 0) + 1
   }
 
-  /** The model on the device, or what speaks against the device in every role. */
-  #usable(device: DeviceView): LoadedModel | FilterReason {
-    const state = stateOf(device, this.#nowMs)
-    if (state !== 'ready') return state
-    const { protocolVersion, protocolVersionMin } = device.facts
-    const limits = this.#limits
-    const isSpoken =
-      protocolVersion >= limits.protocolVersionMin && protocolVersionMin <= limits.protocolVersion
-    if (!isSpoken) return 'protocol'
-    for (const model of device.models) {
-      if (model.number !== this.#model || !model.isThere) continue
-      return model.facts.contextTokensMax < this.#input.prefillTokens ? 'model' : model
+  isLeft(row: number, role: 'prefill' | 'decode'): boolean {
+    const { taken } = this.#single
+    taken.prefill = false
+    taken.decode = false
+    this.#scan(row, row + 1, false, this.#single, this.#single.counts)
+    return taken[role]
+  }
+
+  /** In one piece and without calls, since it is run for every device at every placement. */
+  #scan(begin: number, end: number, mayOffload: boolean, taker: RowTaker, counts: Counts): void {
+    const { flags, readyUntilMs, refusedUntilMs, protocolVersion, protocolVersionMin } = this.#table
+    const { prefill, decode, attend } = counts
+    const modelFlags = this.model?.flags ?? NO_FLAGS
+    const numbers = this.model?.numbers ?? NO_NUMBERS
+    const { prefillTokens, avoided } = this.#input
+    const { protocolVersion: version, protocolVersionMin: versionMin } = this.#limits
+    const nowMs = this.#nowMs
+    const promptTokens = wholeBlocks(prefillTokens)
+    const decodeTokens = wholeBlocks(this.#input.reserveTokens)
+    const pages = Math.floor(prefillTokens / BLOCK_TOKENS)
+    for (let row = begin; row < end; row += 1) {
+      const ofDevice = flags[row] ?? 0
+      // Who has no model at all, such as a host agent, is no device that could be turned away.
+      if ((ofDevice & WITH_MODELS) === 0) continue
+      const ofModel = modelFlags[row] ?? 0
+      const first = row * ROW_NUMBERS
+      let useless = LEFT
+      if (!((readyUntilMs[row] ?? 0) >= nowMs)) useless = LOST
+      else if ((ofDevice & DRAINING) !== 0) useless = DRAINS
+      else if ((protocolVersion[row] ?? 0) < versionMin) useless = PROTOCOL
+      else if ((protocolVersionMin[row] ?? 0) > version) useless = PROTOCOL
+      else if ((ofModel & THERE) === 0) useless = MODEL
+      else if ((numbers[first + CONTEXT_TOKENS_MAX] ?? 0) < prefillTokens) useless = MODEL
+      if (useless !== LEFT) {
+        prefill[useless] = (prefill[useless] ?? 0) + 1
+        decode[useless] = (decode[useless] ?? 0) + 1
+        if (mayOffload) attend[useless] = (attend[useless] ?? 0) + 1
+        continue
+      }
+      // Not to be asked for a while, in whatever role.
+      let off = LEFT
+      if (avoided.size > 0 && this.#isAvoided(row)) off = FAILED_BEFORE
+      else if ((refusedUntilMs[row] ?? 0) > nowMs) off = REFUSED
+      const bytesPerToken = numbers[first + POOL_BYTES_PER_TOKEN] ?? 0
+      const bytesMax = numbers[first + KV_BYTES_MAX] ?? 0
+      const bytesFree = numbers[first + KV_BYTES_FREE] ?? 0
+
+      let against = off
+      if ((ofModel & CAN_PREFILL) === 0) against = CAPABILITY
+      else if (promptTokens * bytesPerToken > bytesMax) against = TOO_SMALL
+      else if (off === LEFT && promptTokens * bytesPerToken > bytesFree) against = MEMORY
+      if (against === LEFT) taker.prefill(row)
+      else prefill[against] = (prefill[against] ?? 0) + 1
+
+      against = off
+      if ((ofModel & CAN_DECODE) === 0) against = CAPABILITY
+      else if (this.#needsPages && (ofModel & WINDOWED) !== 0) against = SLIDING_WINDOW
+      else if (this.#needsPages && (ofModel & CHOOSES_PAGES) === 0) against = CAPABILITY
+      else if (decodeTokens * bytesPerToken > bytesMax) against = TOO_SMALL
+      else if (off !== LEFT) against = off
+      else if ((numbers[first + SLOTS_USED] ?? 0) >= (numbers[first + SLOTS_MAX] ?? 0)) against = SLOTS
+      else if (decodeTokens * bytesPerToken > bytesFree) against = MEMORY
+      if (against === LEFT) taker.decode(row)
+      else decode[against] = (decode[against] ?? 0) + 1
+
+      if (!mayOffload) continue
+      against = off
+      const pagesMax = numbers[first + ATTEND_PAGES_MAX] ?? 0
+      if ((ofModel & CAN_ATTEND) === 0 || pagesMax === 0 || pages > pagesMax) against = CAPABILITY
+      else if ((ofModel & WINDOWED) !== 0) against = SLIDING_WINDOW
+      else if (pages * BLOCK_TOKENS * bytesPerToken > bytesMax) against = TOO_SMALL
+      else if (off === LEFT && pages * BLOCK_TOKENS * bytesPerToken > bytesFree) against = MEMORY
+      if (against === LEFT) taker.attend(row)
+      else attend[against] = (attend[against] ?? 0) + 1
     }
-    return 'model'
   }
 
-  /** What speaks against a device that could be used, in this role. */
-  #against(model: LoadedModel, role: PlacedRole): FilterReason | undefined {
-    const { device, facts } = model
-    const { traits } = device
-    const isAble =
-      role === 'prefill' ? traits.canPrefill : role === 'decode' ? traits.canDecode : traits.canAttend
-    if (!isAble) return 'capability'
-    const isAttending = role === 'attend'
-    if (isAttending && (traits.attendPagesMax === 0 || this.#pages > traits.attendPagesMax))
-      return 'capability'
-    if (isAttending || (role === 'decode' && this.#needsPages)) {
-      if (facts.slidingWindowTokens !== undefined) return 'sliding-window'
-      if (!isAttending && !traits.choosesPages) return 'capability'
-    }
-    const { prefillTokens, reserveTokens, avoids } = this.#input
-    const tokens =
-      role === 'prefill' ? prefillTokens : role === 'decode' ? reserveTokens : this.#pages * BLOCK_TOKENS
-    const bytes = poolBytes(facts, tokens)
-    if (bytes > model.kvBytesMax) return 'too-small'
-    if (avoids(device.ref.deviceId)) return 'failed-before'
-    if (device.refusedUntilMs > this.#nowMs) return 'refused'
-    if (role === 'decode' && model.slotsUsed >= device.facts.decodeSlots) return 'slots'
-    return bytes > model.kvBytesFree ? 'memory' : undefined
+  #isAvoided(row: number): boolean {
+    return this.#input.avoided.has(this.model?.loaded[row]?.device.ref.deviceId ?? '')
+  }
+}
+
+/** Takes one row, which was counted before. */
+class SingleRow implements RowTaker {
+  readonly counts = noCounts()
+  readonly taken = { prefill: false, decode: false }
+
+  prefill(): void {
+    this.taken.prefill = true
   }
 
-  /** Whether a model that was left for one role is also left for another. */
-  isLeft(model: LoadedModel, role: PlacedRole): boolean {
-    return this.#against(model, role) === undefined
+  decode(): void {
+    this.taken.decode = true
   }
+
+  attend(): void {}
+}
+
+function noCounts(): Counts {
+  const nothing = (): number[] => FILTER_REASONS.map(() => 0)
+  return { prefill: nothing(), decode: nothing(), attend: nothing() }
 }

@@ -7,14 +7,15 @@ export const BLOCK_TOKENS = 16
 
 /** Bytes of whole blocks for so many tokens, as they are sent. */
 export function kvBytes(model: ModelFacts, tokens: number): number {
-  return inBlocks(tokens) * model.kvBytesPerToken
+  return wholeBlocks(tokens) * model.kvBytesPerToken
 }
 
 /** The same, as they lie in the device's memory. */
 export function poolBytes(model: ModelFacts, tokens: number): number {
-  return inBlocks(tokens) * model.poolBytesPerToken
+  return wholeBlocks(tokens) * model.poolBytesPerToken
 }
 
-function inBlocks(tokens: number): number {
+/** Tokens that whole blocks hold. */
+export function wholeBlocks(tokens: number): number {
   return Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS
 }

@@ -6,6 +6,36 @@
  *     back meanwhile keeps count.
  */
 import type { DeviceView } from './cluster-view.js'
+import { keyWidth, prefillOpsPerSecond, stepOpsPerSecond } from './cost-model.js'
+import {
+  ATTEND_PAGES_MAX,
+  BYTES_PER_SECOND,
+  CAN_ATTEND,
+  CAN_DECODE,
+  CAN_PREFILL,
+  CHOOSES_PAGES,
+  CONTENDED,
+  CONTEXT_TOKENS_MAX,
+  DECODE_EFFICIENCY,
+  KEY_WIDTH,
+  KV_BYTES_FREE,
+  KV_BYTES_MAX,
+  type ModelTable,
+  PARAMETERS,
+  POOL_BYTES_PER_TOKEN,
+  PREFERS_DECODE,
+  PREFERS_PREFILL,
+  PREFILL_EFFICIENCY,
+  PREFILL_OPS_PER_SECOND,
+  PREFILL_TOKENS_AHEAD,
+  ROW_NUMBERS,
+  SLOTS_MAX,
+  SLOTS_USED,
+  STEP_OPS_PER_SECOND,
+  THERE,
+  WEIGHT_BYTES,
+  WINDOWED,
+} from './device-table.js'
 import type { ModelFacts, ModelLoad, TierFacts } from './facts.js'
 
 /** What an epoch takes of a model on a device. */
@@ -24,8 +54,8 @@ export type ReportedUse = Pick<ModelLoad, 'decodeSlotsUsed' | 'prefillTokensWait
 export class LoadedModel {
   readonly device: DeviceView
   facts: ModelFacts
-  /** The same for the same model on every device. */
-  readonly number: number
+  /** Of the model on all devices. */
+  readonly table: ModelTable
   /** False once the device does not advertise it any more. */
   isThere = true
   /** What this coordinator's epochs take now. */
@@ -42,10 +72,11 @@ export class LoadedModel {
   #ownPeak = NOTHING
   #others = NOTHING
 
-  constructor(device: DeviceView, facts: ModelFacts, number: number) {
+  constructor(device: DeviceView, facts: ModelFacts, table: ModelTable) {
     this.device = device
     this.facts = facts
-    this.number = number
+    this.table = table
+    table.put(device.row, this)
     this.#sum()
   }
 
@@ -55,7 +86,27 @@ export class LoadedModel {
     if (!this.isThere) this.#others = NOTHING
     this.isThere = true
     this.facts = facts
+    this.table.variants.add(facts.variant)
     this.#sum()
+  }
+
+  /** The device has it no more. */
+  left(): void {
+    this.isThere = false
+    this.write()
+  }
+
+  /** This life of the device is over. */
+  forget(): void {
+    this.table.clear(this.device.row)
+  }
+
+  /** What the cost model knows of this device alone; NaN where it knows nothing. */
+  learned(prefillEfficiency: number, decodeEfficiency: number): void {
+    const { numbers } = this.table
+    const first = this.device.row * ROW_NUMBERS
+    numbers[first + PREFILL_EFFICIENCY] = prefillEfficiency
+    numbers[first + DECODE_EFFICIENCY] = decodeEfficiency
   }
 
   reported(use: ReportedUse): void {
@@ -94,6 +145,47 @@ export class LoadedModel {
     this.prefillTokensAhead = this.#others.prefillTokens + this.own.prefillTokens
     this.kvBytesMax = this.#tiers().reduce((sum, tier) => sum + tier.capacityBytes, 0)
     this.kvBytesFree = this.kvBytesMax - this.#others.kvBytes - this.own.kvBytes
+    // What waits for one model makes the others wait.
+    for (const model of this.device.models) if (model !== this) model.write()
+    this.write()
+  }
+
+  /** Keeps the table in step. */
+  write(): void {
+    const { device, facts } = this
+    const { numbers, flags } = this.table
+    const first = device.row * ROW_NUMBERS
+    flags[device.row] = this.#flags()
+    numbers[first + CONTEXT_TOKENS_MAX] = facts.contextTokensMax
+    numbers[first + POOL_BYTES_PER_TOKEN] = facts.poolBytesPerToken
+    numbers[first + KV_BYTES_MAX] = this.kvBytesMax
+    numbers[first + KV_BYTES_FREE] = this.kvBytesFree
+    numbers[first + SLOTS_USED] = this.slotsUsed
+    numbers[first + SLOTS_MAX] = device.facts.decodeSlots
+    numbers[first + ATTEND_PAGES_MAX] = device.traits.attendPagesMax
+    numbers[first + BYTES_PER_SECOND] = device.traits.bytesPerSecond
+    numbers[first + PREFILL_OPS_PER_SECOND] = prefillOpsPerSecond(device.facts, facts)
+    numbers[first + STEP_OPS_PER_SECOND] = stepOpsPerSecond(device.facts, facts)
+    numbers[first + PARAMETERS] = facts.parameters
+    numbers[first + WEIGHT_BYTES] = facts.weightBytes
+    numbers[first + KEY_WIDTH] = keyWidth(facts)
+    numbers[first + PREFILL_TOKENS_AHEAD] = this.prefillTokensAhead
+  }
+
+  #flags(): number {
+    const { traits, models } = this.device
+    const isContended = models.some((model) => model !== this && model.prefillTokensAhead > 0)
+    return (
+      (this.isThere ? THERE : 0) |
+      (traits.canPrefill ? CAN_PREFILL : 0) |
+      (traits.canDecode ? CAN_DECODE : 0) |
+      (traits.canAttend ? CAN_ATTEND : 0) |
+      (traits.prefers === 'prefill' ? PREFERS_PREFILL : 0) |
+      (traits.prefers === 'decode' ? PREFERS_DECODE : 0) |
+      (traits.choosesPages ? CHOOSES_PAGES : 0) |
+      (this.facts.slidingWindowTokens !== undefined ? WINDOWED : 0) |
+      (isContended ? CONTENDED : 0)
+    )
   }
 
   #tiers(): readonly Pick<TierFacts, 'capacityBytes'>[] {

@@ -4,7 +4,7 @@
  */
 import { BestFew } from './best-few.js'
 import type { CostModel } from './cost-model.js'
-import type { WeighedPair } from './decision.js'
+import { PAIRS_KEPT, type WeighedPair } from './decision.js'
 import { kvBytes } from './kv-blocks.js'
 import type { LoadedModel } from './loaded-model.js'
 import type { PrefixChoice, PrefixPlan } from './prefix-choice.js'
@@ -12,6 +12,7 @@ import type { PrefixChoice, PrefixPlan } from './prefix-choice.js'
 const MUCH_FASTER = 0.25
 /** Pairs whose predicted times differ by less than about this share count as equal: the emptier one wins. */
 const TIE_SHARE = 0.05
+const TIE_LOG = Math.log(1 + TIE_SHARE)
 /** Devices of each role that are paired up. */
 export const PAIRED_MAX = 8
 
@@ -45,16 +46,16 @@ export interface ScoredPair extends WeighedPair {
 /** The best few candidates of a role. */
 export function quickest<T extends Candidate>(candidates: readonly T[]): readonly T[] {
   const few = new BestFew<T>(PAIRED_MAX)
-  for (const candidate of candidates) few.add(candidate, candidate.roleMs)
+  for (const candidate of candidates) few.add(candidate, candidate.roleMs, candidate.model.device.row)
   return few.items
 }
 
 /** Each with the best way to have the prompt's beginning. */
 export function planned(candidates: readonly Candidate[], prefix: PrefixChoice): readonly Prefiller[] {
-  return candidates.map((candidate) => ({ ...candidate, plan: prefix.plan(candidate.model) }))
+  return candidates.map(({ model, roleMs }) => ({ model, roleMs, plan: prefix.plan(model) }))
 }
 
-/** All pairs, best first. */
+/** The best PAIRS_KEPT of all pairs, best first. */
 export function scorePairs(
   prefillers: readonly Prefiller[],
   decoders: readonly Decoder[],
@@ -62,40 +63,43 @@ export function scorePairs(
   costs: CostModel,
   prefix: PrefixChoice,
 ): ScoredPair[] {
-  const pairs: ScoredPair[] = []
-  for (const prefiller of prefillers) {
-    for (const decoder of decoders) pairs.push(scored(prefiller, decoder, input, costs, prefix))
+  const best: ScoredPair[] = []
+  for (const decoder of decoders) {
+    const to = decoder.model.device
+    const heldTokens = prefix.heldTokens(decoder.model)
+    for (const prefiller of prefillers) {
+      const from = prefiller.model.device
+      const heldByDecodeTokens = from === to ? 0 : heldTokens
+      const bytes = kvBytes(prefiller.model.facts, input.prefillTokens - heldByDecodeTokens)
+      const { prefillMs } = prefiller.plan
+      const startMs = prefillMs + exposedMs(prefiller, costs.transferMs(from.facts, to.facts, bytes))
+      const totalMs = startMs + (input.answerTokens - 1) * decoder.roleMs
+      // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
+      const step = Math.round(Math.log(totalMs) / TIE_LOG)
+      if (best.length === PAIRS_KEPT && step > (best.at(-1)?.step ?? 0)) continue
+      insert(best, {
+        prefill: from.ref,
+        decode: to.ref,
+        ttftMs: prefillMs,
+        tpotMs: decoder.roleMs,
+        prefiller,
+        decoder,
+        heldByDecodeTokens,
+        decodeSlotsUsed: decoder.model.slotsUsed,
+        startMs,
+        totalMs,
+        step,
+      })
+    }
   }
-  return pairs.sort(comparePairs)
+  return best
 }
 
-function scored(
-  prefiller: Prefiller,
-  decoder: Decoder,
-  input: { readonly prefillTokens: number; readonly answerTokens: number },
-  costs: CostModel,
-  prefix: PrefixChoice,
-): ScoredPair {
-  const [from, to] = [prefiller.model.device, decoder.model.device]
-  const heldByDecodeTokens = from === to ? 0 : prefix.heldTokens(decoder.model)
-  const bytes = kvBytes(prefiller.model.facts, input.prefillTokens - heldByDecodeTokens)
-  const { prefillMs } = prefiller.plan
-  const startMs = prefillMs + exposedMs(prefiller, costs.transferMs(from.facts, to.facts, bytes))
-  const totalMs = startMs + (input.answerTokens - 1) * decoder.roleMs
-  return {
-    prefill: from.ref,
-    decode: to.ref,
-    ttftMs: prefillMs,
-    tpotMs: decoder.roleMs,
-    prefiller,
-    decoder,
-    heldByDecodeTokens,
-    decodeSlotsUsed: decoder.model.slotsUsed,
-    startMs,
-    totalMs,
-    // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
-    step: Math.round(Math.log(totalMs) / Math.log(1 + TIE_SHARE)),
-  }
+function insert(best: ScoredPair[], pair: ScoredPair): void {
+  let at = best.length
+  while (at > 0 && comparePairs(pair, best[at - 1] ?? pair) < 0) at -= 1
+  best.splice(at, 0, pair)
+  if (best.length > PAIRS_KEPT) best.pop()
 }
 
 /** Whether both predictions can be trusted and one is for a fraction of the time of the other. */
@@ -108,16 +112,17 @@ export function isMuchFaster(pair: ScoredPair, than: ScoredPair, costs: CostMode
 
 /**
  * Whether no pair with one of these decoders can be much faster: each takes at least the quickest prefill, and
- * `leastStepMs` for every token after the first.
+ * `leastStepMs`, one for each of them, for every token after the first.
  */
 export function cannotBeMuchFaster(
   prefillers: readonly Prefiller[],
-  leastStepMs: number,
+  leastStepMs: readonly number[],
   answerTokens: number,
   than: ScoredPair,
 ): boolean {
   const leastPrefillMs = Math.min(...prefillers.map(({ plan }) => plan.prefillMs))
-  return leastPrefillMs + (answerTokens - 1) * leastStepMs >= MUCH_FASTER * than.totalMs
+  const leastMs = (stepMs: number): number => leastPrefillMs + (answerTokens - 1) * stepMs
+  return leastStepMs.every((stepMs) => leastMs(stepMs) >= MUCH_FASTER * than.totalMs)
 }
 
 /** To the last token, and by more than what counts as equal to the beginning, which is what reuse saves. */

@@ -24,8 +24,8 @@
  */
 import { isRemote } from './attention-choice.js'
 import { AttentionPlacement, looksForAttendants } from './attention-placement.js'
-import { BestFew } from './best-few.js'
 import { hashCount } from './block-hashes.js'
+import { Candidates } from './candidates.js'
 import type { ClusterView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import {
@@ -40,18 +40,14 @@ import { DeviceFilter, type FilterInput, type PlacementLimits } from './device-f
 import type { ProfileName, Role } from './facts.js'
 import { poolBytes } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
-import type { LoadedModel } from './loaded-model.js'
 import {
-  type Candidate,
   cannotBeMuchFaster,
   comparePairs,
   type Decoder,
   isFaster,
   isMuchFaster,
-  PAIRED_MAX,
   type Prefiller,
   planned,
-  quickest,
   type ScoredPair,
   scorePairs,
 } from './pairs.js'
@@ -60,8 +56,6 @@ import type { StageCosts } from './stage-costs.js'
 
 /** Tokens generated are not known in advance; no more than this many are weighed. */
 const TOKENS_WEIGHED_MAX = 256
-const ROLES = ['prefill', 'decode'] as const
-const PLACED_ROLES = [...ROLES, 'attend'] as const
 
 /** What placement looks at. */
 export interface PlacementView {
@@ -88,13 +82,14 @@ export type PlacementOutcome =
 
 /** Whether some device could keep the prompt and some device all of it, if they held nothing else. */
 export function fitsEmptyDevices(input: PlacementInput, profile: ProfileName, view: ClusterView): boolean {
-  const number = view.modelNumber({ digest: input.modelDigest, profile })
+  const table = view.table.model({ digest: input.modelDigest, profile })
   const fits = (role: Role, tokens: number): boolean =>
-    view.list.some(({ traits, models }) => {
-      if (!(role === 'prefill' ? traits.canPrefill : traits.canDecode)) return false
-      const model = models.find((loaded) => loaded.number === number && loaded.isThere)
-      return model !== undefined && poolBytes(model.facts, tokens) <= model.kvBytesMax
-    })
+    table?.loaded.some((model) => {
+      if (!model?.isThere) return false
+      const { traits } = model.device
+      const isAble = role === 'prefill' ? traits.canPrefill : traits.canDecode
+      return isAble && poolBytes(model.facts, tokens) <= model.kvBytesMax
+    }) === true
   return fits('prefill', input.prefillTokens) && fits('decode', input.reserveTokens)
 }
 
@@ -127,39 +122,31 @@ function placeIn(
   const { prefillTokens } = input
   const answerTokens = Math.min(input.tokensLeft, TOKENS_WEIGHED_MAX)
   const context = { contextTokens: prefillTokens, steps: answerTokens }
-  const prefix = new PrefixChoice(input, view, costs, directory, nowMs)
+  const prefix = new PrefixChoice(input, profile, view, costs, directory, nowMs)
   const attention = new AttentionPlacement(input.attention, context, cluster)
   const filter = new DeviceFilter(input, profile, view, limits, nowMs)
-  const found = new Found(prefix)
-  const mayOffload = looksForAttendants(input.attention, prefillTokens, answerTokens)
-  filter.pass(mayOffload ? PLACED_ROLES : ROLES, (role, model) => {
-    if (role === 'attend') attention.addAttendant(model)
-    else found.add(role, model)
-  })
-  const weigh = (models: readonly LoadedModel[]): Decoder[] => {
-    const decoders: Decoder[] = []
-    for (const model of models) {
-      const way = attention.weigh(model)?.way
-      if (way) decoders.push({ model, isOffloaded: way.attend !== null, roleMs: way.stepMs })
-      else filter.turnAway('decode', 'attend')
-    }
-    return decoders
-  }
+  const candidates = new Candidates(
+    { filter, attention, prefix, costs },
+    { digest: input.modelDigest, profile },
+  )
+  candidates.find(looksForAttendants(input.attention, prefillTokens, answerTokens))
   const score = (prefillers: readonly Prefiller[], decoders: readonly Decoder[]): ScoredPair[] =>
-    scorePairs(prefillers, quickest(decoders), { prefillTokens, answerTokens }, costs, prefix)
+    scorePairs(prefillers, decoders, { prefillTokens, answerTokens }, costs, prefix)
   const isOffloadAsked = isRemote(input.attention.wish)
-  const { prefilling, decodeFirst, prefillFirst } = found
-  const prefillers = planned(prefilling, prefix)
-  const usualDecoders = weigh(decodeFirst)
-  const usual = score(prefillers, usualDecoders)
+  const { decodeFirst, prefillFirst } = candidates
+  const prefillers = planned(candidates.prefillers(), prefix)
+  const decoders = (rows: readonly number[], leastMs: readonly number[]) =>
+    candidates.decoders(rows, isOffloadAsked ? undefined : leastMs)
+  const usual = score(prefillers, decoders(decodeFirst, candidates.leastStepMs(decodeFirst)))
   const bestUsual = usual[0]
+  const unusualMs = candidates.leastStepMs(prefillFirst)
   // Among thousands of devices these are most of the work, for a rule that seldom comes into force.
   const isDecided =
     bestUsual !== undefined &&
     usual.length >= PAIRS_KEPT &&
     !isOffloadAsked &&
-    cannotBeMuchFaster(prefillers, leastOf(prefillFirst, attention), answerTokens, bestUsual)
-  const unusual = isDecided ? [] : score(prefillers, weigh(prefillFirst))
+    cannotBeMuchFaster(prefillers, unusualMs, answerTokens, bestUsual)
+  const unusual = isDecided ? [] : score(prefillers, decoders(prefillFirst, unusualMs))
   const bestUnusual = unusual[0]
   let decodeRule: DecodeRule = 'free-slot'
   let ranked = [...usual, ...unusual]
@@ -172,8 +159,10 @@ function placeIn(
     decodeRule = 'much-faster'
     ranked = [...unusual, ...usual]
   }
-  let prefillRule: PrefillRule = found.prefersPrefill ? 'prefers-prefill' : 'only-one-left'
-  const bestAlone = isOffloadAsked ? undefined : alone(usualDecoders, filter, prefix, score)
+  let prefillRule: PrefillRule = candidates.prefersPrefill ? 'prefers-prefill' : 'only-one-left'
+  const bestAlone = (isOffloadAsked ? [] : candidates.holders())
+    .flatMap((holder) => score(planned([holder], prefix), [holder.decoder]))
+    .sort(comparePairs)[0]
   if (prefillRule === 'prefers-prefill' && bestAlone && ranked[0] && isFaster(bestAlone, ranked[0])) {
     prefillRule = 'holds-prefix'
     decodeRule = 'free-slot'
@@ -197,7 +186,7 @@ function placeIn(
       prefillRule,
       decodeRule,
       prefix: {
-        ...best.prefiller.plan,
+        ...prefix.plan(best.prefiller.model, true),
         blocks: hashCount(input.blockHashes),
         heldByDecodeTokens: best.heldByDecodeTokens,
       },
@@ -210,62 +199,4 @@ function placeIn(
       passedOver: null,
     },
   }
-}
-
-/** What the filters leave for the two roles. */
-class Found {
-  readonly decodeFirst: LoadedModel[] = []
-  readonly prefillFirst: LoadedModel[] = []
-  readonly #prefix: PrefixChoice
-  readonly #preferring = new BestFew<Candidate>(PAIRED_MAX)
-  readonly #others: LoadedModel[] = []
-
-  constructor(prefix: PrefixChoice) {
-    this.#prefix = prefix
-  }
-
-  add(role: Role, model: LoadedModel): void {
-    const { prefers } = model.device.traits
-    if (role === 'decode') {
-      if (prefers === 'decode') this.decodeFirst.push(model)
-      else this.prefillFirst.push(model)
-    } else if (prefers === 'prefill') {
-      const roleMs = this.#prefix.localMs(model)
-      this.#preferring.add({ model, roleMs }, roleMs)
-    } else {
-      this.#others.push(model)
-    }
-  }
-
-  get prefersPrefill(): boolean {
-    return this.#preferring.items.length > 0
-  }
-
-  /** The quickest that prefer prefill; the quickest of all where none does. */
-  get prefilling(): readonly Candidate[] {
-    if (this.prefersPrefill) return this.#preferring.items
-    return quickest(this.#others.map((model) => ({ model, roleMs: this.#prefix.localMs(model) })))
-  }
-}
-
-/** The best of the devices that decode first, hold the beginning of the prompt, and could prefill the rest of it. */
-function alone(
-  decoders: readonly Decoder[],
-  filter: DeviceFilter,
-  prefix: PrefixChoice,
-  score: (prefillers: readonly Prefiller[], decoders: readonly Decoder[]) => ScoredPair[],
-): ScoredPair | undefined {
-  const holders = decoders.filter(({ model }) => {
-    return prefix.localTokens(model) > 0 && filter.isLeft(model, 'prefill')
-  })
-  const quick = quickest(
-    holders.map((decoder) => ({ model: decoder.model, decoder, roleMs: prefix.localMs(decoder.model) })),
-  )
-  const pairs = quick.flatMap((holder) => score(planned([holder], prefix), [holder.decoder]))
-  return pairs.sort(comparePairs)[0]
-}
-
-/** The least time of a step that any of them can come to. */
-function leastOf(models: readonly LoadedModel[], attention: AttentionPlacement): number {
-  return models.reduce((least, model) => Math.min(least, attention.leastMs(model)), Number.POSITIVE_INFINITY)
 }

@@ -4,7 +4,7 @@ import { ClusterView } from './cluster-view.js'
 import { CostModel } from './cost-model.js'
 import { KvDirectory } from './kv-directory.js'
 import { PrefixChoice } from './prefix-choice.js'
-import { TEST_VARIANT, testDevice, testLoad } from './testing/devices.js'
+import { TEST_MODEL_DIGEST, TEST_VARIANT, testDevice, testLoad } from './testing/devices.js'
 import { hashesOf } from './testing/named-hashes.js'
 
 const blockHashes = hashesOf(Array.from({ length: 64 }, (_, index) => `hash-${index}`))
@@ -24,8 +24,13 @@ function planWith(tokensAhead: number, linkBytesPerSecond = 1e9) {
   const directory = new KvDirectory()
   directory.store('host-0', { variant: TEST_VARIANT, hashes: blockHashes }, 'hbm')
   const costs = new CostModel()
-  const prompt = { blockHashes, prefillTokens: hashCount(blockHashes) * 16, avoids: () => false }
-  const plan = new PrefixChoice(prompt, view, costs, directory, 0).plan(onGpu)
+  const prompt = {
+    modelDigest: TEST_MODEL_DIGEST,
+    blockHashes,
+    prefillTokens: hashCount(blockHashes) * 16,
+    avoided: new Set<string>(),
+  }
+  const plan = new PrefixChoice(prompt, 'exact', view, costs, directory, 0).plan(onGpu, true)
   return { plan, costs }
 }
 

@@ -8,13 +8,15 @@
  * P2. Blocks are taken from a device that is ready and whose variant is the receiver's.
  */
 import type { BlockHashes } from './block-hashes.js'
-import type { ClusterView } from './cluster-view.js'
+import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
-import type { DeviceRef, ModelFacts } from './facts.js'
+import { CONTENDED, type ModelTable } from './device-table.js'
+import type { DeviceRef, ProfileName } from './facts.js'
 import { BLOCK_TOKENS } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
 import type { LoadedModel } from './loaded-model.js'
 import type { PrefixMatch } from './prefix-match.js'
+import { prefillMsAt } from './row-times.js'
 
 /** Sources weighed for one device, the longest runs first. */
 const SOURCES_MAX = 8
@@ -22,12 +24,13 @@ const SOURCES_MAX = 8
 const UNUSED_KEPT = 4
 
 export interface Prompt {
+  readonly modelDigest: string
   /** Hashes of the full blocks that may be reused, in order; empty where nothing may. */
   readonly blockHashes: BlockHashes
   /** Tokens to prefill. */
   readonly prefillTokens: number
   /** Devices that failed this request a moment ago. */
-  readonly avoids: (deviceId: string) => boolean
+  readonly avoided: ReadonlySet<string>
 }
 
 /** Cached blocks on another device. */
@@ -69,16 +72,42 @@ export interface PrefixPlan {
   readonly unused: readonly UnusedSource[]
 }
 
+interface Source {
+  readonly tier: string
+  /** Why it is not asked; `slower` where it may be, until it is weighed. */
+  readonly why: UnusedSource['why']
+  readonly from: DeviceView | undefined
+}
+
+interface Weighed {
+  readonly fetchMs: number
+  readonly restMs: number
+}
+
+const NOT_ASKED: Weighed = { fetchMs: 0, restMs: 0 }
+
 export class PrefixChoice {
   readonly #prompt: Prompt
   readonly #view: ClusterView
   readonly #costs: CostModel
   readonly #directory: KvDirectory
   readonly #nowMs: number
+  /** Of devices that were not measured yet. */
+  readonly #sharedEfficiency: number
   readonly #matches = new Map<string, PrefixMatch>()
+  readonly #known = new Map<string, Source>()
 
-  constructor(prompt: Prompt, view: ClusterView, costs: CostModel, directory: KvDirectory, nowMs: number) {
+  /** Of the model in the profile that is tried. */
+  constructor(
+    prompt: Prompt,
+    profile: ProfileName,
+    view: ClusterView,
+    costs: CostModel,
+    directory: KvDirectory,
+    nowMs: number,
+  ) {
     this.#prompt = prompt
+    this.#sharedEfficiency = costs.sharedEfficiency({ digest: prompt.modelDigest, profile }, 'prefill')
     this.#view = view
     this.#costs = costs
     this.#directory = directory
@@ -87,7 +116,7 @@ export class PrefixChoice {
 
   /** Tokens that need not be sent to a device which another one prefills for. */
   heldTokens({ device, facts }: LoadedModel): number {
-    return this.#match(facts).blocksOn(device.facts.deviceId) * BLOCK_TOKENS
+    return this.#match(facts.variant).blocksOn(device.facts.deviceId) * BLOCK_TOKENS
   }
 
   /** Tokens that a prefilling device need not compute since it holds them. */
@@ -100,7 +129,25 @@ export class PrefixChoice {
     return this.#prefillMs(model, this.localTokens(model))
   }
 
-  plan(model: LoadedModel): PrefixPlan {
+  /** Leading blocks of the prompt on the few devices that have the model and hold any, by row. */
+  forEachHolder(table: ModelTable, does: (row: number, blocks: number) => void): void {
+    const isOne = table.variants.size === 1
+    for (const variant of table.variants) {
+      this.#match(variant).forEach((deviceId, blocks) => {
+        const row = this.#view.device(deviceId)?.row
+        if (row === undefined) return
+        if (isOne || table.loaded[row]?.facts.variant === variant) does(row, blocks)
+      })
+    }
+  }
+
+  /** As `localMs` of the model in this row, `blocks` of the prompt being there. */
+  localMsAt(table: ModelTable, row: number, blocks: number): number {
+    return this.#prefillMsAt(table, row, Math.min(blocks * BLOCK_TOKENS, this.#reusableTokens))
+  }
+
+  /** `isTold`: with the sources that are not used, which are of interest for the chosen device alone. */
+  plan(model: LoadedModel, isTold = false): PrefixPlan {
     const { device, facts } = model
     const { deviceId } = device.facts
     const localTokens = this.localTokens(model)
@@ -110,23 +157,24 @@ export class PrefixChoice {
       (aheadTokens > 0 ? this.#costs.prefillMs(device.facts, facts, aheadTokens) : 0) + this.#othersMs(model)
     let best: { fetch: PlannedFetch; totalMs: number } | undefined
     const seen: UnusedSource[] = []
-    for (const source of this.#sources(deviceId, facts, localTokens)) {
-      if (source.why !== 'slower') {
-        seen.push(source)
-        continue
-      }
-      const from = this.#view.device(source.deviceId)
-      if (!from) continue
-      const bytes = (source.tokens - localTokens) * facts.kvBytesPerToken
-      const fetchMs = this.#costs.fetchMs(from.facts, device.facts, bytes)
-      const restMs = this.#prefillMs(model, source.tokens)
+    for (const holder of this.#match(facts.variant).longest(localTokens / BLOCK_TOKENS, SOURCES_MAX + 1)) {
+      const tokens = Math.min(holder.blocks * BLOCK_TOKENS, this.#reusableTokens)
+      if (holder.deviceId === deviceId || tokens <= localTokens) continue
+      const source = this.#source(holder.deviceId)
+      const { tier, from } = source
+      const weighed =
+        source.why === 'slower' && from ? this.#fetch(from, model, tokens, localTokens) : NOT_ASKED
+      const { fetchMs, restMs } = weighed
+      const isAsked = weighed !== NOT_ASKED
       const totalMs = restMs + Math.max(0, fetchMs - aheadMs)
-      const computeMs = localMs - restMs
-      const why = totalMs < localMs ? 'second-best' : 'slower'
-      seen.push({ ...source, why, fetchMs, computeMs, prefillMs: totalMs })
-      if (totalMs >= (best?.totalMs ?? localMs)) continue
-      const { tokens, tier } = source
-      best = { fetch: { device: from.ref, tokens, tier, fetchMs, computeMs }, totalMs }
+      const computeMs = isAsked ? localMs - restMs : 0
+      if (isAsked && from && totalMs < (best?.totalMs ?? localMs)) {
+        best = { fetch: { device: from.ref, tokens, tier, fetchMs, computeMs }, totalMs }
+      }
+      // One more than is told, since one of them may be the chosen one.
+      if (!isTold || seen.length > UNUSED_KEPT) continue
+      const why = isAsked && totalMs < localMs ? 'second-best' : source.why
+      seen.push({ deviceId: holder.deviceId, tokens, tier, why, fetchMs, computeMs, prefillMs: totalMs })
     }
     const fetch = best?.fetch ?? null
     const haveTokens = fetch?.tokens ?? localTokens
@@ -143,30 +191,41 @@ export class PrefixChoice {
     }
   }
 
-  /** Devices with more of the prompt than `localTokens`; those that may be asked are marked `slower` until weighed. */
-  #sources(deviceId: string, model: ModelFacts, localTokens: number): UnusedSource[] {
-    const localBlocks = localTokens / BLOCK_TOKENS
-    const holders = this.#match(model).longest(localBlocks, SOURCES_MAX + 1)
-    return holders.flatMap((holder) => {
-      const tokens = Math.min(holder.blocks * BLOCK_TOKENS, this.#reusableTokens)
-      if (holder.deviceId === deviceId || tokens <= localTokens) return []
-      const tier = this.#tier(holder.deviceId)
-      const why = this.#whyNot(holder.deviceId) ?? 'slower'
-      return [{ deviceId: holder.deviceId, tokens, tier, why, fetchMs: 0, computeMs: 0, prefillMs: 0 }]
-    })
+  /** Times of having `tokens` from another device, and of computing what is left then. */
+  #fetch(from: DeviceView, model: LoadedModel, tokens: number, localTokens: number): Weighed {
+    const bytes = (tokens - localTokens) * model.facts.kvBytesPerToken
+    return {
+      fetchMs: this.#costs.fetchMs(from.facts, model.device.facts, bytes),
+      restMs: this.#prefillMs(model, tokens),
+    }
+  }
+
+  /** The same for whichever device asks. */
+  #source(deviceId: string): Source {
+    const known = this.#known.get(deviceId)
+    if (known) return known
+    const from = this.#view.device(deviceId)
+    const source = { tier: this.#tier(deviceId), why: this.#whyNot(deviceId) ?? 'slower', from }
+    this.#known.set(deviceId, source)
+    return source
   }
 
   #whyNot(deviceId: string): UnusedSource['why'] | undefined {
     const state = this.#view.state(deviceId, this.#nowMs)
     if (state !== 'ready') return state
-    return this.#prompt.avoids(deviceId) ? 'failed-before' : undefined
+    return this.#prompt.avoided.has(deviceId) ? 'failed-before' : undefined
   }
 
-  #prefillMs(model: LoadedModel, haveTokens: number): number {
-    const { device, facts, prefillTokensAhead } = model
+  #prefillMs({ table, device }: LoadedModel, haveTokens: number): number {
+    return this.#prefillMsAt(table, device.row, haveTokens)
+  }
+
+  #prefillMsAt(table: ModelTable, row: number, haveTokens: number): number {
     const tokens = this.#prompt.prefillTokens - haveTokens
-    const ownMs = this.#costs.prefillMs(device.facts, facts, tokens, haveTokens, prefillTokensAhead)
-    return ownMs + this.#othersMs(model)
+    const ownMs = prefillMsAt(table, row, tokens, haveTokens, this.#sharedEfficiency)
+    const isContended = ((table.flags[row] ?? 0) & CONTENDED) !== 0
+    const model = isContended ? table.loaded[row] : undefined
+    return model ? ownMs + this.#othersMs(model) : ownMs
   }
 
   /** Prompts of other models wait for the same arithmetic. */
@@ -190,11 +249,11 @@ export class PrefixChoice {
     return told === '' && tiers.length === 1 ? (tiers[0]?.name ?? '') : told
   }
 
-  #match(model: ModelFacts): PrefixMatch {
-    const known = this.#matches.get(model.variant)
+  #match(variant: string): PrefixMatch {
+    const known = this.#matches.get(variant)
     if (known) return known
-    const match = this.#directory.match(this.#prompt.blockHashes, model.variant)
-    this.#matches.set(model.variant, match)
+    const match = this.#directory.match(this.#prompt.blockHashes, variant)
+    this.#matches.set(variant, match)
     return match
   }
 }

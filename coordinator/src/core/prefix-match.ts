@@ -26,6 +26,13 @@ export class PrefixMatch {
     return this.#byDevice.get(deviceId) ?? 0
   }
 
+  /** Every device that holds the first block. */
+  forEach(does: (deviceId: string, blocks: number) => void): void {
+    this.#deviceIds.forEach((deviceId, index) => {
+      does(deviceId, this.#runs[index] ?? 0)
+    })
+  }
+
   /** Devices with more than `blocks` leading blocks, the longest runs first, at most `max`. */
   longest(blocks: number, max: number): readonly { readonly deviceId: string; readonly blocks: number }[] {
     const found: { deviceId: string; blocks: number }[] = []

@@ -17,7 +17,7 @@ import type { CoordinatorAction, Fault, RequestEvent, Submission } from './proto
 import {
   availableTokens,
   avoid,
-  avoids,
+  avoidedNow,
   type Epoch,
   isNeeded,
   isPrefillOver,
@@ -170,9 +170,7 @@ export class RequestMachine {
         return true
       }
       // One that avoids certain devices, wants a certain place, or is too large for all says nothing of the others.
-      const isPicky =
-        isRemote(request.attention) ||
-        [...request.avoided.keys()].some((deviceId) => avoids(request, deviceId, nowMs))
+      const isPicky = isRemote(request.attention) || input.avoided.size > 0
       for (const profile of isPicky ? [] : profiles) {
         if (fitsEmptyDevices(input, profile, this.#cluster.view)) blocked.add(keyOf(request, profile))
       }
@@ -223,7 +221,7 @@ export class RequestMachine {
         isPlaceBinding: !request.hasBegun,
       },
       movedBecause: request.movedBecause,
-      avoids: (deviceId) => avoids(request, deviceId, nowMs),
+      avoided: avoidedNow(request, nowMs),
     }
   }
 

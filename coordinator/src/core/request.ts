@@ -116,6 +116,10 @@ export function avoid(request: Request, deviceId: string, nowMs: number): void {
   request.avoided.set(deviceId, { untilMs, failures })
 }
 
-export function avoids(request: Request, deviceId: string, nowMs: number): boolean {
-  return (request.avoided.get(deviceId)?.untilMs ?? 0) > nowMs
+/** Devices that failed it a moment ago. */
+export function avoidedNow({ avoided }: Request, nowMs: number): ReadonlySet<string> {
+  if (avoided.size === 0) return NOBODY
+  return new Set([...avoided].flatMap(([deviceId, { untilMs }]) => (untilMs > nowMs ? [deviceId] : [])))
 }
+
+const NOBODY: ReadonlySet<string> = new Set()

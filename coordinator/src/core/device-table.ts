@@ -1,0 +1,130 @@
+/**
+ * What every placement asks of all devices, as numbers in rows: a pass over a thousand devices reads a few
+ * hundred kilobytes in order instead of following ten thousand references. Derived from the view, which keeps
+ * it in step.
+ *
+ * R1. A device keeps its row while it is known; the row of one that left is used again.
+ */
+import type { ModelFacts } from './facts.js'
+import type { LoadedModel } from './loaded-model.js'
+
+type ModelName = Pick<ModelFacts, 'digest' | 'profile'>
+
+const ROWS_MIN = 64
+
+/** Of a device. */
+export const WITH_MODELS = 1
+export const DRAINING = 2
+
+/** Of a model on a device. */
+export const THERE = 1
+export const CAN_PREFILL = 2
+export const CAN_DECODE = 4
+export const CAN_ATTEND = 8
+export const PREFERS_PREFILL = 16
+export const PREFERS_DECODE = 32
+export const CHOOSES_PAGES = 64
+export const WINDOWED = 128
+/** Prompts of other models wait on the device, too. */
+export const CONTENDED = 256
+
+/** Numbers of a model on a device, by their place in its row. */
+export const CONTEXT_TOKENS_MAX = 0
+export const POOL_BYTES_PER_TOKEN = 1
+export const KV_BYTES_MAX = 2
+export const KV_BYTES_FREE = 3
+export const SLOTS_USED = 4
+export const SLOTS_MAX = 5
+export const ATTEND_PAGES_MAX = 6
+export const BYTES_PER_SECOND = 7
+export const PREFILL_OPS_PER_SECOND = 8
+export const STEP_OPS_PER_SECOND = 9
+export const PARAMETERS = 10
+export const WEIGHT_BYTES = 11
+export const KEY_WIDTH = 12
+export const PREFILL_TOKENS_AHEAD = 13
+/** Shares of the roofline that the device itself was seen to reach; NaN before. */
+export const PREFILL_EFFICIENCY = 14
+export const DECODE_EFFICIENCY = 15
+export const ROW_NUMBERS = 16
+
+/** One model on all devices that have it. */
+export class ModelTable {
+  flags = new Uint16Array(ROWS_MIN)
+  numbers = new Float64Array(ROWS_MIN * ROW_NUMBERS)
+  readonly loaded: (LoadedModel | undefined)[] = []
+  /** Of the blocks of all devices that have or had it. */
+  readonly variants = new Set<string>()
+
+  put(row: number, model: LoadedModel): void {
+    if (row >= this.flags.length) {
+      this.flags = grown(this.flags, new Uint16Array(2 * row))
+      this.numbers = grown(this.numbers, new Float64Array(2 * row * ROW_NUMBERS))
+    }
+    this.variants.add(model.facts.variant)
+    this.loaded[row] = model
+    const first = row * ROW_NUMBERS
+    this.numbers[first + PREFILL_EFFICIENCY] = Number.NaN
+    this.numbers[first + DECODE_EFFICIENCY] = Number.NaN
+  }
+
+  clear(row: number): void {
+    this.loaded[row] = undefined
+    this.flags[row] = 0
+  }
+}
+
+/** All devices, and the models on them. */
+export class DeviceTable {
+  /** Rows from 0 up to, not including, this one are or were in use. */
+  rows = 0
+  /** 0 where there is no device. */
+  flags = new Uint8Array(ROWS_MIN)
+  /** Until when the device counts as heard if nothing more is heard of it. */
+  readyUntilMs = new Float64Array(ROWS_MIN)
+  /** It refused, and is left alone until then. */
+  refusedUntilMs = new Float64Array(ROWS_MIN)
+  protocolVersion = new Int32Array(ROWS_MIN)
+  protocolVersionMin = new Int32Array(ROWS_MIN)
+  /** By digest and profile. */
+  readonly #models = new Map<string, ModelTable>()
+  readonly #free: number[] = []
+
+  newRow(): number {
+    const row = this.#free.pop() ?? this.rows
+    if (row < this.rows) return row
+    this.rows += 1
+    if (row >= this.flags.length) {
+      this.flags = grown(this.flags, new Uint8Array(2 * row))
+      this.readyUntilMs = grown(this.readyUntilMs, new Float64Array(2 * row))
+      this.refusedUntilMs = grown(this.refusedUntilMs, new Float64Array(2 * row))
+      this.protocolVersion = grown(this.protocolVersion, new Int32Array(2 * row))
+      this.protocolVersionMin = grown(this.protocolVersionMin, new Int32Array(2 * row))
+    }
+    return row
+  }
+
+  /** The device left. */
+  freeRow(row: number): void {
+    this.flags[row] = 0
+    for (const model of this.#models.values()) model.clear(row)
+    this.#free.push(row)
+  }
+
+  /** Undefined for a model that no device has had. */
+  model({ digest, profile }: ModelName): ModelTable | undefined {
+    return this.#models.get(`${digest}/${profile}`)
+  }
+
+  /** The same, made where it is not there yet. */
+  tableOf(named: ModelName): ModelTable {
+    const table = this.model(named) ?? new ModelTable()
+    this.#models.set(`${named.digest}/${named.profile}`, table)
+    return table
+  }
+}
+
+function grown<T extends Uint8Array | Uint16Array | Int32Array | Float64Array>(from: T, to: T): T {
+  to.set(from)
+  return to
+}
