@@ -58,6 +58,20 @@ export function benchCommand(program: Command, run: Run): void {
       (await import('../bench/kv.js')).benchKv(options, signal),
   })
   add(bench, run, {
+    name: 'core',
+    description: 'how many requests a second the coordinator places in a large cluster, on one core',
+    options: (command) =>
+      command
+        .option('--devices <count>', 'devices of the cluster', positiveOption(10_000), 1_000)
+        .option('--blocks <count>', 'blocks that the devices hold', positiveOption(1_000_000), 1_000_000)
+        .option('--prompt-tokens <count>', 'length of the prompts', positiveOption(100_000), 10_000)
+        .option('--decisions <count>', 'requests placed', positiveOption(10_000_000), 20_000),
+    measure: async (
+      options: { devices: number; blocks: number; promptTokens: number; decisions: number },
+      signal,
+    ) => (await import('../bench/core.js')).benchCore(options, signal),
+  })
+  add(bench, run, {
     name: 'driver',
     description: "what a driver in a process of its own costs, against the same one in the agent's",
     options: (command) =>
