@@ -17,7 +17,12 @@ import { OutgoingTransfer } from './outgoing-transfer.js'
 export class CachedPulls {
   private serving = 0
 
-  constructor(private readonly device: Pick<Device, 'deviceId' | 'holder' | 'pacer' | 'clock' | 'limits'>) {}
+  constructor(
+    private readonly device: Pick<
+      Device,
+      'deviceId' | 'holder' | 'pacer' | 'mergeLayers' | 'clock' | 'limits'
+    >,
+  ) {}
 
   async serve(
     open: PullOpen,
@@ -25,7 +30,7 @@ export class CachedPulls {
     send: (message: PullResponse) => Promise<void>,
     signal: AbortSignal,
   ): Promise<void> {
-    const { deviceId, holder, pacer, clock, limits } = this.device
+    const { deviceId, holder, pacer, mergeLayers, clock, limits } = this.device
     const wanted = open.cached
     if (wanted === undefined || wanted.hashes.length === 0) throw invalid('names no blocks', 'hashes')
     if (wanted.hashes.some(({ length }) => length !== HASH_BYTES)) {
@@ -52,6 +57,7 @@ export class CachedPulls {
         tokens: loan.blocks * BLOCK_TOKENS,
         cachedBlocks: loan.blocks,
         pacer,
+        mergeLayers,
         clock,
         acknowledgeMs: limits.acknowledgeMs,
         opened() {},

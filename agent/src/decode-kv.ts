@@ -85,6 +85,7 @@ export async function receiveForDecode(kv: DecodeKv, source: KvSource): Promise<
         tokens: request.tokens.length,
         firstBlock: Math.ceil(cachedTokens / BLOCK_TOKENS),
         content: contentFor(request),
+        mergeLayers: source.mergeLayers,
       },
       shape: shapeOf(served),
       lease: leaseOf(device, counter),
@@ -94,10 +95,11 @@ export async function receiveForDecode(kv: DecodeKv, source: KvSource): Promise<
       silenceMs: limits.silenceMs,
       signal: owner.over.signal,
     })
-    const { bytes, chunks, elapsedUs } = received
+    const { bytes, chunks, mergeLayers, elapsedUs } = received
     span.setAttributes({
       [ATTRIBUTE.kvBytes]: bytes,
       [ATTRIBUTE.kvChunks]: chunks,
+      [ATTRIBUTE.kvMergeLayers]: mergeLayers,
       [ATTRIBUTE.kvBytesPerSecond]: elapsedUs === 0 ? 0 : Math.round(bytes / (elapsedUs / 1e6)),
     })
     span.end()

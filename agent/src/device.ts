@@ -30,6 +30,8 @@ export interface Device {
   readonly holder: BlockHolder
   readonly transfers: TransferRegistry
   readonly pacer: Pacer
+  /** Layers whose blocks are sent together where the receiver does not say. */
+  readonly mergeLayers: number
   readonly limits: AgentLimits
   readonly clock: Clock
   readonly log: Logger

@@ -267,7 +267,7 @@ describe('the window of a transfer', () => {
 })
 
 describe('a receiver that is not one of ours', () => {
-  const pull = async (device: TestDevice, transferId: string) => {
+  const pull = async (device: TestDevice, transferId: string, mergeLayers?: number) => {
     const client = createRpcClient(KvServiceClient, device.serving.kv.address)
     const call = callBidi(client, 'pull')
     const receiverLease = { deviceId: 'fpga-9', incarnation: 1n, counter: 1n, ttlMs: 0 }
@@ -275,7 +275,7 @@ describe('a receiver that is not one of ours', () => {
     await call.send({
       message: {
         $case: 'open',
-        value: { transferId, receiverLease, windowBytes, timing: PullTiming.LAYERED },
+        value: { transferId, receiverLease, windowBytes, timing: PullTiming.LAYERED, mergeLayers },
       },
     })
     return { call, client }
@@ -288,6 +288,7 @@ describe('a receiver that is not one of ours', () => {
       transferId: 'twice',
       tokens: 5,
       pacer: gpu.serving.device.pacer,
+      mergeLayers: 1,
       clock: gpu.serving.device.clock,
       acknowledgeMs: 1_000,
       opened() {},
@@ -301,6 +302,33 @@ describe('a receiver that is not one of ours', () => {
       registry.claim('twice', signal),
     ])
     expect(claims.map(({ status }) => status)).toEqual(['fulfilled', 'rejected'])
+  })
+
+  it('gets as many layers in a message as it asks for, and only factors that there are', async () => {
+    const chunksOf = async (mergeLayers: number) => {
+      const prefill = readPrefill(gpu.prefill(`merge-${mergeLayers}`, promptOf(64)))
+      const { call, client } = await pull(gpu, `transfer-merge-${mergeLayers}`, mergeLayers)
+      const layers: number[][] = []
+      try {
+        for await (const { message } of call.messages) {
+          if (message?.$case === 'manifest') expect(message.value.mergeLayers).toBe(mergeLayers)
+          if (message?.$case === 'end') call.end()
+          if (message?.$case !== 'chunk') continue
+          layers.push(message.value.segments.map(({ layer }) => layer))
+          await call.send({ message: { $case: 'ack', value: { sequence: message.value.sequence } } })
+        }
+        return layers
+      } finally {
+        await prefill.catch(() => {})
+        client.close()
+      }
+    }
+    // Three layers, in groups of two.
+    for (const layers of await chunksOf(2)) expect([[0, 1], [2], [0, 1, 2]]).toContainEqual(layers)
+    await expect(chunksOf(3)).rejects.toMatchObject({
+      code: 'invalid_input',
+      message: expect.stringContaining('1, 2, 4 or 8'),
+    })
   })
 
   it('loses the transfer when it does not acknowledge, and everything is freed', async () => {

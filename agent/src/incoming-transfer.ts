@@ -47,6 +47,8 @@ export type WantedKv =
       /** Blocks before this one are here. */
       readonly firstBlock: number
       readonly content: PullContent
+      /** Layers to be sent together; undefined for the source's setting. */
+      readonly mergeLayers?: number | undefined
     }
   | { readonly hashes: readonly string[] }
 
@@ -71,6 +73,8 @@ export interface ReceivedKv {
   readonly chunks: number
   /** Blocks of the sequence that are here now, those that were before included; for cached ones: leading ones received. */
   readonly blocks: number
+  /** Layers that were sent together; 0 where the source does not tell. */
+  readonly mergeLayers: number
   /** From the first chunk to the last, microseconds. */
   readonly elapsedUs: number
   readonly firstToken: number
@@ -92,7 +96,7 @@ export async function pullKv(options: IncomingOptions): Promise<ReceivedKv> {
   })
   try {
     await call.send({ message: { $case: 'open', value: openOf(options) } })
-    const { end, blocks } = await readMessages(call.messages, options, writer)
+    const { end, blocks, mergeLayers } = await readMessages(call.messages, options, writer)
     await writer.finished()
     const { chunks, bytes } = writer
     if (!writer.isWhole || end.chunks !== BigInt(chunks) || end.bytes !== BigInt(bytes)) {
@@ -100,7 +104,7 @@ export async function pullKv(options: IncomingOptions): Promise<ReceivedKv> {
     }
     call.end()
     void drainRest(call)
-    return { bytes, chunks, blocks, elapsedUs: writer.elapsedUs, firstToken: end.firstToken }
+    return { bytes, chunks, blocks, mergeLayers, elapsedUs: writer.elapsedUs, firstToken: end.firstToken }
   } catch (thrown) {
     call.cancel()
     await writer.finished().catch(() => {})
@@ -118,16 +122,17 @@ function openOf({ wanted, shape, lease, windowBytes }: IncomingOptions) {
     const cached = { modelDigest, variant, hashes: wanted.hashes.map(hashBytes) }
     return { ...common, transferId: '', timing: PullTiming.LAYERED, cached }
   }
-  const { transferId, timing, firstBlock, content } = wanted
-  return { ...common, transferId, timing, firstBlock, content }
+  const { transferId, timing, firstBlock, content, mergeLayers } = wanted
+  return { ...common, transferId, timing, firstBlock, content, mergeLayers }
 }
 
 async function readMessages(
   messages: AsyncIterableIterator<PullResponse>,
   options: IncomingOptions,
   writer: ChunkWriter,
-): Promise<{ readonly end: PullEnd; readonly blocks: number }> {
+): Promise<{ readonly end: PullEnd; readonly blocks: number; readonly mergeLayers: number }> {
   let blocks: number | undefined
+  let mergeLayers = 0
   for (;;) {
     const next = await withDeadline(messages.next(), options.silenceMs, 'waiting for KV')
     if (next.done === true) throw corrupt('The transfer stopped without an end', options)
@@ -136,13 +141,14 @@ async function readMessages(
       case 'manifest':
         checkManifest(message.value, options)
         blocks = expectBlocks(message.value, options, writer)
+        mergeLayers = message.value.mergeLayers ?? 0
         break
       case 'chunk':
         if (blocks === undefined) throw corrupt('A chunk came before the manifest', options)
         writer.write(message.value)
         break
       case 'end':
-        return { end: message.value, blocks: blocks ?? 0 }
+        return { end: message.value, blocks: blocks ?? 0, mergeLayers }
       default:
         throw corrupt('A message of the transfer is empty', options)
     }

@@ -72,6 +72,7 @@ export class Offload {
       shape: shapeOf(served),
       tokens,
       pacer: device.pacer,
+      mergeLayers: device.mergeLayers,
       clock,
       acknowledgeMs: limits.acknowledgeMs,
       opened: () => span.opened(),
@@ -82,10 +83,9 @@ export class Offload {
       unpin: () => runner.apply({ type: 'unpin', counter }),
     })
     device.transfers.offer(this.transfer)
-    const { done, times } = this.transfer
-    done.promise.then(
-      () => span.end(times),
-      (error: unknown) => span.end(times, error),
+    this.transfer.done.promise.then(
+      () => span.end(this.transfer),
+      (error: unknown) => span.end(this.transfer, error),
     )
     this.transfer.admitted()
     this.transfer.present(parts.cachedTokens)

@@ -3,8 +3,8 @@
  * that are there already.
  *
  * What is ready goes out at once while nothing is under way; while something is, runs of
- * blocks gather until they fill a chunk. So a fast link gets each layer as it is
- * computed, a slow one gets full chunks, and what is left after prefill is little.
+ * blocks gather until they fill a chunk. So a fast link gets each group of merged layers as it
+ * is computed, a slow one gets full chunks, and what is left after prefill is little.
  *
  * Invariants:
  * T1 Never more than the receiver's window is unacknowledged.
@@ -28,6 +28,7 @@ import { scatteredChunk } from '@kvasir/runtime/kv-bulk'
 import type { KvShape, ReadRun } from './block-holder.js'
 import { checksumOfParts } from './checksum.js'
 import { blocksForTokens } from './core/block-allocator.js'
+import { mergeLayersOf } from './merge-layers.js'
 import type { Pacer } from './pacer.js'
 import { ReadyBlocks, type Run } from './ready-blocks.js'
 import { TransferTimes } from './transfer-times.js'
@@ -48,6 +49,8 @@ export interface OutgoingParts {
   /** Set where the blocks are cached ones: how many they are. */
   readonly cachedBlocks?: number
   readonly pacer: Pacer
+  /** Where the receiver does not say. */
+  readonly mergeLayers: number
   readonly clock: Clock
   /** From the hand-over of a chunk, or the acknowledgement before it, to its own. */
   readonly acknowledgeMs: number
@@ -64,6 +67,8 @@ export class OutgoingTransfer {
   readonly done: Deferred<void> = deferred()
   /** Its one receiver has come for it. */
   claimed = false
+  /** Layers whose blocks are sent together. */
+  mergeLayers: number
   /** Blocks of the sequence that were sent whole: those that the receiver lacked. */
   blocksSent = 0
   /** Tokens that each layer has computed. */
@@ -90,6 +95,7 @@ export class OutgoingTransfer {
   constructor(private readonly parts: OutgoingParts) {
     this.computedTokens = new Array<number>(parts.shape.layers).fill(0)
     this.times = new TransferTimes(parts.clock)
+    this.mergeLayers = parts.mergeLayers
   }
 
   get id(): string {
@@ -164,7 +170,8 @@ export class OutgoingTransfer {
   }
 
   /** From here on it is known which blocks are wanted, and what of them. */
-  private want({ firstBlock = 0, content = PullContent.KV }: PullOpen): ReadyBlocks {
+  private want({ firstBlock = 0, content = PullContent.KV, mergeLayers }: PullOpen): ReadyBlocks {
+    this.mergeLayers = mergeLayersOf(mergeLayers, this.parts.mergeLayers, 'PullOpen')
     const { shape, tokens } = this.parts
     const blocks = blocksForTokens(tokens)
     if (firstBlock > blocks) {
@@ -181,6 +188,7 @@ export class OutgoingTransfer {
       firstBlock,
       blockBytes: kv ? shape.blockLayerBytes : 0,
       boundsBytes: bounds ? shape.boundsBytes : 0,
+      mergeLayers: this.mergeLayers,
     })
     this.blocksSent = kv ? blocks - firstBlock : 0
     this.ready = ready
@@ -192,7 +200,9 @@ export class OutgoingTransfer {
     const { shape, tokens, cachedBlocks } = this.parts
     const { modelDigest, variant } = shape
     const afterPrefill = open.timing === PullTiming.AFTER_PREFILL
-    const manifest = { modelDigest, variant, tokens, blockTokens: BLOCK_TOKENS, blocks: cachedBlocks }
+    const { mergeLayers } = this
+    const of = { modelDigest, variant, tokens, blockTokens: BLOCK_TOKENS }
+    const manifest = { ...of, blocks: cachedBlocks, mergeLayers }
     await way.send({ message: { $case: 'manifest', value: manifest } })
     while (!ready.exhausted) {
       const chunkBytesMax = this.firstToken === undefined ? way.chunkBytesMax : way.bulkBytesMax
@@ -220,6 +230,7 @@ export class OutgoingTransfer {
     afterPrefill: boolean,
   ): Run[] | undefined {
     if (afterPrefill && this.firstToken === undefined) return undefined
+    if (this.firstToken !== undefined || ready.computedBytes >= chunkBytesMax) ready.release()
     const idle = this.unacknowledged.length === 0
     const bytes = Math.min(ready.pendingBytes, chunkBytesMax)
     const enough = bytes === chunkBytesMax || idle || this.firstToken !== undefined

@@ -67,6 +67,7 @@ export async function runPrefill(
     transferId: request.transferId,
     tokens: tokens.length,
     pacer: device.pacer,
+    mergeLayers: device.mergeLayers,
     clock,
     acknowledgeMs: device.limits.acknowledgeMs,
     opened() {
@@ -162,11 +163,11 @@ export async function runPrefill(
     if (call.signal.aborted) onGone()
     transfer.done.promise.then(
       () => {
-        sendSpan.end(transfer.times)
+        sendSpan.end(transfer)
         runner.apply({ type: 'sent', sequence: id, blocks: transfer.blocksSent })
       },
       (error: unknown) => {
-        sendSpan.end(transfer.times, error)
+        sendSpan.end(transfer, error)
         runner.fail(id, KvasirError.from(error))
       },
     )

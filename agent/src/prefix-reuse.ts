@@ -89,7 +89,11 @@ export async function fetchPrefix(fetch: PrefixFetch): Promise<PrefixReuse> {
         ? ''
         : `Device ${prefix.deviceId} has only ${fetchedTokens} of the ${asked} tokens that were asked for.`
     reuse = { ...reuse, fetchedTokens, fetchedBytes: BigInt(kv.bytes), problem }
-    span.setAttributes({ [ATTRIBUTE.kvBytes]: kv.bytes, [ATTRIBUTE.kvChunks]: kv.chunks })
+    span.setAttributes({
+      [ATTRIBUTE.kvBytes]: kv.bytes,
+      [ATTRIBUTE.kvChunks]: kv.chunks,
+      [ATTRIBUTE.kvMergeLayers]: kv.mergeLayers,
+    })
   } catch (thrown) {
     recordError(span, thrown)
     reuse = { ...reuse, problem: KvasirError.from(thrown).message }

@@ -18,12 +18,15 @@ it('gives every wanted block and its bounds once, in order, and nothing before i
     firstBlock: fc.nat({ max: 6 }),
     blockBytes: fc.constantFrom(0, 32),
     boundsBytes: fc.constantFrom(0, 2),
+    mergeLayers: fc.constantFrom(1, 2, 4),
   })
   fc.assert(
-    fc.property(wishes, steps, ({ tokens, blockBytes, boundsBytes, ...rest }, turns) => {
+    fc.property(wishes, steps, ({ tokens, blockBytes, boundsBytes, mergeLayers, ...rest }, turns) => {
       const blocks = Math.ceil(tokens / 16)
       const firstBlock = Math.min(rest.firstBlock, blocks)
-      const ready = new ReadyBlocks({ layers: LAYERS, tokens, firstBlock, blockBytes, boundsBytes })
+      const ready = new ReadyBlocks({
+        ...{ layers: LAYERS, tokens, firstBlock, blockBytes, boundsBytes, mergeLayers },
+      })
       const computed = new Array<number>(LAYERS).fill(0)
       const next = {
         kv: new Array<number>(LAYERS).fill(firstBlock),
@@ -36,7 +39,10 @@ it('gives every wanted block and its bounds once, in order, and nothing before i
           const plane = bounds ? next.bounds : next.kv
           expect(first).toBe(plane[layer])
           plane[layer] = first + count
-          expect(Math.min((first + count) * 16, tokens)).toBeLessThanOrEqual(computed[layer] ?? 0)
+          // What no layer of the group has to wait for.
+          const group = layer - (layer % mergeLayers)
+          const together = Math.min(...computed.slice(group, group + mergeLayers))
+          expect(Math.min((first + count) * 16, tokens)).toBeLessThanOrEqual(together)
           bytes += count * (bounds ? boundsBytes : blockBytes)
         }
         expect(bytes).toBeLessThanOrEqual(bytesMax)
@@ -57,4 +63,21 @@ it('gives every wanted block and its bounds once, in order, and nothing before i
       if (boundsBytes > 0) expect(next.bounds).toEqual(new Array(LAYERS).fill(pages))
     }),
   )
+})
+
+it('releases what is computed, though its group is not', () => {
+  const sizes = { layers: 4, tokens: 64, firstBlock: 0, blockBytes: 100, boundsBytes: 0, mergeLayers: 2 }
+  const ready = new ReadyBlocks(sizes)
+  ready.computed(0, 64)
+  expect([ready.pendingBytes, ready.computedBytes]).toEqual([0, 400])
+  ready.computed(1, 32)
+  // Two blocks of both layers of the group, in one go.
+  expect(ready.take(1_000)).toEqual([
+    { layer: 0, first: 0, count: 2, bounds: false },
+    { layer: 1, first: 0, count: 2, bounds: false },
+  ])
+  expect([ready.pendingBytes, ready.computedBytes]).toEqual([0, 200])
+  ready.release()
+  expect(ready.take(1_000)).toEqual([{ layer: 0, first: 2, count: 2, bounds: false }])
+  expect(ready.exhausted).toBe(false)
 })

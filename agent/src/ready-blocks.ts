@@ -1,9 +1,10 @@
 /**
  * Which blocks of a sequence may be sent, and which have been.
  *
- * A block of a layer is ready when the layer has computed all tokens in it that the sequence has. Runs of
- * ready blocks are taken layer by layer from the lowest, so that the receiver's memory fills in the order in
- * which it was computed; where the bounds of full pages go along, they follow their layer's blocks.
+ * A block of a layer is computed when the layer has computed all tokens in it that the sequence has, and ready once
+ * the other layers of its group have too, or it was released. Runs of ready blocks are taken layer by layer from the
+ * lowest, so that the receiver's memory fills in the order in which it was computed; where the bounds of full pages
+ * go along, they follow their layer's blocks.
  *
  * Invariant: every wanted (layer, block) and its bounds are taken once, and within a layer in order.
  */
@@ -26,6 +27,8 @@ export interface WantedBlocks {
   readonly blockBytes: number
   /** Bytes of one page's bounds of one layer; 0 where they are not wanted. */
   readonly boundsBytes: number
+  /** Layers of a group: the first so many, the next, … */
+  readonly mergeLayers: number
 }
 
 /** K and V, or bounds: what was taken of each layer. */
@@ -39,12 +42,15 @@ interface Plane {
 
 export class ReadyBlocks {
   private readonly planes: readonly Plane[]
+  private readonly done: number[]
   private readonly ready: number[]
+  private untaken = 0
   private pending = 0
   private left = 0
 
   constructor(private readonly wanted: WantedBlocks) {
     const { layers, tokens, firstBlock, blockBytes, boundsBytes } = wanted
+    this.done = new Array<number>(layers).fill(firstBlock)
     this.ready = new Array<number>(layers).fill(firstBlock)
     const plane = (bounds: boolean, unitBytes: number, blocks: number): Plane => ({
       bounds,
@@ -64,6 +70,11 @@ export class ReadyBlocks {
     return this.pending
   }
 
+  /** Bytes that were computed and not taken. */
+  get computedBytes(): number {
+    return this.untaken
+  }
+
   /** Whether everything was taken. */
   get exhausted(): boolean {
     return this.left === 0
@@ -71,25 +82,34 @@ export class ReadyBlocks {
 
   /** `layer` has computed the first `tokens` tokens. A repeated or smaller count changes nothing. */
   computed(layer: number, tokens: number): void {
-    const before = this.ready[layer]
+    const before = this.done[layer]
     if (before === undefined) throw new RangeError(`The model has no layer ${layer}`)
-    const all = this.wanted.tokens
+    const { tokens: all, mergeLayers } = this.wanted
     const whole = tokens >= all ? blocksForTokens(all) : Math.floor(tokens / BLOCK_TOKENS)
     if (whole <= before) return
-    this.ready[layer] = whole
-    for (const { unitBytes, blocks } of this.planes) {
-      this.pending += Math.max(0, Math.min(whole, blocks) - Math.min(before, blocks)) * unitBytes
-    }
+    this.done[layer] = whole
+    this.untaken += this.bytesBetween(before, whole)
+    const first = layer - (layer % mergeLayers)
+    const group = this.done.slice(first, first + mergeLayers)
+    const together = Math.min(...group)
+    for (const place of group.keys()) this.makeReady(first + place, together)
+  }
+
+  /** Whatever is computed is ready, whether the rest of its group is or not. */
+  release(): void {
+    for (const [layer, whole] of this.done.entries()) this.makeReady(layer, whole)
   }
 
   /**
    * What is ready, at most `bytesMax` bytes, which is at least one block. Where half of it is used up at the
-   * end of a layer it stops: a chunk of a single run can be handed on without a copy.
+   * end of a group it stops: a chunk of a single run can be handed on without a copy.
    */
   take(bytesMax: number): Run[] {
     const runs: Run[] = []
     let room = bytesMax
-    for (let layer = 0; layer < this.wanted.layers && 2 * room > bytesMax; layer += 1) {
+    const { layers, mergeLayers } = this.wanted
+    for (let layer = 0; layer < layers && room > 0; layer += 1) {
+      if (layer % mergeLayers === 0 && 2 * room <= bytesMax) break
       for (const { bounds, unitBytes, blocks, taken } of this.planes) {
         const first = taken[layer] ?? 0
         const ready = Math.min(this.ready[layer] ?? 0, blocks)
@@ -100,8 +120,25 @@ export class ReadyBlocks {
         room -= count * unitBytes
       }
     }
+    this.untaken -= bytesMax - room
     this.pending -= bytesMax - room
     this.left -= bytesMax - room
     return runs
+  }
+
+  private makeReady(layer: number, whole: number): void {
+    const before = this.ready[layer] ?? 0
+    if (whole <= before) return
+    this.ready[layer] = whole
+    this.pending += this.bytesBetween(before, whole)
+  }
+
+  /** Of one layer's blocks from `before` up to `whole`. */
+  private bytesBetween(before: number, whole: number): number {
+    return this.planes.reduce(
+      (sum, { unitBytes, blocks }) =>
+        sum + Math.max(0, Math.min(whole, blocks) - Math.min(before, blocks)) * unitBytes,
+      0,
+    )
   }
 }

@@ -5,7 +5,7 @@ import type { Clock } from '@kvasir/runtime/clock'
 import { recordError, startSpan } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import type { Attributes, Context, Span } from '@opentelemetry/api'
-import type { TransferTimes } from './transfer-times.js'
+import type { OutgoingTransfer } from './outgoing-transfer.js'
 
 export class SendSpan {
   private span: Span | undefined
@@ -24,13 +24,14 @@ export class SendSpan {
   }
 
   /** Nothing happens where no receiver came. */
-  end(times: TransferTimes, error?: unknown): void {
+  end({ times, mergeLayers }: Pick<OutgoingTransfer, 'times' | 'mergeLayers'>, error?: unknown): void {
     if (this.span === undefined) return
     const { sentUs, ackedUs } = times.since(this.openedAtMs)
     const { bytes, chunks, busyUs, exposedUs } = times
     this.span.setAttributes({
       [ATTRIBUTE.kvBytes]: bytes,
       [ATTRIBUTE.kvChunks]: chunks,
+      [ATTRIBUTE.kvMergeLayers]: mergeLayers,
       [ATTRIBUTE.kvBusyUs]: busyUs,
       [ATTRIBUTE.kvExposedUs]: exposedUs,
       [ATTRIBUTE.kvBytesPerSecond]: busyUs === 0 ? 0 : Math.round(bytes / (busyUs / 1e6)),

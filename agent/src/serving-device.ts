@@ -152,6 +152,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     holder: holder(),
     transfers: new TransferRegistry(deviceId, limits.announceMs),
     pacer: new Pacer(settings.linkBytesPerSecond, clock),
+    mergeLayers: settings.mergeLayers,
     limits,
     clock,
     log,

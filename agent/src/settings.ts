@@ -4,6 +4,7 @@
  */
 import { EXECUTION_PROVIDERS } from '@kvasir/engine/execution-provider'
 import { z } from 'zod'
+import { MERGE_LAYERS } from './merge-layers.js'
 
 const port = z.int().min(0).max(65_535)
 
@@ -78,6 +79,11 @@ export const agentSettings = z.strictObject({
     .nonnegative()
     .default(0)
     .describe('Rate of a modelled link to which KV and model files are held; 0 does not hold them'),
+  mergeLayers: z
+    .int()
+    .refine((layers) => MERGE_LAYERS.includes(layers), 'give 1, 2, 4 or 8')
+    .default(2)
+    .describe('Layers whose KV blocks are read and sent together, unless the request says: 1, 2, 4 or 8'),
   logFile: z.string().optional().describe('JSON log; without it the log goes to the terminal'),
 })
 

@@ -15,6 +15,7 @@ import type {
 } from '@kvasir/proto/kvasir/inference/v1/inference'
 import type { Lease, OfferRequest, ReserveRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
 import { InvalidInputError } from '@kvasir/runtime/errors'
+import { mergeLayersOf } from './merge-layers.js'
 
 const TOP_LOGPROBS_MAX = 20
 /** As documented of OfferRequest. */
@@ -92,6 +93,7 @@ export function checkDecode(request: DecodeRequest, model: LoadedModelFacts) {
     if (source.deviceId === '') throw missing('DecodeRequest.source', 'device_id')
     if (source.endpoint === '') throw missing('DecodeRequest.source', 'endpoint')
     if (source.transferId === '') throw missing('DecodeRequest.source', 'transfer_id')
+    mergeLayersOf(source.mergeLayers, 1, 'DecodeRequest.source')
   }
   return { lease, sampling: checkSampling(request.sampling, 'DecodeRequest'), source }
 }

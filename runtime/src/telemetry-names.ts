@@ -62,6 +62,8 @@ export const ATTRIBUTE = {
 
   kvBytes: 'kvasir.kv.bytes',
   kvChunks: 'kvasir.kv.chunks',
+  /** Layers whose blocks were read and sent together. */
+  kvMergeLayers: 'kvasir.kv.merge_layers',
   kvBytesPerSecond: 'kvasir.kv.bytes_per_second',
   /** 1 − exposed ÷ busy: the share of the transfer hidden behind prefill. */
   kvOverlap: 'kvasir.kv.overlap',

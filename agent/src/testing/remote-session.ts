@@ -115,6 +115,7 @@ function outgoing({ model, pages, read }: RemoteSessionOptions): OutgoingTransfe
     shape: shapeOf({ model, variant: variantOf(model, Profile.EXACT) }),
     tokens: pages * BLOCK_TOKENS,
     pacer: new Pacer(0, systemClock),
+    mergeLayers: 1,
     clock: systemClock,
     acknowledgeMs: AGENT_LIMITS.acknowledgeMs,
     opened() {},

@@ -36,6 +36,7 @@ for (let number = 0; number < transfers; number += 1) {
     shape: shapeOf(served),
     tokens,
     pacer: device.pacer,
+    mergeLayers: device.mergeLayers,
     clock: device.clock,
     acknowledgeMs: device.limits.acknowledgeMs,
     opened() {},

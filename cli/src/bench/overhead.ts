@@ -5,6 +5,7 @@
  * slows both, and every figure is the median of per-round comparisons. Each stream has a
  * prompt of its own, so nothing is cached.
  */
+import { MERGE_LAYERS } from '@kvasir/agent/merge-layers'
 import { createLocalGenerator, type LocalGenerator } from '@kvasir/engine/local-generator'
 import { loadTextModel } from '@kvasir/engine/text/text-model'
 import { fetchTrace } from '../commands/trace.js'
@@ -146,16 +147,25 @@ async function measureOverlap(
   return withBenchCluster({ model: options.model, fpgas: 1, linkBytesPerSecond }, signal, async (cluster) => {
     const layered: KvTransfer[] = []
     const afterPrefill: KvTransfer[] = []
+    const transferOf = async (seed: number, timing: string, mergeLayers?: number) => {
+      const work = workOf(model, seed, { ...ratioWork, newTokens: 2 }, vocabularySize)
+      const headers = { 'x-kvasir-pull-timing': timing }
+      const merge = mergeLayers === undefined ? {} : { mergeLayers }
+      const { requestId } = await clusterStream(cluster.url, work, signal, { headers, ...merge })
+      return kvTransferOf((await fetchTrace(cluster.url, requestId)).spans)
+    }
     for (let round = 0; round <= overlapRounds; round++) {
-      for (const timing of ['layered', 'after-prefill'] as const) {
-        const seed = 500_000 + round * 2 + (timing === 'layered' ? 0 : 1)
-        const work = workOf(model, seed, { ...ratioWork, newTokens: 2 }, vocabularySize)
-        const headers = { 'x-kvasir-pull-timing': timing }
-        const { requestId } = await clusterStream(cluster.url, work, signal, headers)
-        const transfer = kvTransferOf((await fetchTrace(cluster.url, requestId)).spans)
+      const seed = 500_000 + round * 8
+      for (const [index, timing] of (['layered', 'after-prefill'] as const).entries()) {
+        const transfer = await transferOf(seed + index, timing)
         if (round === 0 || transfer === undefined) continue
         ;(timing === 'layered' ? layered : afterPrefill).push(transfer)
         bench.rows.push({ part: 'overlap', model, round, timing, ...roundedFields(transfer) })
+      }
+      for (const [index, mergeLayers] of MERGE_LAYERS.entries()) {
+        const transfer = await transferOf(seed + 2 + index, 'layered', mergeLayers)
+        if (round === 0 || transfer === undefined) continue
+        bench.rows.push({ part: 'merge', model, round, mergeLayers, ...roundedFields(transfer) })
       }
     }
     return {

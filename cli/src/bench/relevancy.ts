@@ -210,6 +210,7 @@ async function open(
     shape: shapeOf(served),
     tokens,
     pacer: device.pacer,
+    mergeLayers: device.mergeLayers,
     clock: device.clock,
     acknowledgeMs: device.limits.acknowledgeMs,
     opened() {},

@@ -1,7 +1,7 @@
 /** One stream's times, by the cluster as a client sees it and by the engine in this process. */
 import type { LocalGenerator } from '@kvasir/engine/local-generator'
 import { InternalError } from '@kvasir/runtime/errors'
-import { generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
+import { type GenerationWish, generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
 
 export interface StreamWork {
   /** As the cluster names it. */
@@ -17,12 +17,12 @@ export interface StreamTimes {
   readonly requestId: string
 }
 
-/** @param headers added to the request */
+/** @param wish what the request says besides */
 export async function clusterStream(
   url: string,
   work: StreamWork,
   signal: AbortSignal,
-  headers: Readonly<Record<string, string>> = {},
+  wish: Pick<GenerationWish, 'headers' | 'mergeLayers'> = {},
 ): Promise<StreamTimes> {
   const result = await generate(
     url,
@@ -33,7 +33,7 @@ export async function clusterStream(
       maxTokens: work.newTokens,
       temperature: 0,
       ignoreEos: true,
-      headers,
+      ...wish,
     },
     signal,
   )
