@@ -109,7 +109,7 @@ export function trailersOf({
 }: Pick<ServiceError, 'code' | 'details' | 'metadata'>): Header[] {
   return [
     ['grpc-status', String(code)],
-    ...(details === '' ? [] : [['grpc-message', encodeURIComponent(details)] as const]),
+    ...(details === '' ? [] : [['grpc-message', encodeURI(details)] as const]),
     ...metadataHeaders(metadata ?? new Metadata()),
   ]
 }
