@@ -24,6 +24,7 @@ import type { CostModel } from './cost-model.js'
 import { BYTES_PER_SECOND, type ModelTable, PREFERS_PREFILL, ROW_NUMBERS } from './device-table.js'
 import type { DeviceFacts } from './facts.js'
 import type { LoadedModel } from './loaded-model.js'
+import type { RowList } from './row-list.js'
 import type { StepBounds } from './row-times.js'
 import type { StageCosts } from './stage-costs.js'
 
@@ -54,8 +55,6 @@ export class AttentionPlacement {
   readonly #steps: number
   readonly #cluster: Costs
   readonly #isRemote: boolean
-  /** Rows; one more than needed, since a device does not attend for itself. */
-  readonly #fastest = new BestFew<number>(ATTENDANTS_MAX + 1)
   #attendants: readonly DeviceFacts[] = []
   #times: AttentionTimes | undefined
 
@@ -71,17 +70,18 @@ export class AttentionPlacement {
     this.#isRemote = isRemote(attention.wish)
   }
 
-  /** One more row of a device that is able to attend and has the memory. */
-  addAttendant(table: ModelTable, row: number): void {
-    const prefersPrefill = ((table.flags[row] ?? 0) & PREFERS_PREFILL) !== 0
-    if (!this.#isRemote && prefersPrefill) return
-    this.#fastest.add(row, -(table.numbers[row * ROW_NUMBERS + BYTES_PER_SECOND] ?? 0), row)
-  }
-
-  /** To be called when all were added. */
-  settleAttendants({ loaded }: ModelTable): void {
-    const rows = this.#fastest.items.toSorted((a, b) => a - b)
-    this.#attendants = rows.flatMap((row) => loaded[row]?.device.facts ?? [])
+  /** Takes the best of the rows that are able to attend and have the memory. */
+  takeAttendants({ flags, numbers, loaded }: ModelTable, { rows, length }: RowList): void {
+    // One more than needed, since a device does not attend for itself.
+    const fastest = new BestFew<number>(ATTENDANTS_MAX + 1)
+    const unwanted = this.#isRemote ? 0 : PREFERS_PREFILL
+    for (let at = 0; at < length; at += 1) {
+      const row = rows[at] ?? 0
+      const score = -(numbers[row * ROW_NUMBERS + BYTES_PER_SECOND] ?? 0)
+      if (score < fastest.limit && ((flags[row] ?? 0) & unwanted) === 0) fastest.add(row, score, row)
+    }
+    const chosen = fastest.items.toSorted((a, b) => a - b)
+    this.#attendants = chosen.flatMap((row) => loaded[row]?.device.facts ?? [])
   }
 
   /** How the device would attend, and a step's time; undefined as for `plan`. */

@@ -34,6 +34,14 @@ interface Attendant {
   readonly applyMs: number
 }
 
+/** What it takes to move a query, what it is answered, and the prompt's pages or their bounds, in one step. */
+interface Moves {
+  readonly queryMs: number
+  readonly answerMs: number
+  readonly boundsMs: number
+  readonly pagesMs: number
+}
+
 /** For one request; the device that decodes changes. */
 export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   readonly #contextTokens: number
@@ -45,7 +53,7 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   readonly #works = new Map<number, { readonly model: ModelFacts; readonly works: Works }>()
   readonly #attendantTimes = new Map<
     Works,
-    { readonly of: readonly DeviceFacts[]; readonly times: readonly Attendant[] }
+    { readonly of: readonly DeviceFacts[]; readonly isScored: boolean; readonly times: readonly Attendant[] }
   >()
   #model: ModelFacts
   #decode: DeviceFacts
@@ -53,6 +61,8 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   #batch = 1
   #attendants: readonly DeviceFacts[] = []
   #leastMs = Number.NaN
+  /** By position among those that could attend. */
+  #moves: Moves[] = []
 
   constructor(contextTokens: number, site: Omit<AttentionSite, 'prefill'>) {
     this.#contextTokens = contextTokens
@@ -82,6 +92,7 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     this.#batch = batch
     this.#attendants = attendants
     this.#leastMs = Number.NaN
+    this.#moves = []
     return this
   }
 
@@ -122,9 +133,13 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     // In the order in which equal ones are taken.
     for (const place of ['indices', 'partial'] as const) {
       if (!places.includes(place)) continue
-      for (const attendant of this.#timesOfAttendants(works)) {
+      const attendants = this.#timesOfAttendants(works, isScored)
+      for (const [at, attendant] of attendants.entries()) {
         const { device } = attendant
-        const ms = isScored ? this.#scoredMs(attendant, place, budget, works) : this.#denseMs(attendant)
+        const moves = this.#movesOf(at, device)
+        const ms = isScored
+          ? this.#scoredMs(attendant, moves, place, budget, works)
+          : this.#denseMs(attendant, moves)
         const stepMs = this.leastMs + ms
         if (stepMs > limitMs || stepMs >= (best?.stepMs ?? Number.POSITIVE_INFINITY)) continue
         best = { stepMs, place, attend: { deviceId: device.deviceId, incarnation: device.incarnation } }
@@ -136,52 +151,60 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   /** Scores and top-k on the other device, attention there or here. */
   #scoredMs(
     { device, relevancyMs, retrievalMs, applyMs }: Attendant,
+    { queryMs, answerMs, boundsMs, pagesMs }: Moves,
     place: 'partial' | 'indices',
     budget: AttentionBudget | null,
     works: Works,
   ): number {
-    const [decode, model] = [this.#decode, this.#model]
-    const { heads, tokenBytes } = layerShape(model)
-    const boundsMs = this.#bulkMs(device, this.#promptPages * tokenBytes)
-    const scoresMs = this.#prepareMs(works) + relevancyMs + (this.#queryMs(decode, device) + boundsMs)
-    const chosenMs = scoresMs + retrievalMs
-    if (place === 'partial') {
-      return chosenMs + applyMs + (this.#pagesMs(device) + this.#queryMs(device, decode))
-    }
-    const chosenBytes = PAGE_NUMBER_BYTES * model.layers * this.#pagesRead(budget) * heads
-    return chosenMs + this.#stageMs(decode, 'apply', works) + this.#layersMs(device, decode, chosenBytes)
+    const chosenMs = this.#prepareMs(works) + relevancyMs + (queryMs + boundsMs) + retrievalMs
+    if (place === 'partial') return chosenMs + applyMs + (pagesMs + answerMs)
+    const decode = this.#decode
+    const { layers } = this.#model
+    const bytes = PAGE_NUMBER_BYTES * layers * this.#pagesRead(budget) * layerShape(this.#model).heads
+    return chosenMs + this.#stageMs(decode, 'apply', works) + this.#layersMs(device, decode, bytes)
   }
 
   /** Attention over all pages on the other device. */
-  #denseMs({ device, applyMs }: Attendant): number {
-    const decode = this.#decode
-    return applyMs + (this.#queryMs(decode, device) + this.#pagesMs(device) + this.#queryMs(device, decode))
+  #denseMs({ applyMs }: Attendant, { queryMs, answerMs, pagesMs }: Moves): number {
+    return applyMs + (queryMs + pagesMs + answerMs)
   }
 
-  /** What the stages take on each of them, which is the same whoever decodes. */
-  #timesOfAttendants(works: Works): readonly Attendant[] {
+  /** The same for all ways in which this device attends for the one at hand. */
+  #movesOf(at: number, device: DeviceFacts): Moves {
+    const known = this.#moves[at]
+    if (known) return known
+    const decode = this.#decode
+    const { tokenBytes } = layerShape(this.#model)
+    const wordBytes = queryBytes(this.#model)
+    const moves = {
+      queryMs: this.#layersMs(decode, device, wordBytes),
+      answerMs: this.#layersMs(device, decode, wordBytes),
+      boundsMs: this.#bulkMs(device, this.#promptPages * tokenBytes),
+      pagesMs: this.#bulkMs(device, this.#promptPages * PAGE_TOKENS * tokenBytes),
+    }
+    this.#moves[at] = moves
+    return moves
+  }
+
+  /** What the stages take on each of them, which is the same whoever decodes; of scores only where they are needed. */
+  #timesOfAttendants(works: Works, isScored: boolean): readonly Attendant[] {
     const known = this.#attendantTimes.get(works)
-    if (known && known.of === this.#attendants) return known.times
-    const times = this.#attendants.map((device) => ({
-      device,
-      relevancyMs: this.#stageMs(device, 'relevancy', works),
-      retrievalMs: this.#stageMs(device, 'retrieval', works),
-      applyMs: this.#stageMs(device, 'apply', works),
-    }))
-    this.#attendantTimes.set(works, { of: this.#attendants, times })
+    if (known && known.of === this.#attendants && known.isScored === isScored) return known.times
+    const times = this.#attendants.map((device) => {
+      const guess = this.#costs.efficiency(device, this.#model, 'decode')
+      return {
+        device,
+        relevancyMs: isScored ? this.#stageMs(device, 'relevancy', works, guess) : 0,
+        retrievalMs: isScored ? this.#stageMs(device, 'retrieval', works, guess) : 0,
+        applyMs: this.#stageMs(device, 'apply', works, guess),
+      }
+    })
+    this.#attendantTimes.set(works, { of: this.#attendants, isScored, times })
     return times
   }
 
   #prepareMs(works: Works): number {
     return this.#stageMs(this.#prefill, 'prepare', works) / this.#steps
-  }
-
-  #pagesMs(device: DeviceFacts): number {
-    return this.#bulkMs(device, this.#promptPages * PAGE_TOKENS * layerShape(this.#model).tokenBytes)
-  }
-
-  #queryMs(from: DeviceFacts, to: DeviceFacts): number {
-    return this.#layersMs(from, to, queryBytes(this.#model))
   }
 
   /** To the attending device, once for all steps. */
@@ -203,9 +226,15 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     return this.#costs.stepMs(this.#decode, this.#model, this.#batch, tokens)
   }
 
-  #stageMs(device: DeviceFacts, name: StageName, works: Works): number {
-    const guess = this.#costs.efficiency(device, this.#model, 'decode')
-    return this.#model.layers * this.#stageCosts.stageMs(device, ATTENTION_KERNELS[name], works[name], guess)
+  /** `guess`: the efficiency of a device that such a stage has not run on. */
+  #stageMs(
+    device: DeviceFacts,
+    name: StageName,
+    works: Works,
+    guess = this.#costs.efficiency(device, this.#model, 'decode'),
+  ): number {
+    const layerMs = this.#stageCosts.stageMs(device, ATTENTION_KERNELS[name], works[name], guess)
+    return this.#model.layers * layerMs
   }
 
   get #promptPages(): number {

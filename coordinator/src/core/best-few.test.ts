@@ -15,6 +15,7 @@ test('keeps the best, equal ones in order, whichever way they come', () => {
         few.add(item, item.score, item.order)
         expect(few.items.includes(item)).toBe(isWanted)
         if (!isWanted) expect(few.items).toEqual(before)
+        if (item.score > few.limit) expect(isWanted).toBe(false)
       }
       const best = all.toSorted((a, b) => a.score - b.score || a.order - b.order).slice(0, max)
       expect(few.items).toEqual(best)

@@ -6,6 +6,8 @@ export class BestFew<T> {
   readonly #items: T[] = []
   readonly #scores: number[] = []
   readonly #orders: number[] = []
+  /** Nothing with a higher score would be kept. */
+  limit = Number.POSITIVE_INFINITY
 
   constructor(max: number) {
     this.#max = max
@@ -30,6 +32,7 @@ export class BestFew<T> {
     items[at] = item
     scores[at] = score
     orders[at] = order
+    if (scores.length === this.#max) this.limit = scores[this.#max - 1] ?? score
   }
 
   /** Best first. */

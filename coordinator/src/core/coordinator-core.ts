@@ -91,8 +91,11 @@ export class CoordinatorCore {
           this.#actions.push({ type: 'forget-device', device: ended })
         }
         const known = this.view.device(event.device.deviceId)
-        if (known) tellEfficiencies(known, this.#costs)
-        if (known && holdsBlocks(known.facts)) this.follower.begin(known.ref, nowMs)
+        if (known) {
+          tellEfficiencies(known, this.#costs)
+          if (holdsBlocks(known.facts)) this.follower.begin(known.ref, nowMs)
+          this.directory.label(known.ref.deviceId, known.row)
+        }
         // One that is new is asked at once, and is of use before its first report.
         this.#age(nowMs)
         break

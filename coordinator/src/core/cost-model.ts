@@ -73,9 +73,14 @@ export class CostModel {
     return (this.#of(model)?.[role].own.get(device.deviceId)?.records ?? 0) >= RECORDS_TRUSTED
   }
 
+  /** Rate that was seen from one device to another; undefined before the first transfer. */
+  seenRate(fromDeviceId: string, toDeviceId: string): number | undefined {
+    return this.#linkBytesPerSecond.get(fromDeviceId)?.get(toDeviceId)
+  }
+
   /** Time to move `bytes` from one device to another with the link to themselves, milliseconds. */
   transferMs(from: DeviceFacts, to: DeviceFacts, bytes: number): number {
-    return linkMs(from, to, bytes, this.#linkBytesPerSecond.get(from.deviceId)?.get(to.deviceId))
+    return linkMs(from, to, bytes, this.seenRate(from.deviceId, to.deviceId))
   }
 
   /** Time from asking a device for cached blocks to their last byte, milliseconds. */

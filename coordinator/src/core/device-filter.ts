@@ -14,19 +14,20 @@ import {
   CONTEXT_TOKENS_MAX,
   type DeviceTable,
   DRAINING,
-  KV_BYTES_FREE,
-  KV_BYTES_MAX,
+  FULL,
+  KV_TOKENS_FREE,
+  KV_TOKENS_MAX,
   type ModelTable,
-  POOL_BYTES_PER_TOKEN,
+  PREFERS_DECODE,
+  PREFERS_PREFILL,
   ROW_NUMBERS,
-  SLOTS_MAX,
-  SLOTS_USED,
   THERE,
   WINDOWED,
   WITH_MODELS,
 } from './device-table.js'
 import type { ProfileName } from './facts.js'
 import { BLOCK_TOKENS, wholeBlocks } from './kv-blocks.js'
+import { RowsLeft } from './row-list.js'
 
 export interface FilterInput {
   readonly modelDigest: string
@@ -41,13 +42,6 @@ export interface FilterInput {
 export interface PlacementLimits {
   readonly protocolVersion: number
   readonly protocolVersionMin: number
-}
-
-/** Takes the rows that are left, in order. */
-export interface RowTaker {
-  prefill(row: number): void
-  decode(row: number): void
-  attend(row: number): void
 }
 
 const INDEX = Object.fromEntries(FILTER_REASONS.map((reason, index) => [reason, index])) as Readonly<
@@ -81,7 +75,6 @@ export class DeviceFilter {
   readonly #limits: PlacementLimits
   readonly #nowMs: number
   readonly #needsPages: boolean
-  readonly #single = new SingleRow()
 
   constructor(
     input: FilterInput,
@@ -98,9 +91,12 @@ export class DeviceFilter {
     this.#needsPages = needsPages(input.attention)
   }
 
-  /** Gives what is left for each role and counts the others; who attends is asked for only where someone may. */
-  pass(mayOffload: boolean, taker: RowTaker): void {
-    this.#scan(0, this.#table.rows, mayOffload, taker, this.counts)
+  /** What is left for each role; counts the others. Who attends is looked for only where someone may. */
+  pass(mayOffload: boolean): RowsLeft {
+    const { rows, left } = this.#table
+    left.clear()
+    this.#scan(0, rows, mayOffload, left, this.counts)
+    return left
   }
 
   /** One that was left is turned away after all. */
@@ -108,16 +104,15 @@ export class DeviceFilter {
     this.counts[role][INDEX[reason]] = (this.counts[role][INDEX[reason]] ?? 0) + 1
   }
 
-  isLeft(row: number, role: 'prefill' | 'decode'): boolean {
-    const { taken } = this.#single
-    taken.prefill = false
-    taken.decode = false
-    this.#scan(row, row + 1, false, this.#single, this.#single.counts)
-    return taken[role]
+  isLeftForBoth(row: number): boolean {
+    ONE_ROW.clear()
+    this.#scan(row, row + 1, false, ONE_ROW, ONE_COUNT)
+    const { prefillFirst, prefillLast, decodeFirst, decodeLast } = ONE_ROW
+    return prefillFirst.length + prefillLast.length > 0 && decodeFirst.length + decodeLast.length > 0
   }
 
   /** In one piece and without calls, since it is run for every device at every placement. */
-  #scan(begin: number, end: number, mayOffload: boolean, taker: RowTaker, counts: Counts): void {
+  #scan(begin: number, end: number, mayOffload: boolean, left: RowsLeft, counts: Counts): void {
     const { flags, readyUntilMs, refusedUntilMs, protocolVersion, protocolVersionMin } = this.#table
     const { prefill, decode, attend } = counts
     const modelFlags = this.model?.flags ?? NO_FLAGS
@@ -128,6 +123,7 @@ export class DeviceFilter {
     const promptTokens = wholeBlocks(prefillTokens)
     const decodeTokens = wholeBlocks(this.#input.reserveTokens)
     const pages = Math.floor(prefillTokens / BLOCK_TOKENS)
+    const attendTokens = pages * BLOCK_TOKENS
     for (let row = begin; row < end; row += 1) {
       const ofDevice = flags[row] ?? 0
       // Who has no model at all, such as a host agent, is no device that could be turned away.
@@ -151,36 +147,39 @@ export class DeviceFilter {
       let off = LEFT
       if (avoided.size > 0 && this.#isAvoided(row)) off = FAILED_BEFORE
       else if ((refusedUntilMs[row] ?? 0) > nowMs) off = REFUSED
-      const bytesPerToken = numbers[first + POOL_BYTES_PER_TOKEN] ?? 0
-      const bytesMax = numbers[first + KV_BYTES_MAX] ?? 0
-      const bytesFree = numbers[first + KV_BYTES_FREE] ?? 0
+      const tokensMax = numbers[first + KV_TOKENS_MAX] ?? 0
+      const tokensFree = numbers[first + KV_TOKENS_FREE] ?? 0
 
       let against = off
       if ((ofModel & CAN_PREFILL) === 0) against = CAPABILITY
-      else if (promptTokens * bytesPerToken > bytesMax) against = TOO_SMALL
-      else if (off === LEFT && promptTokens * bytesPerToken > bytesFree) against = MEMORY
-      if (against === LEFT) taker.prefill(row)
-      else prefill[against] = (prefill[against] ?? 0) + 1
+      else if (promptTokens > tokensMax) against = TOO_SMALL
+      else if (off === LEFT && promptTokens > tokensFree) against = MEMORY
+      if (against === LEFT) {
+        if ((ofModel & PREFERS_PREFILL) !== 0) left.prefillFirst.push(row)
+        else left.prefillLast.push(row)
+      } else prefill[against] = (prefill[against] ?? 0) + 1
 
       against = off
       if ((ofModel & CAN_DECODE) === 0) against = CAPABILITY
       else if (this.#needsPages && (ofModel & WINDOWED) !== 0) against = SLIDING_WINDOW
       else if (this.#needsPages && (ofModel & CHOOSES_PAGES) === 0) against = CAPABILITY
-      else if (decodeTokens * bytesPerToken > bytesMax) against = TOO_SMALL
+      else if (decodeTokens > tokensMax) against = TOO_SMALL
       else if (off !== LEFT) against = off
-      else if ((numbers[first + SLOTS_USED] ?? 0) >= (numbers[first + SLOTS_MAX] ?? 0)) against = SLOTS
-      else if (decodeTokens * bytesPerToken > bytesFree) against = MEMORY
-      if (against === LEFT) taker.decode(row)
-      else decode[against] = (decode[against] ?? 0) + 1
+      else if ((ofModel & FULL) !== 0) against = SLOTS
+      else if (decodeTokens > tokensFree) against = MEMORY
+      if (against === LEFT) {
+        if ((ofModel & PREFERS_DECODE) !== 0) left.decodeFirst.push(row)
+        else left.decodeLast.push(row)
+      } else decode[against] = (decode[against] ?? 0) + 1
 
       if (!mayOffload) continue
       against = off
       const pagesMax = numbers[first + ATTEND_PAGES_MAX] ?? 0
       if ((ofModel & CAN_ATTEND) === 0 || pagesMax === 0 || pages > pagesMax) against = CAPABILITY
       else if ((ofModel & WINDOWED) !== 0) against = SLIDING_WINDOW
-      else if (pages * BLOCK_TOKENS * bytesPerToken > bytesMax) against = TOO_SMALL
-      else if (off === LEFT && pages * BLOCK_TOKENS * bytesPerToken > bytesFree) against = MEMORY
-      if (against === LEFT) taker.attend(row)
+      else if (attendTokens > tokensMax) against = TOO_SMALL
+      else if (off === LEFT && attendTokens > tokensFree) against = MEMORY
+      if (against === LEFT) left.attend.push(row)
       else attend[against] = (attend[against] ?? 0) + 1
     }
   }
@@ -190,23 +189,11 @@ export class DeviceFilter {
   }
 }
 
-/** Takes one row, which was counted before. */
-class SingleRow implements RowTaker {
-  readonly counts = noCounts()
-  readonly taken = { prefill: false, decode: false }
-
-  prefill(): void {
-    this.taken.prefill = true
-  }
-
-  decode(): void {
-    this.taken.decode = true
-  }
-
-  attend(): void {}
-}
-
 function noCounts(): Counts {
   const nothing = (): number[] => FILTER_REASONS.map(() => 0)
   return { prefill: nothing(), decode: nothing(), attend: nothing() }
 }
+
+/** For single rows, which were counted before. */
+const ONE_ROW = new RowsLeft()
+const ONE_COUNT = noCounts()

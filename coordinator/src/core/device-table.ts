@@ -7,6 +7,7 @@
  */
 import type { ModelFacts } from './facts.js'
 import type { LoadedModel } from './loaded-model.js'
+import { RowsLeft } from './row-list.js'
 
 type ModelName = Pick<ModelFacts, 'digest' | 'profile'>
 
@@ -27,22 +28,24 @@ export const CHOOSES_PAGES = 64
 export const WINDOWED = 128
 /** Prompts of other models wait on the device, too. */
 export const CONTENDED = 256
+/** No decode slot is free. */
+export const FULL = 512
 
 /** Numbers of a model on a device, by their place in its row. */
 export const CONTEXT_TOKENS_MAX = 0
-export const POOL_BYTES_PER_TOKEN = 1
-export const KV_BYTES_MAX = 2
-export const KV_BYTES_FREE = 3
+/** Whose KV fits when nothing else is there, and now. */
+export const KV_TOKENS_MAX = 1
+export const KV_TOKENS_FREE = 2
+export const ATTEND_PAGES_MAX = 3
 export const SLOTS_USED = 4
-export const SLOTS_MAX = 5
-export const ATTEND_PAGES_MAX = 6
-export const BYTES_PER_SECOND = 7
-export const PREFILL_OPS_PER_SECOND = 8
-export const STEP_OPS_PER_SECOND = 9
-export const PARAMETERS = 10
-export const WEIGHT_BYTES = 11
-export const KEY_WIDTH = 12
-export const PREFILL_TOKENS_AHEAD = 13
+export const BYTES_PER_SECOND = 5
+export const PREFILL_OPS_PER_SECOND = 6
+export const STEP_OPS_PER_SECOND = 7
+export const PARAMETERS = 8
+export const WEIGHT_BYTES = 9
+export const KEY_WIDTH = 10
+export const POOL_BYTES_PER_TOKEN = 11
+export const PREFILL_TOKENS_AHEAD = 12
 /** Shares of the roofline that the device itself was seen to reach; NaN before. */
 export const PREFILL_EFFICIENCY = 14
 export const DECODE_EFFICIENCY = 15
@@ -53,6 +56,10 @@ export class ModelTable {
   flags = new Uint16Array(ROWS_MIN)
   numbers = new Float64Array(ROWS_MIN * ROW_NUMBERS)
   readonly loaded: (LoadedModel | undefined)[] = []
+  /** Leading blocks of a prompt that the device holds, valid where the stamp is the prompt's. */
+  heldBlocks = new Int32Array(ROWS_MIN)
+  heldStamps = new Int32Array(ROWS_MIN)
+  #stamps = 0
   /** Of the blocks of all devices that have or had it. */
   readonly variants = new Set<string>()
 
@@ -60,12 +67,20 @@ export class ModelTable {
     if (row >= this.flags.length) {
       this.flags = grown(this.flags, new Uint16Array(2 * row))
       this.numbers = grown(this.numbers, new Float64Array(2 * row * ROW_NUMBERS))
+      this.heldBlocks = grown(this.heldBlocks, new Int32Array(2 * row))
+      this.heldStamps = grown(this.heldStamps, new Int32Array(2 * row))
     }
     this.variants.add(model.facts.variant)
     this.loaded[row] = model
     const first = row * ROW_NUMBERS
     this.numbers[first + PREFILL_EFFICIENCY] = Number.NaN
     this.numbers[first + DECODE_EFFICIENCY] = Number.NaN
+  }
+
+  /** For one more prompt. */
+  newStamp(): number {
+    this.#stamps = this.#stamps === 0x7fff_ffff ? 1 : this.#stamps + 1
+    return this.#stamps
   }
 
   clear(row: number): void {
@@ -86,6 +101,8 @@ export class DeviceTable {
   refusedUntilMs = new Float64Array(ROWS_MIN)
   protocolVersion = new Int32Array(ROWS_MIN)
   protocolVersionMin = new Int32Array(ROWS_MIN)
+  /** For the pass over all rows that goes on. */
+  readonly left = new RowsLeft()
   /** By digest and profile. */
   readonly #models = new Map<string, ModelTable>()
   readonly #free: number[] = []

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { KvDirectory } from './kv-directory.js'
+import { blocksOn } from './testing/blocks-on.js'
 import { hashesOf } from './testing/named-hashes.js'
 
 const DEVICES = ['gpu-0', 'fpga-0', 'fpga-1', 'host-0']
@@ -81,7 +82,7 @@ describe('the directory of blocks', () => {
         for (const variant of VARIANTS) {
           const match = directory.match(hashesOf(prompt), variant)
           const runs = DEVICES.map((device) => owners.run(device, variant, prompt))
-          expect(DEVICES.map((device) => match.blocksOn(device))).toEqual(runs)
+          expect(DEVICES.map((device) => blocksOn(match, device))).toEqual(runs)
           const longest = match.longest(1, 2).map(({ blocks }) => blocks)
           const expected = runs.filter((run) => run > 1).toSorted((a, b) => b - a)
           expect(longest).toEqual(expected.slice(0, 2))
@@ -110,7 +111,7 @@ describe('the directory of blocks', () => {
           for (const device of DEVICES) {
             for (const variant of VARIANTS) {
               for (const hash of HASHES) {
-                const isKnown = directory.match(hashesOf([hash]), variant).blocksOn(device) > 0
+                const isKnown = blocksOn(directory.match(hashesOf([hash]), variant), device) > 0
                 if (isKnown) expect(owners.of(device, variant)).toContain(hash)
               }
             }
@@ -128,7 +129,7 @@ describe('the directory of blocks', () => {
     directory.match(hashesOf(['a']), 'f32')
     directory.store('gpu-0', groupOf({ variant: 'f32', hashes: ['d'] }), 'hbm')
     expect(
-      ['a', 'b', 'c', 'd'].map((hash) => directory.match(hashesOf([hash]), 'f32').blocksOn('gpu-0')),
+      ['a', 'b', 'c', 'd'].map((hash) => blocksOn(directory.match(hashesOf([hash]), 'f32'), 'gpu-0')),
     ).toEqual([1, 0, 1, 1])
     expect(directory.droppedCopies).toBe(1)
   })
@@ -155,7 +156,7 @@ describe('the directory of blocks', () => {
     }
     directory.store('gpu-7', groupOf({ variant: 'f32', hashes: ['one more'] }), 'hbm')
     const match = directory.match(hashesOf([...prompt, 'one more']), 'f32')
-    expect(match.blocksOn('gpu-999')).toBe(64)
+    expect(blocksOn(match, 'gpu-999')).toBe(64)
     expect(match.longest(0, 2)).toEqual([
       { deviceId: 'gpu-7', blocks: 65 },
       { deviceId: 'gpu-0', blocks: 64 },

@@ -12,7 +12,7 @@
 import { type BlockHashes, HASH_WORDS, hashCount } from './block-hashes.js'
 import { BlockTable } from './block-table.js'
 import { type HolderSet, HolderSets, TIERS_MAX } from './holder-sets.js'
-import { PrefixMatch } from './prefix-match.js'
+import { type HolderNames, PrefixMatch } from './prefix-match.js'
 import { RecencyList } from './recency-list.js'
 
 const DIRECTORY_BLOCKS_MAX = 1_000_000
@@ -33,7 +33,7 @@ interface Holder {
   blocks: number
 }
 
-export class KvDirectory {
+export class KvDirectory implements HolderNames {
   readonly blocksMax: number
   readonly #table = new BlockTable()
   readonly #sets = new HolderSets()
@@ -42,6 +42,9 @@ export class KvDirectory {
   #setIds = new Int32Array(1_024)
   readonly #holders: (Holder | undefined)[] = []
   readonly #freeHolders: number[] = []
+  /** By holder; see `label`. */
+  #labels = new Int32Array(64)
+  readonly #labelOfDevice = new Map<string, number>()
   /** Ids of a device's holders, one for each variant. */
   readonly #ofDevice = new Map<string, number[]>()
   /** Names by number; the first stands for an unknown one. */
@@ -66,6 +69,20 @@ export class KvDirectory {
   blocksOn(deviceId: string): number {
     const ids = this.#ofDevice.get(deviceId) ?? []
     return ids.reduce((sum, id) => sum + (this.#holders[id]?.blocks ?? 0), 0)
+  }
+
+  /** Numbers a device for who asks for matches: it is told instead of the device's name, until the device is dropped. */
+  label(deviceId: string, label: number): void {
+    this.#labelOfDevice.set(deviceId, label)
+    for (const id of this.#ofDevice.get(deviceId) ?? []) this.#labels[id] = label
+  }
+
+  deviceIdOf(holder: number): string {
+    return this.#holders[holder]?.deviceId ?? ''
+  }
+
+  labelOf(holder: number): number {
+    return this.#labels[holder] ?? -1
   }
 
   store(deviceId: string, { variant, hashes }: BlockGroup, tier: string): void {
@@ -122,6 +139,7 @@ export class KvDirectory {
       this.#freeHolders.push(id)
     }
     this.#ofDevice.delete(deviceId)
+    this.#labelOfDevice.delete(deviceId)
   }
 
   /** Tier in which the device holds the first of the blocks; empty where it does not, or did not say. */
@@ -137,7 +155,7 @@ export class KvDirectory {
 
   /** Follows a prompt's blocks, the first one first; those that are met count as used. */
   match(hashes: BlockHashes, variant: string): PrefixMatch {
-    const match = new PrefixMatch()
+    const match = new PrefixMatch(this)
     const count = hashCount(hashes)
     let followed: readonly number[] = []
     let setId = 0
@@ -155,7 +173,7 @@ export class KvDirectory {
       this.#recency.useNext(slot)
     }
     this.#recency.endRun()
-    for (const id of followed) match.add(this.#holders[id]?.deviceId ?? '', blocks)
+    for (const id of followed) match.add(id, blocks)
     return match
   }
 
@@ -174,7 +192,7 @@ export class KvDirectory {
     for (const id of followed) {
       while ((holders[at] ?? Number.POSITIVE_INFINITY) < id) at += 1
       if (holders[at] === id) next.push(id)
-      else match.add(this.#holders[id]?.deviceId ?? '', blocks)
+      else match.add(id, blocks)
     }
     return next
   }
@@ -228,11 +246,7 @@ export class KvDirectory {
 
   #newSlot(hashes: BlockHashes, at: number): number {
     const slot = this.#table.add(hashes, at)
-    if (slot >= this.#setIds.length) {
-      const larger = new Int32Array(2 * this.#setIds.length)
-      larger.set(this.#setIds)
-      this.#setIds = larger
-    }
+    if (slot >= this.#setIds.length) this.#setIds = grown(this.#setIds)
     this.#recency.add(slot)
     return slot
   }
@@ -254,6 +268,8 @@ export class KvDirectory {
     if (known !== undefined) return known
     const id = this.#freeHolders.pop() ?? this.#holders.length
     this.#holders[id] = { deviceId, variant, blocks: 0 }
+    if (id >= this.#labels.length) this.#labels = grown(this.#labels)
+    this.#labels[id] = this.#labelOfDevice.get(deviceId) ?? -1
     this.#ofDevice.set(deviceId, [...ids, id])
     return id
   }
@@ -264,4 +280,10 @@ export class KvDirectory {
     if (this.#tiers.length >= TIERS_MAX) return 0
     return this.#tiers.push(name) - 1
   }
+}
+
+function grown(array: Int32Array<ArrayBuffer>): Int32Array<ArrayBuffer> {
+  const larger = new Int32Array(2 * array.length)
+  larger.set(array)
+  return larger
 }

@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 import type { DeviceRef } from './facts.js'
 import { KvDirectory } from './kv-directory.js'
 import { type KvChange, KvFollower, type KvSnapshot, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
+import { blocksOn } from './testing/blocks-on.js'
 import { hashesOf } from './testing/named-hashes.js'
 
 const VARIANT = 'f32'
@@ -45,7 +46,7 @@ function hashed(stored: readonly string[], removed: readonly string[]) {
 }
 
 function known(directory: KvDirectory, deviceId: string): string[] {
-  return HASHES.filter((hash) => directory.match(hashesOf([hash]), VARIANT).blocksOn(deviceId) > 0)
+  return HASHES.filter((hash) => blocksOn(directory.match(hashesOf([hash]), VARIANT), deviceId) > 0)
 }
 
 interface Turn {

@@ -17,9 +17,10 @@ import {
   CONTENDED,
   CONTEXT_TOKENS_MAX,
   DECODE_EFFICIENCY,
+  FULL,
   KEY_WIDTH,
-  KV_BYTES_FREE,
-  KV_BYTES_MAX,
+  KV_TOKENS_FREE,
+  KV_TOKENS_MAX,
   type ModelTable,
   PARAMETERS,
   POOL_BYTES_PER_TOKEN,
@@ -29,7 +30,6 @@ import {
   PREFILL_OPS_PER_SECOND,
   PREFILL_TOKENS_AHEAD,
   ROW_NUMBERS,
-  SLOTS_MAX,
   SLOTS_USED,
   STEP_OPS_PER_SECOND,
   THERE,
@@ -78,6 +78,7 @@ export class LoadedModel {
     this.table = table
     table.put(device.row, this)
     this.#sum()
+    this.write()
   }
 
   /** The device says anew what it has. */
@@ -145,23 +146,17 @@ export class LoadedModel {
     this.prefillTokensAhead = this.#others.prefillTokens + this.own.prefillTokens
     this.kvBytesMax = this.#tiers().reduce((sum, tier) => sum + tier.capacityBytes, 0)
     this.kvBytesFree = this.kvBytesMax - this.#others.kvBytes - this.own.kvBytes
+    this.#writeUse()
     // What waits for one model makes the others wait.
-    for (const model of this.device.models) if (model !== this) model.write()
-    this.write()
+    for (const model of this.device.models) if (model !== this) model.#writeUse()
   }
 
-  /** Keeps the table in step. */
+  /** Keeps the table in step with what was advertised. */
   write(): void {
     const { device, facts } = this
-    const { numbers, flags } = this.table
+    const { numbers } = this.table
     const first = device.row * ROW_NUMBERS
-    flags[device.row] = this.#flags()
     numbers[first + CONTEXT_TOKENS_MAX] = facts.contextTokensMax
-    numbers[first + POOL_BYTES_PER_TOKEN] = facts.poolBytesPerToken
-    numbers[first + KV_BYTES_MAX] = this.kvBytesMax
-    numbers[first + KV_BYTES_FREE] = this.kvBytesFree
-    numbers[first + SLOTS_USED] = this.slotsUsed
-    numbers[first + SLOTS_MAX] = device.facts.decodeSlots
     numbers[first + ATTEND_PAGES_MAX] = device.traits.attendPagesMax
     numbers[first + BYTES_PER_SECOND] = device.traits.bytesPerSecond
     numbers[first + PREFILL_OPS_PER_SECOND] = prefillOpsPerSecond(device.facts, facts)
@@ -169,23 +164,38 @@ export class LoadedModel {
     numbers[first + PARAMETERS] = facts.parameters
     numbers[first + WEIGHT_BYTES] = facts.weightBytes
     numbers[first + KEY_WIDTH] = keyWidth(facts)
+    numbers[first + POOL_BYTES_PER_TOKEN] = facts.poolBytesPerToken
+    this.#writeUse()
+  }
+
+  /** The same for what is in use. */
+  #writeUse(): void {
+    const { device, facts } = this
+    const { numbers, flags } = this.table
+    const first = device.row * ROW_NUMBERS
+    flags[device.row] = this.#flags()
+    // Bytes of nothing fit anywhere.
+    const tokensIn = (bytes: number) =>
+      facts.poolBytesPerToken > 0 ? bytes / facts.poolBytesPerToken : Number.POSITIVE_INFINITY
+    numbers[first + KV_TOKENS_MAX] = tokensIn(this.kvBytesMax)
+    numbers[first + KV_TOKENS_FREE] = tokensIn(this.kvBytesFree)
+    numbers[first + SLOTS_USED] = this.slotsUsed
     numbers[first + PREFILL_TOKENS_AHEAD] = this.prefillTokensAhead
   }
 
   #flags(): number {
-    const { traits, models } = this.device
-    const isContended = models.some((model) => model !== this && model.prefillTokensAhead > 0)
-    return (
-      (this.isThere ? THERE : 0) |
-      (traits.canPrefill ? CAN_PREFILL : 0) |
-      (traits.canDecode ? CAN_DECODE : 0) |
-      (traits.canAttend ? CAN_ATTEND : 0) |
-      (traits.prefers === 'prefill' ? PREFERS_PREFILL : 0) |
-      (traits.prefers === 'decode' ? PREFERS_DECODE : 0) |
-      (traits.choosesPages ? CHOOSES_PAGES : 0) |
-      (this.facts.slidingWindowTokens !== undefined ? WINDOWED : 0) |
-      (isContended ? CONTENDED : 0)
-    )
+    const { traits, models, facts } = this.device
+    let flags = this.isThere ? THERE : 0
+    if (traits.canPrefill) flags |= CAN_PREFILL
+    if (traits.canDecode) flags |= CAN_DECODE
+    if (traits.canAttend) flags |= CAN_ATTEND
+    if (traits.prefers === 'prefill') flags |= PREFERS_PREFILL
+    if (traits.prefers === 'decode') flags |= PREFERS_DECODE
+    if (traits.choosesPages) flags |= CHOOSES_PAGES
+    if (this.facts.slidingWindowTokens !== undefined) flags |= WINDOWED
+    if (this.slotsUsed >= facts.decodeSlots) flags |= FULL
+    for (const model of models) if (model !== this && model.prefillTokensAhead > 0) flags |= CONTENDED
+    return flags
   }
 
   #tiers(): readonly Pick<TierFacts, 'capacityBytes'>[] {

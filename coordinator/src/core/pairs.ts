@@ -7,7 +7,7 @@ import type { CostModel } from './cost-model.js'
 import { PAIRS_KEPT, type WeighedPair } from './decision.js'
 import { kvBytes } from './kv-blocks.js'
 import type { LoadedModel } from './loaded-model.js'
-import type { PrefixChoice, PrefixPlan } from './prefix-choice.js'
+import type { PrefixChoice } from './prefix-choice.js'
 
 const MUCH_FASTER = 0.25
 /** Pairs whose predicted times differ by less than about this share count as equal: the emptier one wins. */
@@ -28,7 +28,8 @@ export interface Decoder extends Candidate {
 }
 
 export interface Prefiller extends Candidate {
-  readonly plan: PrefixPlan
+  /** With the best way to have the prompt's beginning. */
+  readonly prefillMs: number
 }
 
 export interface ScoredPair extends WeighedPair {
@@ -50,9 +51,8 @@ export function quickest<T extends Candidate>(candidates: readonly T[]): readonl
   return few.items
 }
 
-/** Each with the best way to have the prompt's beginning. */
 export function planned(candidates: readonly Candidate[], prefix: PrefixChoice): readonly Prefiller[] {
-  return candidates.map(({ model, roleMs }) => ({ model, roleMs, plan: prefix.plan(model) }))
+  return candidates.map(({ model, roleMs }) => ({ model, roleMs, prefillMs: prefix.prefillMs(model) }))
 }
 
 /** The best PAIRS_KEPT of all pairs, best first. */
@@ -71,7 +71,7 @@ export function scorePairs(
       const from = prefiller.model.device
       const heldByDecodeTokens = from === to ? 0 : heldTokens
       const bytes = kvBytes(prefiller.model.facts, input.prefillTokens - heldByDecodeTokens)
-      const { prefillMs } = prefiller.plan
+      const { prefillMs } = prefiller
       const startMs = prefillMs + exposedMs(prefiller, costs.transferMs(from.facts, to.facts, bytes))
       const totalMs = startMs + (input.answerTokens - 1) * decoder.roleMs
       // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
@@ -112,17 +112,16 @@ export function isMuchFaster(pair: ScoredPair, than: ScoredPair, costs: CostMode
 
 /**
  * Whether no pair with one of these decoders can be much faster: each takes at least the quickest prefill, and
- * `leastStepMs`, one for each of them, for every token after the first.
+ * `leastStepMs` for every token after the first.
  */
 export function cannotBeMuchFaster(
   prefillers: readonly Prefiller[],
-  leastStepMs: readonly number[],
+  leastStepMs: number,
   answerTokens: number,
   than: ScoredPair,
 ): boolean {
-  const leastPrefillMs = Math.min(...prefillers.map(({ plan }) => plan.prefillMs))
-  const leastMs = (stepMs: number): number => leastPrefillMs + (answerTokens - 1) * stepMs
-  return leastStepMs.every((stepMs) => leastMs(stepMs) >= MUCH_FASTER * than.totalMs)
+  const leastPrefillMs = Math.min(...prefillers.map(({ prefillMs }) => prefillMs))
+  return leastPrefillMs + (answerTokens - 1) * leastStepMs >= MUCH_FASTER * than.totalMs
 }
 
 /** To the last token, and by more than what counts as equal to the beginning, which is what reuse saves. */
@@ -131,9 +130,9 @@ export function isFaster(pair: ScoredPair, than: ScoredPair): boolean {
 }
 
 /** Layer i travels while layer i + 1 computes: what is left is the last layer, or what the link cannot keep up with. */
-function exposedMs({ model, plan }: Prefiller, transferMs: number): number {
+function exposedMs({ model, prefillMs }: Prefiller, transferMs: number): number {
   const layers = Math.max(1, model.facts.layers)
-  return Math.max(transferMs / layers, transferMs - (plan.prefillMs * (layers - 1)) / layers)
+  return Math.max(transferMs / layers, transferMs - (prefillMs * (layers - 1)) / layers)
 }
 
 export function comparePairs(a: ScoredPair, b: ScoredPair): number {

@@ -125,28 +125,22 @@ function placeIn(
   const prefix = new PrefixChoice(input, profile, view, costs, directory, nowMs)
   const attention = new AttentionPlacement(input.attention, context, cluster)
   const filter = new DeviceFilter(input, profile, view, limits, nowMs)
-  const candidates = new Candidates(
-    { filter, attention, prefix, costs },
-    { digest: input.modelDigest, profile },
-  )
-  candidates.find(looksForAttendants(input.attention, prefillTokens, answerTokens))
+  const mayOffload = looksForAttendants(input.attention, prefillTokens, answerTokens)
+  const model = { digest: input.modelDigest, profile }
+  const candidates = new Candidates({ filter, attention, prefix, costs }, model, mayOffload)
   const score = (prefillers: readonly Prefiller[], decoders: readonly Decoder[]): ScoredPair[] =>
     scorePairs(prefillers, decoders, { prefillTokens, answerTokens }, costs, prefix)
   const isOffloadAsked = isRemote(input.attention.wish)
-  const { decodeFirst, prefillFirst } = candidates
   const prefillers = planned(candidates.prefillers(), prefix)
-  const decoders = (rows: readonly number[], leastMs: readonly number[]) =>
-    candidates.decoders(rows, isOffloadAsked ? undefined : leastMs)
-  const usual = score(prefillers, decoders(decodeFirst, candidates.leastStepMs(decodeFirst)))
+  const usual = score(prefillers, candidates.decoders(true, isOffloadAsked))
   const bestUsual = usual[0]
-  const unusualMs = candidates.leastStepMs(prefillFirst)
   // Among thousands of devices these are most of the work, for a rule that seldom comes into force.
   const isDecided =
     bestUsual !== undefined &&
     usual.length >= PAIRS_KEPT &&
     !isOffloadAsked &&
-    cannotBeMuchFaster(prefillers, unusualMs, answerTokens, bestUsual)
-  const unusual = isDecided ? [] : score(prefillers, decoders(prefillFirst, unusualMs))
+    cannotBeMuchFaster(prefillers, candidates.leastUnusualStepMs(), answerTokens, bestUsual)
+  const unusual = isDecided ? [] : score(prefillers, candidates.decoders(false, isOffloadAsked))
   const bestUnusual = unusual[0]
   let decodeRule: DecodeRule = 'free-slot'
   let ranked = [...usual, ...unusual]
@@ -186,7 +180,7 @@ function placeIn(
       prefillRule,
       decodeRule,
       prefix: {
-        ...prefix.plan(best.prefiller.model, true),
+        ...prefix.plan(best.prefiller.model),
         blocks: hashCount(input.blockHashes),
         heldByDecodeTokens: best.heldByDecodeTokens,
       },

@@ -30,7 +30,7 @@ function planWith(tokensAhead: number, linkBytesPerSecond = 1e9) {
     prefillTokens: hashCount(blockHashes) * 16,
     avoided: new Set<string>(),
   }
-  const plan = new PrefixChoice(prompt, 'exact', view, costs, directory, 0).plan(onGpu, true)
+  const plan = new PrefixChoice(prompt, 'exact', view, costs, directory, 0).plan(onGpu)
   return { plan, costs }
 }
 

@@ -16,6 +16,7 @@ import { BLOCK_TOKENS } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
 import type { LoadedModel } from './loaded-model.js'
 import type { PrefixMatch } from './prefix-match.js'
+import type { RowList } from './row-list.js'
 import { prefillMsAt } from './row-times.js'
 
 /** Sources weighed for one device, the longest runs first. */
@@ -79,13 +80,6 @@ interface Source {
   readonly from: DeviceView | undefined
 }
 
-interface Weighed {
-  readonly fetchMs: number
-  readonly restMs: number
-}
-
-const NOT_ASKED: Weighed = { fetchMs: 0, restMs: 0 }
-
 export class PrefixChoice {
   readonly #prompt: Prompt
   readonly #view: ClusterView
@@ -96,6 +90,10 @@ export class PrefixChoice {
   readonly #sharedEfficiency: number
   readonly #matches = new Map<string, PrefixMatch>()
   readonly #known = new Map<string, Source>()
+  /** Of the table in which it is written what devices hold. */
+  #table: ModelTable | undefined
+  #stamp = 0
+  #held: number[] = []
 
   /** Of the model in the profile that is tried. */
   constructor(
@@ -115,8 +113,9 @@ export class PrefixChoice {
   }
 
   /** Tokens that need not be sent to a device which another one prefills for. */
-  heldTokens({ device, facts }: LoadedModel): number {
-    return this.#match(facts.variant).blocksOn(device.facts.deviceId) * BLOCK_TOKENS
+  heldTokens({ table, device }: LoadedModel): number {
+    const stamp = this.#stampOf(table)
+    return table.heldStamps[device.row] === stamp ? (table.heldBlocks[device.row] ?? 0) * BLOCK_TOKENS : 0
   }
 
   /** Tokens that a prefilling device need not compute since it holds them. */
@@ -129,50 +128,75 @@ export class PrefixChoice {
     return this.#prefillMs(model, this.localTokens(model))
   }
 
-  /** Leading blocks of the prompt on the few devices that have the model and hold any, by row. */
-  forEachHolder(table: ModelTable, does: (row: number, blocks: number) => void): void {
-    const isOne = table.variants.size === 1
-    for (const variant of table.variants) {
-      this.#match(variant).forEach((deviceId, blocks) => {
-        const row = this.#view.device(deviceId)?.row
-        if (row === undefined) return
-        if (isOne || table.loaded[row]?.facts.variant === variant) does(row, blocks)
-      })
+  /** Rows of the few devices that have the model and hold the beginning of the prompt. */
+  heldRows(table: ModelTable): readonly number[] {
+    this.#stampOf(table)
+    return this.#held
+  }
+
+  /** Fills in `localMs` of the models in these rows. */
+  fillLocalMs(table: ModelTable, { rows, ms, length }: RowList): void {
+    const stamp = this.#stampOf(table)
+    const { flags, heldStamps, heldBlocks } = table
+    const { prefillTokens } = this.#prompt
+    const reusableTokens = this.#reusableTokens
+    const sharedEfficiency = this.#sharedEfficiency
+    for (let at = 0; at < length; at += 1) {
+      const row = rows[at] ?? 0
+      const heldTokens = heldStamps[row] === stamp ? (heldBlocks[row] ?? 0) * BLOCK_TOKENS : 0
+      const haveTokens = Math.min(heldTokens, reusableTokens)
+      const isContended = ((flags[row] ?? 0) & CONTENDED) !== 0
+      ms[at] = isContended
+        ? this.#prefillMsAt(table, row, haveTokens)
+        : prefillMsAt(table, row, prefillTokens - haveTokens, haveTokens, sharedEfficiency)
     }
   }
 
-  /** As `localMs` of the model in this row, `blocks` of the prompt being there. */
-  localMsAt(table: ModelTable, row: number, blocks: number): number {
-    return this.#prefillMsAt(table, row, Math.min(blocks * BLOCK_TOKENS, this.#reusableTokens))
+  /** PrefixPlan.prefillMs of `plan`, for the devices of which one is chosen. */
+  prefillMs(model: LoadedModel): number {
+    const { deviceId } = model.device.facts
+    const localTokens = this.localTokens(model)
+    const aheadMs = this.#aheadMs(model)
+    let bestMs = this.#prefillMs(model, localTokens)
+    let restTokens = localTokens
+    let restMs = bestMs
+    for (const holder of this.#holders(model, localTokens)) {
+      const tokens = Math.min(holder.blocks * BLOCK_TOKENS, this.#reusableTokens)
+      if (holder.deviceId === deviceId || tokens <= localTokens) continue
+      if (tokens !== restTokens) restMs = this.#prefillMs(model, tokens)
+      restTokens = tokens
+      if (restMs >= bestMs) continue
+      const { why, from } = this.#source(holder.deviceId)
+      if (why !== 'slower' || !from) continue
+      const fetchMs = this.#fetchMs(from, model, tokens - localTokens)
+      bestMs = Math.min(bestMs, restMs + Math.max(0, fetchMs - aheadMs))
+    }
+    return bestMs
   }
 
-  /** `isTold`: with the sources that are not used, which are of interest for the chosen device alone. */
-  plan(model: LoadedModel, isTold = false): PrefixPlan {
+  plan(model: LoadedModel): PrefixPlan {
     const { device, facts } = model
     const { deviceId } = device.facts
     const localTokens = this.localTokens(model)
     const localMs = this.#prefillMs(model, localTokens)
-    const aheadTokens = model.prefillTokensAhead
-    const aheadMs =
-      (aheadTokens > 0 ? this.#costs.prefillMs(device.facts, facts, aheadTokens) : 0) + this.#othersMs(model)
+    const aheadMs = this.#aheadMs(model)
     let best: { fetch: PlannedFetch; totalMs: number } | undefined
     const seen: UnusedSource[] = []
-    for (const holder of this.#match(facts.variant).longest(localTokens / BLOCK_TOKENS, SOURCES_MAX + 1)) {
+    for (const holder of this.#holders(model, localTokens)) {
       const tokens = Math.min(holder.blocks * BLOCK_TOKENS, this.#reusableTokens)
       if (holder.deviceId === deviceId || tokens <= localTokens) continue
       const source = this.#source(holder.deviceId)
       const { tier, from } = source
-      const weighed =
-        source.why === 'slower' && from ? this.#fetch(from, model, tokens, localTokens) : NOT_ASKED
-      const { fetchMs, restMs } = weighed
-      const isAsked = weighed !== NOT_ASKED
-      const totalMs = restMs + Math.max(0, fetchMs - aheadMs)
+      const isAsked = source.why === 'slower' && from !== undefined
+      const restMs = isAsked ? this.#prefillMs(model, tokens) : 0
+      const fetchMs = isAsked ? this.#fetchMs(from, model, tokens - localTokens) : 0
+      const totalMs = isAsked ? restMs + Math.max(0, fetchMs - aheadMs) : 0
       const computeMs = isAsked ? localMs - restMs : 0
-      if (isAsked && from && totalMs < (best?.totalMs ?? localMs)) {
+      if (isAsked && totalMs < (best?.totalMs ?? localMs)) {
         best = { fetch: { device: from.ref, tokens, tier, fetchMs, computeMs }, totalMs }
       }
       // One more than is told, since one of them may be the chosen one.
-      if (!isTold || seen.length > UNUSED_KEPT) continue
+      if (seen.length > UNUSED_KEPT) continue
       const why = isAsked && totalMs < localMs ? 'second-best' : source.why
       seen.push({ deviceId: holder.deviceId, tokens, tier, why, fetchMs, computeMs, prefillMs: totalMs })
     }
@@ -191,13 +215,20 @@ export class PrefixChoice {
     }
   }
 
-  /** Times of having `tokens` from another device, and of computing what is left then. */
-  #fetch(from: DeviceView, model: LoadedModel, tokens: number, localTokens: number): Weighed {
-    const bytes = (tokens - localTokens) * model.facts.kvBytesPerToken
-    return {
-      fetchMs: this.#costs.fetchMs(from.facts, model.device.facts, bytes),
-      restMs: this.#prefillMs(model, tokens),
-    }
+  /** Devices with more of the prompt than is here, of which some are weighed. */
+  #holders({ facts }: LoadedModel, localTokens: number) {
+    return this.#match(facts.variant).longest(localTokens / BLOCK_TOKENS, SOURCES_MAX + 1)
+  }
+
+  /** Until the prompts that wait are computed. */
+  #aheadMs(model: LoadedModel): number {
+    const { device, facts, prefillTokensAhead } = model
+    const ownMs = prefillTokensAhead > 0 ? this.#costs.prefillMs(device.facts, facts, prefillTokensAhead) : 0
+    return ownMs + this.#othersMs(model)
+  }
+
+  #fetchMs(from: DeviceView, { device, facts }: LoadedModel, tokens: number): number {
+    return this.#costs.fetchMs(from.facts, device.facts, tokens * facts.kvBytesPerToken)
   }
 
   /** The same for whichever device asks. */
@@ -247,6 +278,27 @@ export class PrefixChoice {
     const told = this.#directory.tierOf(deviceId, this.#prompt.blockHashes)
     const tiers = this.#view.device(deviceId)?.facts.tiers ?? []
     return told === '' && tiers.length === 1 ? (tiers[0]?.name ?? '') : told
+  }
+
+  /** Writes into the model's table which devices hold how much, the first time that it is asked for. */
+  #stampOf(table: ModelTable): number {
+    if (table === this.#table) return this.#stamp
+    this.#table = table
+    this.#stamp = table.newStamp()
+    this.#held = []
+    for (const variant of table.variants) {
+      const match = this.#match(variant)
+      for (let at = 0; at < match.length; at += 1) {
+        const label = match.labelAt(at)
+        const row = label >= 0 ? label : (this.#view.device(match.deviceIdAt(at))?.row ?? -1)
+        const isOfVariant = table.variants.size === 1 || table.loaded[row]?.facts.variant === variant
+        if (row < 0 || !isOfVariant) continue
+        table.heldStamps[row] = this.#stamp
+        table.heldBlocks[row] = match.blocksAt(at)
+        this.#held.push(row)
+      }
+    }
+    return this.#stamp
   }
 
   #match(variant: string): PrefixMatch {

@@ -1,36 +1,46 @@
 /**
- * How many leading blocks of a prompt each device holds. A list of the few devices that hold any, since a
- * directory has thousands of others.
+ * How many leading blocks of a prompt each device holds: a list of the few that hold any, since a directory has
+ * thousands of others. They are told by number; names are looked up where they are wanted.
  */
 
-/** Devices up to which a list is searched as quickly as a map. */
-const LISTED_MAX = 8
+/** What the directory knows of a holder by its number. */
+export interface HolderNames {
+  deviceIdOf(holder: number): string
+  /** As it was given to KvDirectory.label; −1 where none was. */
+  labelOf(holder: number): number
+}
 
 export class PrefixMatch {
   /** Runs ascend; of equal ones the order is that of the directory. */
-  readonly #deviceIds: string[] = []
+  readonly #holders: number[] = []
   readonly #runs: number[] = []
-  #byDevice: Map<string, number> | undefined
+  readonly #names: HolderNames
+
+  constructor(names: HolderNames) {
+    this.#names = names
+  }
 
   /** Runs must come in ascending order, a device once. */
-  add(deviceId: string, blocks: number): void {
-    this.#deviceIds.push(deviceId)
+  add(holder: number, blocks: number): void {
+    this.#holders.push(holder)
     this.#runs.push(blocks)
-    this.#byDevice = undefined
   }
 
-  /** Leading blocks on the device; 0 where it has not even the first. */
-  blocksOn(deviceId: string): number {
-    if (this.#runs.length <= LISTED_MAX) return this.#runs[this.#deviceIds.indexOf(deviceId)] ?? 0
-    this.#byDevice ??= new Map(this.#deviceIds.map((id, index) => [id, this.#runs[index] ?? 0]))
-    return this.#byDevice.get(deviceId) ?? 0
+  /** Devices that hold the first block. */
+  get length(): number {
+    return this.#holders.length
   }
 
-  /** Every device that holds the first block. */
-  forEach(does: (deviceId: string, blocks: number) => void): void {
-    this.#deviceIds.forEach((deviceId, index) => {
-      does(deviceId, this.#runs[index] ?? 0)
-    })
+  deviceIdAt(at: number): string {
+    return this.#names.deviceIdOf(this.#holders[at] ?? -1)
+  }
+
+  labelAt(at: number): number {
+    return this.#names.labelOf(this.#holders[at] ?? -1)
+  }
+
+  blocksAt(at: number): number {
+    return this.#runs[at] ?? 0
   }
 
   /** Devices with more than `blocks` leading blocks, the longest runs first, at most `max`. */
@@ -43,7 +53,7 @@ export class PrefixMatch {
       let begin = end - 1
       while (begin > 0 && this.#runs[begin - 1] === run) begin -= 1
       for (let at = begin; at < end && found.length < max; at += 1) {
-        found.push({ deviceId: this.#deviceIds[at] ?? '', blocks: run })
+        found.push({ deviceId: this.deviceIdAt(at), blocks: run })
       }
       end = begin
     }

@@ -19,6 +19,7 @@ import {
   STEP_OPS_PER_SECOND,
   WEIGHT_BYTES,
 } from './device-table.js'
+import type { RowList } from './row-list.js'
 
 /**
  * As CostModel.prefillMs behind the prompts that wait on the device, of the same model. `sharedEfficiency`: of
@@ -78,22 +79,22 @@ export interface StepBounds {
 /**
  * No step of these devices takes less, whichever way they attend; mostly no step takes more: what a step takes
  * without this sequence's own attention, or with dense attention where that is not enough less to make a
- * difference. One time for each row, milliseconds.
+ * difference.
  */
-export function leastStepMs(
+export function fillLeastStepMs(
   table: ModelTable,
-  rows: readonly number[],
+  list: RowList,
   { tokensMax, worthShare }: StepBounds,
   sharedEfficiency: number,
-): number[] {
-  const least: number[] = []
-  for (const row of rows) {
+): void {
+  const { rows, ms, length } = list
+  for (let at = 0; at < length; at += 1) {
+    const row = rows[at] ?? 0
     const batch = (table.numbers[row * ROW_NUMBERS + SLOTS_USED] ?? 0) + 1
     const restMs = stepMsAt(table, row, batch, othersTokens(tokensMax, batch), sharedEfficiency)
     const denseMs = worthShare > 0 ? stepMsAt(table, row, batch, tokensMax, sharedEfficiency) : 0
-    least.push(restMs > worthShare * denseMs ? Math.max(restMs, denseMs) : restMs)
+    ms[at] = restMs > worthShare * denseMs ? Math.max(restMs, denseMs) : restMs
   }
-  return least
 }
 
 function either(own: number | undefined, shared: number): number {

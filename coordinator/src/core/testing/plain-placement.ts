@@ -20,6 +20,7 @@ import { modelOn, type ProfileName, preferredRole, type Role } from '../facts.js
 import type { LoadedModel } from '../loaded-model.js'
 import type { PlacementInput, PlacementOutcome, PlacementView } from '../placement.js'
 import { PrefixChoice, type PrefixPlan } from '../prefix-choice.js'
+import { blocksOn } from './blocks-on.js'
 
 const BLOCK = 16
 const PAIRED_MAX = 8
@@ -118,7 +119,7 @@ class PlainPlacement {
       prefillRule,
       decodeRule,
       prefix: {
-        ...this.#prefix.plan(prefiller.model, true),
+        ...this.#prefix.plan(prefiller.model),
         blocks: hashCount(input.blockHashes),
         heldByDecodeTokens: best.heldByDecodeTokens,
       },
@@ -189,7 +190,7 @@ class PlainPlacement {
   #localMs({ device, facts, prefillTokensAhead }: LoadedModel): number {
     const { costs, directory } = this.cluster
     const { prefillTokens, blockHashes } = this.input
-    const held = directory.match(blockHashes, facts.variant).blocksOn(device.facts.deviceId) * BLOCK
+    const held = blocksOn(directory.match(blockHashes, facts.variant), device.facts.deviceId) * BLOCK
     const have = Math.min(held, Math.floor((prefillTokens - 1) / BLOCK) * BLOCK)
     const ownMs = costs.prefillMs(device.facts, facts, prefillTokens - have, have, prefillTokensAhead)
     const others = device.models.filter((other) => other.facts !== facts && other.prefillTokensAhead > 0)
