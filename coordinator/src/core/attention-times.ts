@@ -42,6 +42,13 @@ interface Moves {
   readonly pagesMs: number
 }
 
+interface OneStage {
+  readonly works: Works | undefined
+  readonly ms: number
+}
+
+const NOT_YET: OneStage = { works: undefined, ms: 0 }
+
 /** For one request; the device that decodes changes. */
 export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   readonly #contextTokens: number
@@ -63,6 +70,9 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   #leastMs = Number.NaN
   /** By position among those that could attend. */
   #moves: Moves[] = []
+  /** The last of each. */
+  #prepared: OneStage = NOT_YET
+  #applied: OneStage = NOT_YET
 
   constructor(contextTokens: number, site: Omit<AttentionSite, 'prefill'>) {
     this.#contextTokens = contextTokens
@@ -93,6 +103,8 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     this.#attendants = attendants
     this.#leastMs = Number.NaN
     this.#moves = []
+    this.#prepared = NOT_YET
+    this.#applied = NOT_YET
     return this
   }
 
@@ -110,7 +122,7 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     }
     const decode = this.#decode
     const works = this.#worksOf(budget)
-    const applyMs = this.#stageMs(decode, 'apply', works)
+    const applyMs = this.#applyMs(works)
     let ms = 0
     if (method === 'page-bounds') {
       ms = this.#prepareMs(works) + this.#stageMs(decode, 'relevancy', works)
@@ -158,10 +170,9 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
   ): number {
     const chosenMs = this.#prepareMs(works) + relevancyMs + (queryMs + boundsMs) + retrievalMs
     if (place === 'partial') return chosenMs + applyMs + (pagesMs + answerMs)
-    const decode = this.#decode
     const { layers } = this.#model
     const bytes = PAGE_NUMBER_BYTES * layers * this.#pagesRead(budget) * layerShape(this.#model).heads
-    return chosenMs + this.#stageMs(decode, 'apply', works) + this.#layersMs(device, decode, bytes)
+    return chosenMs + this.#applyMs(works) + this.#layersMs(device, this.#decode, bytes)
   }
 
   /** Attention over all pages on the other device. */
@@ -203,8 +214,21 @@ export class AttentionTimes implements AttentionPlanner<AttentionWay> {
     return times
   }
 
+  /** On the device that prefills. */
   #prepareMs(works: Works): number {
-    return this.#stageMs(this.#prefill, 'prepare', works) / this.#steps
+    if (this.#prepared.works !== works) {
+      const ms = this.#stageMs(this.#prefill, 'prepare', works) / this.#steps
+      this.#prepared = { works, ms }
+    }
+    return this.#prepared.ms
+  }
+
+  /** On the device that decodes. */
+  #applyMs(works: Works): number {
+    if (this.#applied.works !== works) {
+      this.#applied = { works, ms: this.#stageMs(this.#decode, 'apply', works) }
+    }
+    return this.#applied.ms
   }
 
   /** To the attending device, once for all steps. */

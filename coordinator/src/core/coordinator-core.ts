@@ -164,6 +164,7 @@ function isOfRequest(event: CoordinatorEvent): boolean {
 function mayFreeAPlace(event: CoordinatorEvent): boolean {
   switch (event.type) {
     case 'tokens':
+    case 'reserved':
     case 'prefill-admitted':
     case 'decode-started':
     case 'completed':

@@ -4,7 +4,7 @@
  */
 import type { AttentionPlan } from './attention-plan.js'
 import type { DeviceRef, ProfileName, Role } from './facts.js'
-import type { PrefixPlan } from './prefix-choice.js'
+import type { PrefixPlan } from './prefix-plan.js'
 
 /** Why a device may be turned away, in the order in which it is checked. */
 export const FILTER_REASONS = [

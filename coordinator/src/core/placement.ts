@@ -51,7 +51,8 @@ import {
   type ScoredPair,
   scorePairs,
 } from './pairs.js'
-import { PrefixChoice, type Prompt } from './prefix-choice.js'
+import { PrefixChoice } from './prefix-choice.js'
+import type { Prompt } from './prefix-plan.js'
 import type { StageCosts } from './stage-costs.js'
 
 /** Tokens generated are not known in advance; no more than this many are weighed. */

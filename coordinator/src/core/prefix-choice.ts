@@ -7,15 +7,15 @@
  *     A device that only receives KV may hold all blocks of the prompt.
  * P2. Blocks are taken from a device that is ready and whose variant is the receiver's.
  */
-import type { BlockHashes } from './block-hashes.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import { CONTENDED, type ModelTable } from './device-table.js'
-import type { DeviceRef, ProfileName } from './facts.js'
+import type { ProfileName } from './facts.js'
 import { BLOCK_TOKENS } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
 import type { LoadedModel } from './loaded-model.js'
 import type { PrefixMatch } from './prefix-match.js'
+import type { PlannedFetch, PrefixPlan, Prompt, UnusedSource } from './prefix-plan.js'
 import type { RowList } from './row-list.js'
 import { prefillMsAt } from './row-times.js'
 
@@ -23,55 +23,6 @@ import { prefillMsAt } from './row-times.js'
 const SOURCES_MAX = 8
 /** Sources that were not used and are remembered. */
 const UNUSED_KEPT = 4
-
-export interface Prompt {
-  readonly modelDigest: string
-  /** Hashes of the full blocks that may be reused, in order; empty where nothing may. */
-  readonly blockHashes: BlockHashes
-  /** Tokens to prefill. */
-  readonly prefillTokens: number
-  /** Devices that failed this request a moment ago. */
-  readonly avoided: ReadonlySet<string>
-}
-
-/** Cached blocks on another device. */
-export interface PlannedFetch {
-  readonly device: DeviceRef
-  /** Leading tokens of the prompt that are there, those held locally included. */
-  readonly tokens: number
-  readonly tier: string
-  readonly fetchMs: number
-  /** Of computing them instead. */
-  readonly computeMs: number
-}
-
-/** A device that holds more of the prompt and was not asked. */
-export interface UnusedSource {
-  readonly deviceId: string
-  readonly tokens: number
-  readonly tier: string
-  readonly why: 'slower' | 'second-best' | 'lost' | 'draining' | 'failed-before'
-  /** Predicted; 0 where it could not be asked. */
-  readonly fetchMs: number
-  readonly computeMs: number
-  /** Of the whole prefill with it, as PrefixPlan.prefillMs. */
-  readonly prefillMs: number
-}
-
-/** How one device would prefill. */
-export interface PrefixPlan {
-  readonly localTokens: number
-  readonly localTier: string
-  readonly fetch: PlannedFetch | null
-  /** What is left to compute, and the time of that alone. */
-  readonly computeTokens: number
-  readonly computeMs: number
-  /** The fetch and the wait for other prompts, which go on at the same time, and the computation. */
-  readonly prefillMs: number
-  /** The same with nothing fetched. */
-  readonly unfetchedMs: number
-  readonly unused: readonly UnusedSource[]
-}
 
 interface Source {
   readonly tier: string

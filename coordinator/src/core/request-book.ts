@@ -156,6 +156,7 @@ export class RequestBook {
     this.#abandon(request, cause)
     request.movedBecause = cause
     request.state = 'queued'
+    request.judgedAtMs = nowMs
     request.progressByMs = Number.POSITIVE_INFINITY
     this.#queue.add(request)
     this.#act({ type: 'requeue', requestId: request.requestId, cause })

@@ -12,19 +12,11 @@ import { isRemote } from './attention-choice.js'
 import { explainNoPlacement, isHopeless, stepAfterNoPlacement } from './decision.js'
 import type { PlacementLimits } from './device-filter.js'
 import { type DeviceRef, type ProfileName, profilesFor } from './facts.js'
-import { fitsEmptyDevices, type PlacementInput, type PlacementView, place } from './placement.js'
+import { fitsEmptyDevices, type PlacementView, place } from './placement.js'
 import type { CoordinatorAction, Fault, RequestEvent, Submission } from './protocol.js'
-import {
-  availableTokens,
-  avoid,
-  avoidedNow,
-  type Epoch,
-  isNeeded,
-  isPrefillOver,
-  mustReplay,
-  type Request,
-} from './request.js'
+import { availableTokens, avoid, type Epoch, isNeeded, isPrefillOver, type Request } from './request.js'
 import { RETRY_AFTER_MS, RequestBook } from './request-book.js'
+import { isOnItsWay, placementInput, waitsSinceMs } from './request-placement.js'
 
 export interface RequestLimits extends PlacementLimits {
   /** Requests that wait before they have begun; more are refused. */
@@ -37,10 +29,8 @@ export interface RequestLimits extends PlacementLimits {
   readonly attentionDefault?: 'auto' | 'dense'
 }
 
-/** Room for tokens that are still to come is asked for in steps of at most this many. */
-const RESERVE_AHEAD_TOKENS = 256
-/** A request that no device will ever do is told so after this: a device that has just begun may be heard meanwhile. */
-const HOPELESS_AFTER_MS = 1_000
+/** How often it is judged whether waiting can help: not at once, since a device that has just begun may be heard soon. */
+const JUDGE_EVERY_MS = 1_000
 /** Failures of devices that one request survives. */
 const FAILURES_MAX = 8
 /** Queue and prefill show no progress in between; a slow device gets ten times what was predicted besides. */
@@ -54,6 +44,7 @@ export class RequestMachine {
   readonly #limits: RequestLimits
   readonly #book: RequestBook
   readonly #act: (action: CoordinatorAction) => void
+  readonly #isSparseDefault: boolean
   #arrivals = 0
 
   constructor(cluster: PlacementView, limits: RequestLimits, act: (action: CoordinatorAction) => void) {
@@ -61,6 +52,7 @@ export class RequestMachine {
     this.#limits = limits
     this.#book = new RequestBook(cluster.view, limits, act)
     this.#act = act
+    this.#isSparseDefault = limits.attentionDefault !== 'dense'
   }
 
   get queuedCount(): number {
@@ -97,6 +89,7 @@ export class RequestMachine {
       epochs: 0,
       epoch: null,
       placeByMs: nowMs + this.#limits.placementDeadlineMs,
+      judgedAtMs: nowMs,
       progressByMs: Number.POSITIVE_INFINITY,
       failures: 0,
       movedBecause: null,
@@ -162,7 +155,7 @@ export class RequestMachine {
     this.#book.sweepQueue((request) => {
       const profiles = profilesFor(request.profile).filter((profile) => !blocked.has(keyOf(request, profile)))
       if (profiles.length === 0) return false
-      const input = this.#input(request, profiles, nowMs)
+      const input = placementInput(request, profiles, this.#isSparseDefault, nowMs)
       const outcome = place(input, this.#cluster, this.#limits, nowMs)
       if (outcome.placed) {
         const tokens = { prompt: input.prefillTokens, reserve: input.reserveTokens }
@@ -187,7 +180,8 @@ export class RequestMachine {
         this.#book.fail(request, 'deadline', message)
       } else if (request.state === 'queued') {
         if (nowMs >= request.placeByMs) this.#failUnplaced(request, nowMs, false)
-        else if (nowMs >= waitsSinceMs(request, this.#limits) + HOPELESS_AFTER_MS) {
+        else if (nowMs >= request.judgedAtMs + JUDGE_EVERY_MS) {
+          request.judgedAtMs = nowMs
           this.#failUnplaced(request, nowMs, true)
         }
       } else if (request.epoch && nowMs >= request.progressByMs) {
@@ -195,33 +189,6 @@ export class RequestMachine {
         const silent = awaitsPrefill && request.state === 'running' ? decision.prefill : decision.decode
         this.#fault(request, request.epoch, 'broken', silent.deviceId, nowMs)
       }
-    }
-  }
-
-  #input(request: Request, profiles: readonly ProfileName[], nowMs: number): PlacementInput {
-    // What is decoded again is not prefilled, and is room and steps like what is still to come.
-    const prefilled = mustReplay(request) ? 0 : request.emitted
-    const tokensLeft = request.maxTokens - prefilled
-    const prefillTokens = request.promptTokens + prefilled
-    return {
-      requestId: request.requestId,
-      epoch: request.epochs + 1,
-      modelDigest: request.modelDigest,
-      profiles,
-      blockHashes: request.blockHashes,
-      prefillTokens,
-      reserveTokens:
-        request.promptTokens + Math.min(request.emitted + RESERVE_AHEAD_TOKENS, request.maxTokens),
-      tokensLeft,
-      attention: {
-        wish: request.attention,
-        isSparseDefault: this.#limits.attentionDefault !== 'dense',
-        settled: request.attentionSettled,
-        // A stream that has begun is worth more than where it runs.
-        isPlaceBinding: !request.hasBegun,
-      },
-      movedBecause: request.movedBecause,
-      avoided: avoidedNow(request, nowMs),
     }
   }
 
@@ -321,36 +288,19 @@ export class RequestMachine {
   /** `isEarly`: only where no waiting will help. */
   #failUnplaced(request: Request, nowMs: number, isEarly: boolean): void {
     const outcome = place(
-      this.#input(request, profilesFor(request.profile), nowMs),
+      placementInput(request, profilesFor(request.profile), this.#isSparseDefault, nowMs),
       this.#cluster,
       this.#limits,
       nowMs,
     )
-    if (isEarly && (outcome.placed || !isHopeless(outcome.tried) || this.#isArriving(request))) return
+    if (isEarly && (outcome.placed || !isHopeless(outcome.tried) || isOnItsWay(request, this.#cluster.view)))
+      return
     const why = outcome.placed ? 'others were first' : explainNoPlacement(outcome.tried)
     const step = outcome.placed ? 'try again' : stepAfterNoPlacement(outcome.tried)
-    const seconds = Math.round((nowMs - waitsSinceMs(request, this.#limits)) / 1000)
+    const seconds = Math.round((nowMs - waitsSinceMs(request, this.#limits.placementDeadlineMs)) / 1000)
     const message = `No device took the request within ${seconds} s (${why}); ${step}.`
     this.#book.fail(request, 'unavailable', message)
   }
-
-  /** Whether a device is about to have the model. */
-  #isArriving(request: Request): boolean {
-    const profiles = profilesFor(request.profile)
-    for (const { load } of this.#cluster.view.devices()) {
-      // Of one that was asked for by name the digest is not known at first.
-      const isIt = load?.arriving.some(
-        ({ digest, profile }) =>
-          profiles.includes(profile) && (digest === '' || digest === request.modelDigest),
-      )
-      if (isIt) return true
-    }
-    return false
-  }
-}
-
-function waitsSinceMs({ placeByMs }: Request, { placementDeadlineMs }: RequestLimits): number {
-  return placeByMs - placementDeadlineMs
 }
 
 function silenceMaxMs(epoch: Epoch): number {

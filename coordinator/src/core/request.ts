@@ -66,6 +66,8 @@ export interface Request {
   epoch: Epoch | null
   /** In state queued: when waiting is over. */
   placeByMs: number
+  /** In state queued: when it was last judged whether waiting may help. */
+  judgedAtMs: number
   /** In the other states: when silence means failure. */
   progressByMs: number
   failures: number

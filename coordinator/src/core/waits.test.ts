@@ -158,6 +158,6 @@ test('a device that is about to have the model is waited for, however small the 
   hand.pass(2_000)
   expect(hand.of('fail')).toEqual([])
   hand.arriving = []
-  hand.pass(500)
+  hand.pass(1_000)
   expect(hand.of('fail')).toHaveLength(1)
 })

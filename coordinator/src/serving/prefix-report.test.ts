@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { Decision, PrefixDecision } from '../core/decision.js'
-import type { PlannedFetch, UnusedSource } from '../core/prefix-choice.js'
+import type { PlannedFetch, UnusedSource } from '../core/prefix-plan.js'
 import type { ReuseFigures } from './prefix-calls.js'
 import { type PrefixFacts, prefixReport } from './prefix-report.js'
 

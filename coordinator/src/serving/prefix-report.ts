@@ -4,7 +4,7 @@
  */
 import type { Decision } from '../core/decision.js'
 import { BLOCK_TOKENS } from '../core/kv-blocks.js'
-import type { PlannedFetch, UnusedSource } from '../core/prefix-choice.js'
+import type { PlannedFetch, UnusedSource } from '../core/prefix-plan.js'
 import type { BlockRun, PrefixReport } from '../generation.js'
 import { roundMs } from '../round-ms.js'
 import type { ReuseFigures } from './prefix-calls.js'

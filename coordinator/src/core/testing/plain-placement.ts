@@ -19,7 +19,8 @@ import type { PlacementLimits } from '../device-filter.js'
 import { modelOn, type ProfileName, preferredRole, type Role } from '../facts.js'
 import type { LoadedModel } from '../loaded-model.js'
 import type { PlacementInput, PlacementOutcome, PlacementView } from '../placement.js'
-import { PrefixChoice, type PrefixPlan } from '../prefix-choice.js'
+import { PrefixChoice } from '../prefix-choice.js'
+import type { PrefixPlan } from '../prefix-plan.js'
 import { blocksOn } from './blocks-on.js'
 
 const BLOCK = 16
