@@ -14,6 +14,8 @@ const KINDS: readonly SimulatedFault['kind'][] = [
   'stick',
   'resume',
   'drain',
+  'unload',
+  'load',
   'bus-down',
   'bus-up',
 ]
@@ -48,6 +50,7 @@ const anyRun: fc.Arbitrary<SimulatedRun> = fc.record({
       maxTokens: fc.integer({ min: 1, max: 40 }),
       leavesAfterMs: fc.option(fc.integer({ min: 0, max: 1_500 }), { freq: 4 }),
       attention: fc.option(anyAttention, { nil: undefined }),
+      profile: fc.constantFrom('exact', 'exact', 'paper'),
     }),
     { minLength: 1, maxLength: 14 },
   ),
@@ -73,6 +76,7 @@ test('a schedule without faults serves every request', () => {
     maxTokens: 10,
     leavesAfterMs: null,
     attention: index % 2 === 0 ? PARTIAL : undefined,
+    profile: index % 3 === 0 ? ('paper' as const) : ('exact' as const),
   }))
   const cluster = new SimulatedCluster({ seed: 7, faults: [], requests })
   cluster.play()

@@ -1,6 +1,13 @@
 import { describe, expect, test } from 'vitest'
 import { hashesFromBytes } from '../hash-words.js'
-import { factsOf, readAdvertisement, readKvEvent, readLoadReport, readSnapshot } from './device-facts.js'
+import {
+  factsOf,
+  loadFactsOf,
+  readAdvertisement,
+  readKvEvent,
+  readLoadReport,
+  readSnapshot,
+} from './device-facts.js'
 
 const advertisement = {
   deviceId: 'fpga-0',
@@ -43,6 +50,67 @@ describe('what a device says', () => {
     expect(facts.kernels).toEqual([{ name: 'page-scores', version: 1, limits: { pages: 4_096 } }])
   })
 
+  test('of a model alone is read beside what all models share; an older agent says none of it', () => {
+    const [model] = advertisement.models
+    const paper = {
+      ...model,
+      profile: 'PROFILE_PAPER',
+      numerics: 'w4a8+kv8',
+      poolBytesPerToken: '544',
+      tiers: [{ name: 'hbm', kind: 'TIER_KIND_HBM', capacityBytes: '512', bandwidthBytesPerSecond: 4.6e11 }],
+      compute: [{ precision: 'PRECISION_INT8', peakOpsPerSecond: 2e12 }],
+      slidingWindowTokens: 4_096,
+    }
+    const facts = factsOf(readAdvertisement({ ...advertisement, models: [model, paper] }))
+    expect(facts.models[0]).toMatchObject({
+      numerics: 'f32',
+      poolBytesPerToken: 2_048,
+      tiers: [],
+      compute: [],
+    })
+    expect(facts.models[0]).not.toHaveProperty('slidingWindowTokens')
+    expect(facts.models[1]).toMatchObject({
+      profile: 'paper',
+      numerics: 'w4a8+kv8',
+      kvBytesPerToken: 2_048,
+      poolBytesPerToken: 544,
+      tiers: [{ name: 'hbm', capacityBytes: 512, bytesPerSecond: 4.6e11 }],
+      compute: [{ precision: 'int8', opsPerSecond: 2e12 }],
+      slidingWindowTokens: 4_096,
+    })
+  })
+
+  test('of its load is told for each model, and of those on their way that have not failed', () => {
+    const report = { deviceId: 'fpga-0', incarnation: '7', sequence: '3', decodeSlotsUsed: 3 }
+    expect(loadFactsOf(readLoadReport(report))).toMatchObject({
+      decodeSlotsUsed: 3,
+      models: [],
+      arriving: [],
+    })
+    const used = { digest: 'abc', decodeSlotsUsed: 2, prefillTokensWaiting: '70', leases: 2 }
+    const tiers = [{ name: 'hbm', leasedBytes: '10', capacityBytes: '512' }]
+    const coming = { name: 'large', digest: 'def', profile: 'PROFILE_EXACT', phase: 'ARRIVAL_PHASE_FETCHING' }
+    const load = loadFactsOf(
+      readLoadReport({
+        ...report,
+        models: [
+          { ...used, profile: 'PROFILE_PAPER', tiers },
+          { ...used, profile: 'PROFILE_OF_A_LATER_RELEASE' },
+        ],
+        arrivals: [coming, { ...coming, profile: 'PROFILE_PAPER', phase: 'ARRIVAL_PHASE_FAILED' }],
+      }),
+    )
+    expect(load.models).toMatchObject([
+      {
+        ...used,
+        profile: 'paper',
+        prefillTokensWaiting: 70,
+        tiers: [{ leasedBytes: 10, capacityBytes: 512 }],
+      },
+    ])
+    expect(load.arriving).toEqual([{ digest: 'def', profile: 'exact' }])
+  })
+
   test('of its blocks names them as requests do, and the variant as its model does', () => {
     const hash = Buffer.from('00112233445566778899aabbccddeeff', 'hex')
     const variant = { numerics: 'PROFILE_EXACT', dtype: 'PRECISION_F32', layers: { first: 0, count: 6 } }
@@ -64,6 +132,13 @@ describe('what a device says', () => {
     })
     expect(() => readSnapshot([part], '8')).toThrow(/another life/)
     expect(() => readSnapshot([], '7')).toThrow(/empty/)
+  })
+
+  test('of its blocks is refused where a hash is none', () => {
+    const event = { deviceId: 'fpga-0', incarnation: '7', sequence: '3' }
+    for (const stored of ['text', [7], [Buffer.alloc(15).toString('base64')]]) {
+      expect(() => readKvEvent({ ...event, stored })).toThrow(/hash/)
+    }
   })
 
   test('is refused where it names no device, no life or no endpoint, or is no message at all', () => {

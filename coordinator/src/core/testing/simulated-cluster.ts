@@ -9,7 +9,8 @@ import type { AttentionPlan } from '../attention-plan.js'
 import type { AttentionWish } from '../attention-wish.js'
 import { REPORT_SILENCE_MAX_MS } from '../cluster-view.js'
 import { CoordinatorCore, TICK_MS } from '../coordinator-core.js'
-import type { DeviceFacts, DeviceRef } from '../facts.js'
+import type { Decision } from '../decision.js'
+import { type DeviceFacts, type DeviceRef, modelOn, type ProfileName } from '../facts.js'
 import type { CoordinatorAction, CoordinatorEvent, Fault } from '../protocol.js'
 import { TEST_MODEL_DIGEST, TEST_VARIANT, testDevice, testLoad } from './devices.js'
 import { hashesOf } from './named-hashes.js'
@@ -22,7 +23,17 @@ const ATTENDS_MAX = 2
 export interface SimulatedFault {
   readonly atMs: number
   readonly device: number
-  readonly kind: 'kill' | 'restart' | 'hang' | 'stick' | 'resume' | 'drain' | 'bus-down' | 'bus-up'
+  readonly kind:
+    | 'kill'
+    | 'restart'
+    | 'hang'
+    | 'stick'
+    | 'resume'
+    | 'drain'
+    | 'unload'
+    | 'load'
+    | 'bus-down'
+    | 'bus-up'
 }
 
 export interface SimulatedRequest {
@@ -32,6 +43,8 @@ export interface SimulatedRequest {
   /** Left by its client after so long; null: stays. */
   readonly leavesAfterMs: number | null
   readonly attention?: AttentionWish | undefined
+  /** Default exact. */
+  readonly profile?: ProfileName | undefined
 }
 
 export interface SimulatedRun {
@@ -42,13 +55,15 @@ export interface SimulatedRun {
 
 interface SimulatedDevice {
   facts: DeviceFacts
+  /** All that it can load. */
+  readonly models: DeviceFacts['models']
   life: number
   /** A stuck one reports and answers checks, but no call ever comes back. */
   state: 'up' | 'stuck' | 'hung' | 'dead'
   draining: boolean
   reports: number
-  /** Reservations by `request.epoch`. */
-  readonly leases: Set<string>
+  /** Reservations by `request.epoch`, and of which of its models. */
+  readonly leases: Map<string, ProfileName>
   /** Reservations for pages of sequences that other devices decode, alike. */
   readonly attends: Set<string>
   readonly blocks: Set<string>
@@ -61,6 +76,7 @@ interface Seen {
   readonly submittedAtMs: number
   readonly promptTokens: number
   readonly maxTokens: number
+  readonly profile: ProfileName
   emitted: number
   end: string | null
   openEpoch: number | null
@@ -89,12 +105,23 @@ export class SimulatedCluster {
   constructor(run: SimulatedRun) {
     this.#random = run.seed >>> 0
     this.#devices = [
-      testDevice({ deviceId: 'gpu-0', capabilities: ['prefill', 'decode'], decodeSlots: 2, kvTokens: 2_048 }),
+      testDevice({
+        deviceId: 'gpu-0',
+        capabilities: ['prefill', 'decode'],
+        decodeSlots: 2,
+        models: [
+          { profile: 'exact', kvTokens: 2_048 },
+          { profile: 'paper', kvTokens: 2_048 },
+        ],
+      }),
       testDevice({
         deviceId: 'fpga-0',
         capabilities: ['decode', 'prefill', 'attend'],
         decodeSlots: 2,
-        kvTokens: 1_024,
+        models: [
+          { profile: 'paper', kvTokens: 1_024, numerics: 'w4a8+kv8' },
+          { profile: 'exact', kvTokens: 1_024 },
+        ],
       }),
       testDevice({
         deviceId: 'fpga-1',
@@ -104,11 +131,12 @@ export class SimulatedCluster {
       }),
     ].map((facts) => ({
       facts,
+      models: facts.models,
       life: 1,
       state: 'up' as const,
       draining: false,
       reports: 0,
-      leases: new Set<string>(),
+      leases: new Map<string, ProfileName>(),
       attends: new Set<string>(),
       blocks: new Set<string>(),
       kvEvents: 0,
@@ -160,11 +188,12 @@ export class SimulatedCluster {
   }
 
   #submit(requestId: string, request: SimulatedRequest): void {
-    const { promptTokens, maxTokens, leavesAfterMs } = request
+    const { promptTokens, maxTokens, leavesAfterMs, profile = 'exact' } = request
     this.#seen.set(requestId, {
       submittedAtMs: this.#nowMs,
       promptTokens,
       maxTokens,
+      profile,
       emitted: 0,
       end: null,
       openEpoch: null,
@@ -176,7 +205,7 @@ export class SimulatedCluster {
       type: 'submit',
       requestId,
       modelDigest,
-      profile: 'exact',
+      profile,
       promptTokens,
       maxTokens,
       blockHashes: hashesOf(promptBlocks(promptTokens)),
@@ -207,6 +236,11 @@ export class SimulatedCluster {
       this.#reportLater(device, 0)
     } else if (kind === 'drain') {
       device.draining = true
+    } else if ((kind === 'unload' || kind === 'load') && device.state === 'up' && this.#busConnected) {
+      // What runs with the model ends as it does; new work it gets none.
+      const models = kind === 'load' ? device.models : device.models.slice(0, 1)
+      device.facts = { ...device.facts, models }
+      this.#step({ type: 'advertised', device: device.facts })
     } else if (kind === 'restart') {
       device.state = 'up'
       device.draining = false
@@ -235,7 +269,10 @@ export class SimulatedCluster {
       device.heardAtMs = this.#nowMs
       device.heardBy = 'report'
       const use = { slots: device.leases.size, draining: device.draining }
-      this.#step({ type: 'load', load: testLoad(device.facts, device.reports, use) })
+      const ofModel = ({ profile }: { readonly profile: ProfileName }) => {
+        return { slots: [...device.leases.values()].filter((of) => of === profile).length }
+      }
+      this.#step({ type: 'load', load: testLoad(device.facts, device.reports, use, ofModel) })
     })
   }
 
@@ -339,7 +376,8 @@ export class SimulatedCluster {
     const seen = this.#alive(requestId)
     if (seen.openEpoch !== null) throw new Error(`${requestId} reserved twice.`)
     seen.openEpoch = epoch
-    const { prefill, decode, attention } = decision
+    const { prefill, decode, attention, profile } = decision
+    this.#checkProfile(requestId, decision)
     seen.plan = attention
     const { attend } = attention
     if (attend?.deviceId === decode.deviceId)
@@ -353,11 +391,14 @@ export class SimulatedCluster {
         ref,
         () => {
           if (seen.openEpoch !== epoch) return
-          if (device.draining || device[leases].size >= max) {
+          const used = [...device[leases].values()].filter((of) => leases === 'attends' || of === profile)
+          if (device.draining || used.length >= max) {
             this.#failed(requestId, epoch, 'reserve', 'refused', ref.deviceId)
             return
           }
-          device[leases].add(`${requestId}.${epoch}`)
+          const key = `${requestId}.${epoch}`
+          if (leases === 'attends') device.attends.add(key)
+          else device.leases.set(key, profile)
           missing -= 1
           if (missing === 0) this.#step({ type: 'reserved', requestId, epoch })
         },
@@ -368,6 +409,18 @@ export class SimulatedCluster {
     }
     reserveOn(decode, 'leases', this.#device(decode.deviceId).facts.decodeSlots)
     if (attend) reserveOn(attend, 'attends', ATTENDS_MAX)
+  }
+
+  /** A pair has one profile, which both devices have, and an exact request no other one. */
+  #checkProfile(requestId: string, { profile, prefill, decode, attention }: Decision): void {
+    const { profile: asked } = this.#alive(requestId)
+    if (asked === 'exact' && profile !== 'exact') throw new Error(`${requestId} gets other numerics.`)
+    for (const ref of [prefill, decode, attention.attend]) {
+      const facts = ref && this.#device(ref.deviceId).facts
+      if (facts && !modelOn(facts, TEST_MODEL_DIGEST, profile)) {
+        throw new Error(`${facts.deviceId} has no model of profile ${profile}.`)
+      }
+    }
   }
 
   /** Both leases are there before anything runs, and what was settled once stays. */
@@ -504,7 +557,7 @@ export class SimulatedCluster {
 
   #checkRest(): void {
     for (const device of this.#devices) {
-      const kept = [...device.leases, ...device.attends]
+      const kept = [...device.leases.keys(), ...device.attends]
       if (kept.length > 0) throw new Error(`${device.facts.deviceId} keeps ${kept}.`)
       const { deviceId } = device.facts
       const models = this.#core.view.device(deviceId)?.models ?? []
