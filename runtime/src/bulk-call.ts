@@ -90,6 +90,19 @@ export abstract class BulkCall extends Duplex {
     }
   }
 
+  /** Where the next bytes of the peer should be put. */
+  room(bytes: number): Buffer | undefined {
+    return this.reader.room(bytes)
+  }
+
+  filled(bytes: number): void {
+    try {
+      this.reader.filled(bytes)
+    } catch (error) {
+      this.broken(error)
+    }
+  }
+
   /** Whether the peer's messages end here with the last one whole. */
   protected get isWhole(): boolean {
     return this.reader.isBetween

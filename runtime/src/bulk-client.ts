@@ -2,8 +2,8 @@
  * The calling end of a KV endpoint: gRPC over a connection made for bulk data (http2/connection.ts). Any gRPC
  * server can be called so.
  *
- * A client has one connection, opened with its first call and again after it was lost. Reading goes into the same
- * memory again and again.
+ * A client has one connection, opened with its first call and again after it was lost. The socket reads straight into
+ * the messages.
  */
 import { connect } from 'node:net'
 import { type CallOptions, connectivityState, type Metadata, status } from '@grpc/grpc-js'
@@ -24,8 +24,8 @@ import type { Http2Stream, StreamListener } from './http2/stream.js'
 import { writeCallMetadata } from './rpc-context.js'
 import { BULK_WINDOW_BYTES, CLIENT_KEEPALIVE_MS, CLIENT_KEEPALIVE_TIMEOUT_MS } from './rpc-limits.js'
 
-/** Of all connections: what was read has been copied when the next one reads. Small enough to stay in a cache. */
-const readBuffer = Buffer.allocUnsafeSlow(256 << 10)
+/** Of all connections: what was read has been copied when the next one reads. Most of a message goes where it belongs. */
+const readBuffer = Buffer.allocUnsafeSlow(64 << 10)
 
 export class BulkClient {
   private connection: Http2Connection | undefined
@@ -87,13 +87,20 @@ export class BulkClient {
   private connected(): Http2Connection {
     if (this.connection !== undefined) return this.connection
     const [, host = '', port] = /^\[?(.*?)\]?:(\d+)$/.exec(this.address) ?? []
+    // The socket asks for memory before there is a connection.
+    let reading: Http2Connection | undefined
+    let room: Buffer | undefined
     const socket = connect({
       host,
       port: Number(port),
       onread: {
-        buffer: readBuffer,
+        buffer: () => {
+          room = reading?.room()
+          return room ?? readBuffer
+        },
         callback: (bytes) => {
-          connection.feed(readBuffer.subarray(0, bytes))
+          if (room === undefined) reading?.feed(readBuffer.subarray(0, bytes))
+          else reading?.filled(bytes)
           return true
         },
       },
@@ -121,6 +128,7 @@ export class BulkClient {
         closed: forget,
       },
     )
+    reading = connection
     this.connection = connection
     this.state = connectivityState.CONNECTING
     return connection

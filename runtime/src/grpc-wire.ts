@@ -8,6 +8,8 @@ import { H2 } from './http2/http2-error.js'
 import { MESSAGE_BYTES_MAX } from './rpc-limits.js'
 
 const PREFIX_BYTES = 5
+/** Fewer bytes are copied. */
+const ROOM_BYTES_MIN = 64 << 10
 /** Headers of HTTP/2 and gRPC that are no metadata. */
 const RESERVED = /^(:|grpc-(status|message|timeout|encoding|accept-encoding)$|(te|content-type|user-agent)$)/
 
@@ -61,11 +63,27 @@ export class MessageReader {
       this.at += taken
       from += taken
       if (this.at < this.message.length) return
-      const { message } = this
-      this.message = undefined
-      this.prefixAt = 0
-      this.sink.message(message, PREFIX_BYTES + message.length)
+      this.finish(this.message)
     }
+  }
+
+  /** Where at most `bytes` more should be put; undefined where they are too few, or no message has begun. */
+  room(bytes: number): Buffer | undefined {
+    const { message, at } = this
+    const most = Math.min(bytes, (message?.length ?? 0) - at)
+    return most < ROOM_BYTES_MIN ? undefined : message?.subarray(at, at + most)
+  }
+
+  /** So many bytes are in the room. */
+  filled(bytes: number): void {
+    this.at += bytes
+    if (this.message !== undefined && this.at === this.message.length) this.finish(this.message)
+  }
+
+  private finish(message: Buffer): void {
+    this.message = undefined
+    this.prefixAt = 0
+    this.sink.message(message, PREFIX_BYTES + message.length)
   }
 
   private begin(): Buffer {

@@ -141,15 +141,24 @@ export class Http2Connection implements StreamOwner, FrameHandler {
 
   /** What came from the socket; good until this returns. */
   feed(bytes: Buffer): void {
-    if (this.over) return
-    this.keepalive.heard()
-    try {
-      this.reader.feed(bytes)
-    } catch (thrown) {
-      const error = thrown instanceof Http2Error ? thrown : new Http2Error(H2.internal, String(thrown))
-      this.sayGoodbye(error.code)
-      this.destroy(error)
-    }
+    this.guarded(() => this.reader.feed(bytes))
+  }
+
+  /** Where the next bytes from the socket should go; undefined where `feed` is to have them. */
+  room(): Buffer | undefined {
+    const { underWay } = this.reader
+    if (underWay === undefined || this.over) return undefined
+    return this.streams.get(underWay.stream)?.received.room(underWay.bytes)
+  }
+
+  /** So many bytes have come and are in the room. */
+  filled(bytes: number): void {
+    const stream = this.streams.get(this.reader.underWay?.stream ?? 0)
+    this.guarded(() => {
+      this.payloadBytes += bytes
+      stream?.received.filled(bytes)
+      this.reader.skip(bytes)
+    })
   }
 
   /** Takes no new streams; ends when the last one has. */
@@ -249,6 +258,19 @@ export class Http2Connection implements StreamOwner, FrameHandler {
         throw new Http2Error(H2.protocol, 'Nothing may be pushed.')
       default:
       // Priorities, and what later standards add, change nothing here.
+    }
+  }
+
+  /** Reads what has come; a peer that breaks the protocol loses the connection. */
+  private guarded(read: () => void): void {
+    if (this.over) return
+    this.keepalive.heard()
+    try {
+      read()
+    } catch (thrown) {
+      const error = thrown instanceof Http2Error ? thrown : new Http2Error(H2.internal, String(thrown))
+      this.sayGoodbye(error.code)
+      this.destroy(error)
     }
   }
 

@@ -119,6 +119,21 @@ export class FrameReader {
     }
   }
 
+  /** Of the DATA frame that has begun: its stream, and the bytes that are still to come. */
+  get underWay(): { readonly stream: number; readonly bytes: number } | undefined {
+    const { head } = this
+    if (head === undefined || this.payload !== undefined) return undefined
+    return { stream: head.stream, bytes: head.length - this.payloadAt }
+  }
+
+  /** So many of them have come and are where they belong. */
+  skip(bytes: number): void {
+    const { head } = this
+    if (head === undefined) throw new RangeError('No frame has begun')
+    this.payloadAt += bytes
+    if (this.payloadAt === head.length) this.finish(head)
+  }
+
   private skipPreface(bytes: Buffer): number {
     const rest = PREFACE.subarray(this.prefaceAt, this.prefaceAt + bytes.length)
     if (!bytes.subarray(0, rest.length).equals(rest)) {

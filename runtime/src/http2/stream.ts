@@ -16,6 +16,10 @@ export interface StreamListener {
   headers(headers: readonly Header[]): void
   /** Good until it returns. */
   data(bytes: Buffer): void
+  /** Where at most `bytes` more of its data should be put; undefined where `data` is to have them. */
+  room?(bytes: number): Buffer | undefined
+  /** So many bytes have been put into the room. */
+  filled?(bytes: number): void
   /** The peer sends no more. */
   ended(): void
   /** The peer has reset the stream with this code, or the connection is lost. */
@@ -132,6 +136,9 @@ export class Http2Stream {
     data: (bytes: Buffer): void => {
       if (!this.remoteEnded) this.listener?.data(bytes)
     },
+    room: (bytes: number): Buffer | undefined =>
+      this.remoteEnded ? undefined : this.listener?.room?.(bytes),
+    filled: (bytes: number): void => this.listener?.filled?.(bytes),
     dataEnd: (flowBytes: number, payloadBytes: number, end: boolean): void => {
       this.receiveWindow -= flowBytes
       if (this.receiveWindow < 0) {
