@@ -14,12 +14,25 @@ const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 const allowed: Record<string, readonly string[]> = {
   runtime: ['proto'],
   engine: ['proto', 'runtime'],
-  agent: ['proto', 'runtime', 'engine'],
+  catalogue: ['runtime'],
+  agent: ['proto', 'runtime', 'catalogue', 'engine'],
   'host-agent': ['proto', 'runtime', 'engine/bm25', 'agent'],
   'gpu-agent': ['proto', 'runtime', 'agent'],
   'fpga-agent': ['proto', 'runtime', 'engine', 'agent'],
   coordinator: ['proto', 'runtime', 'engine/text'],
-  cli: ['proto', 'runtime', 'engine', 'agent', 'host-agent', 'gpu-agent', 'fpga-agent', 'coordinator'],
+  cli: [
+    'proto',
+    'runtime',
+    'engine',
+    'agent',
+    'host-agent',
+    'gpu-agent',
+    'fpga-agent',
+    'coordinator',
+    'catalogue',
+    'study',
+  ],
+  study: ['runtime', 'catalogue', 'coordinator/core', 'agent/core'],
 }
 
 interface SourceImport {
@@ -47,12 +60,13 @@ const parts = ['text', 'bm25', 'driver-process'] as const
 function layerOf(specifier: string): string | undefined {
   const match = /^@kvasir\/([^/]+)(?:\/(.*))?$/.exec(specifier)
   if (!match) return undefined
+  if (/^(agent|coordinator)$/.test(match[1] ?? '') && match[2]?.startsWith('core/')) return `${match[1]}/core`
   const part = parts.find((name) => match[1] === 'engine' && match[2]?.startsWith(`${name}/`))
   return part === undefined ? match[1] : `engine/${part}`
 }
 
 function maySee(layers: readonly string[], layer: string): boolean {
-  return layers.includes(layer) || (layer.startsWith('engine/') && layers.includes('engine'))
+  return layers.includes(layer) || layers.includes(layer.replace(/\/.*/, ''))
 }
 
 describe('imports point one way', () => {
