@@ -14,6 +14,7 @@ import { runCommandOf } from './commands/run.js'
 import { runCommand } from './commands/run-command.js'
 import { startCommand } from './commands/start.js'
 import { statusCommand } from './commands/status.js'
+import { studyCommand } from './commands/study.js'
 import { traceCommand } from './commands/trace.js'
 import { upCommand } from './commands/up.js'
 import { EXIT } from './exit-codes.js'
@@ -62,6 +63,7 @@ export function createProgram(): Command {
     traceCommand,
     corpusCommand,
     benchCommand,
+    studyCommand,
     doctorCommand,
     driverCommand,
   ]) {

@@ -21,9 +21,28 @@ export function printJson(document: object): void {
   print(JSON.stringify(document, null, 2))
 }
 
+export type Align = 'left' | 'right'
+
+/** Per column; a text longer than its width is wrapped. */
+export interface TableLayout {
+  readonly aligns: readonly Align[]
+  readonly widths: readonly number[]
+}
+
 /** A table without frame; the first row holds the headings where `head` is given. */
-export function renderTable(rows: readonly (readonly string[])[], head?: readonly string[]): string {
+export function renderTable(
+  rows: readonly (readonly string[])[],
+  head?: readonly string[],
+  layout?: TableLayout,
+): string {
   const table = new Table({
+    ...(layout === undefined
+      ? {}
+      : {
+          colAligns: [...layout.aligns],
+          colWidths: [...layout.widths],
+          wordWrap: true,
+        }),
     ...(head === undefined ? {} : { head: head.map((text) => color.dim(text)) }),
     chars: {
       top: '',

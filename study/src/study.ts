@@ -70,5 +70,20 @@ export interface StudyContext {
   ): Promise<readonly (Result | undefined)[]>
 }
 
+/**
+ * What the built file of a point exports as `point`. `tell` says how far it is, from 0 to 1; it may be called often and
+ * need not be.
+ */
+export type Point<Input, Result> = (input: Input, tell: (share: number) => void) => Result | Promise<Result>
+
+/** What every study takes. */
+export interface StudyOptions {
+  readonly seed: number
+  /** Catalogue files of the user. */
+  readonly catalogue: readonly string[]
+  /** Folder of the results; it exists. */
+  readonly out: string
+}
+
 /** `options` as the command line gives them. */
 export type StudyRun<Options> = (options: Options, context: StudyContext) => Promise<StudyResult>

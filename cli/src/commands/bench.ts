@@ -1,10 +1,9 @@
 /** `kvasir bench NAME`: measurements of this machine, as figures that can be compared. */
 
-import { takeInventory } from '@kvasir/host-agent/inventory/inventory'
-import { SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import { type Command, Option } from 'commander'
 import type { BenchResult } from '../bench/bench-result.js'
 import type { LlamaBenchOptions } from '../bench/llama.js'
+import { environment } from '../environment.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import { positiveOption } from './option-values.js'
@@ -176,17 +175,6 @@ function add<Options>(bench: Command, run: Run, entry: BenchEntry<Options>): voi
         }
       }),
     )
-}
-
-function environment(): Record<string, string | number> {
-  const { processors, memory } = takeInventory()
-  return {
-    node: process.versions.node,
-    version: SOFTWARE_VERSION,
-    cpu: processors.model,
-    cores: processors.cores,
-    memoryBytes: memory.totalBytes,
-  }
 }
 
 function show({ figures }: BenchResult): void {

@@ -57,3 +57,6 @@ function scaled(text: string): number {
 export function listOption(text: string, before: readonly string[] = []): readonly string[] {
   return [...before, text]
 }
+
+/** A seed of random numbers: a whole number of at most 32 bits. */
+export const seedOption = countOption(2 ** 32 - 1)

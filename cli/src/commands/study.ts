@@ -1,0 +1,54 @@
+/** `kvasir study NAME`: what a cluster would do, in virtual time, as tables, figures and a report with plots. */
+
+import { InvalidInputError } from '@kvasir/runtime/errors'
+import type { Command } from 'commander'
+import { closest } from 'fastest-levenshtein'
+import { EXIT, type ExitCode } from '../exit-codes.js'
+import { color, print, renderTable } from '../terminal.js'
+import type { Run } from './run-command.js'
+
+export function studyCommand(program: Command, run: Run): void {
+  const study = program
+    .command('study')
+    .description('study what a cluster would do, in virtual time; without a name, list the studies')
+    .argument('[name]', 'one of the commands below')
+    .usage('[name] [options]')
+    // What follows an unknown name is not judged: the name is the mistake.
+    .allowUnknownOption()
+    .allowExcessArguments()
+    .action((_name: string | undefined, _options: object, self: Command) =>
+      run(() => Promise.resolve(listStudies(self))),
+    )
+  addStudies(study, run)
+}
+
+/**
+ * Every study adds itself with
+ *
+ *     addStudy(study, run, {
+ *       name: 'glitches',
+ *       description: '…',
+ *       options: (command) => command.option(…),
+ *       run: async (options: GlitchesOptions & StudyOptions, context) =>
+ *         (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),
+ *     })
+ */
+function addStudies(_study: Command, _run: Run): void {}
+
+function listStudies(study: Command): ExitCode {
+  const [word] = study.args
+  if (word !== undefined) throw unknown(word, study)
+  const rows = study.commands.map((command) => [command.name(), command.description()])
+  print(renderTable(rows))
+  print(color.dim('\nkvasir study NAME --help lists the options of one.'))
+  return EXIT.ok
+}
+
+function unknown(word: string, study: Command): InvalidInputError {
+  if (word.startsWith('-'))
+    return new InvalidInputError(`kvasir study knows no option ${word}: name a study first.`)
+  const names = study.commands.map((command) => command.name())
+  return new InvalidInputError(
+    `There is no study ${JSON.stringify(word)}: did you mean ${closest(word, names)}? The studies are ${names.join(', ')}.`,
+  )
+}

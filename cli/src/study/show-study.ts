@@ -1,0 +1,64 @@
+/** A study's results on the terminal: what was found, tables that fit, figures, what is modelled. */
+import type { StudyDocument } from '@kvasir/study/report/document'
+import type { Cell, Figures, StudyTable } from '@kvasir/study/study'
+import { formatForeign } from '../format.js'
+import { color, print } from '../terminal.js'
+import { renderStudyTable } from './study-table.js'
+
+const widthDefault = 100
+const widthMin = 40
+
+/** @param files that were written */
+export function showStudy(document: StudyDocument, files: readonly string[]): void {
+  print(studyText(document, files, Math.max(widthMin, process.stdout.columns ?? widthDefault)))
+}
+
+function studyText(document: StudyDocument, files: readonly string[], width: number): string {
+  const parts = [
+    color.bold(formatForeign(document.title)),
+    bullets(document.findings, width),
+    ...document.tables.map((table) => renderStudyTable(table, width)),
+    section('Figures', renderStudyTable(figuresTable(document.figures), width)),
+    section('Modelled', bullets(document.assumptions, width)),
+    files.map((file) => color.dim(file)).join('\n'),
+  ]
+  return parts.filter((part) => part !== '').join('\n\n')
+}
+
+function section(title: string, text: string): string {
+  return text === '' ? '' : `${color.bold(title)}\n${text}`
+}
+
+function figuresTable(figures: Figures): StudyTable {
+  const rows: Record<string, Cell>[] = []
+  for (const [name, value] of Object.entries(figures)) {
+    if (typeof value === 'number') rows.push({ name, value })
+    else
+      for (const [inner, each] of Object.entries(value)) rows.push({ name: `${name}.${inner}`, value: each })
+  }
+  return {
+    title: '',
+    columns: [
+      { key: 'name', label: '' },
+      { key: 'value', label: '' },
+    ],
+    rows,
+  }
+}
+
+function bullets(texts: readonly string[], width: number): string {
+  return texts.map((text) => `• ${wrap(formatForeign(text), width - 2).join('\n  ')}`).join('\n')
+}
+
+/** At spaces; a word that is longer than a line stands alone. */
+function wrap(text: string, width: number): readonly string[] {
+  const lines: string[] = []
+  let line = ''
+  for (const word of text.split(' ')) {
+    if (line !== '' && line.length + 1 + word.length > width) {
+      lines.push(line)
+      line = word
+    } else line = line === '' ? word : `${line} ${word}`
+  }
+  return [...lines, line]
+}

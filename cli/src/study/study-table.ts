@@ -1,0 +1,80 @@
+/**
+ * A table of a study for a terminal of some width: numbers to the right, long texts wrapped, and where the columns do not
+ * fit side by side, in parts that each begin with the first column.
+ */
+import { numberText } from '@kvasir/study/report/number-text'
+import type { Cell, StudyTable } from '@kvasir/study/study'
+import { formatForeign } from '../format.js'
+import { type Align, color, renderTable } from '../terminal.js'
+
+/** More are read in results.json and the report. */
+const rowsMax = 60
+const textCellsMax = 44
+const gapCells = 2
+
+interface Column {
+  readonly head: string
+  readonly cells: readonly string[]
+  readonly align: Align
+  readonly width: number
+}
+
+/** Empty for a table without rows. */
+export function renderStudyTable(table: StudyTable, width: number): string {
+  if (table.rows.length === 0) return ''
+  const shown = table.rows.slice(0, rowsMax)
+  const columns = table.columns.map((column) => toColumn(column, shown))
+  const hasHead = columns.some(({ head }) => head !== '')
+  const texts = partsOf(columns, width).map((part) =>
+    renderTable(
+      shown.map((_, row) => part.map(({ cells }) => cells[row] ?? '')),
+      hasHead ? part.map(({ head }) => head) : undefined,
+      { aligns: part.map(({ align }) => align), widths: part.map((column) => column.width) },
+    ),
+  )
+  const more = table.rows.length - shown.length
+  return [
+    table.title === '' ? '' : color.bold(formatForeign(table.title)),
+    texts.join('\n\n'),
+    more > 0 ? color.dim(`… and ${more} more rows in results.json`) : '',
+    table.note === undefined ? '' : color.dim(formatForeign(table.note)),
+  ]
+    .filter((text) => text !== '')
+    .join('\n')
+}
+
+function toColumn(
+  { key, label, unit }: StudyTable['columns'][number],
+  rows: readonly Readonly<Record<string, Cell>>[],
+): Column {
+  const values = rows.map((row) => row[key] ?? null)
+  const cells = values.map(cellText)
+  const head = formatForeign(label) + (unit === undefined ? '' : `\n${formatForeign(unit)}`)
+  const longest = Math.max(...[...head.split('\n'), ...cells].map((text) => text.length), 1)
+  const isText = values.some((value) => typeof value === 'string')
+  return { head, cells, align: isText ? 'left' : 'right', width: Math.min(longest, textCellsMax) }
+}
+
+function cellText(cell: Cell): string {
+  if (cell === null) return '–'
+  return typeof cell === 'number' ? numberText(cell) : formatForeign(cell)
+}
+
+/** As many columns a part as fit, at least one beside the first. */
+function partsOf(columns: readonly Column[], width: number): readonly (readonly Column[])[] {
+  const [first, ...rest] = columns
+  if (first === undefined) return []
+  const parts: Column[][] = [[first]]
+  let used = first.width
+  for (const column of rest) {
+    const part = parts.at(-1)
+    if (part === undefined || (used + gapCells + column.width > width && part.length > 1)) {
+      parts.push([first, column])
+      used = first.width + gapCells + column.width
+    } else {
+      part.push(column)
+      used += gapCells + column.width
+    }
+  }
+  return parts
+}
