@@ -69,6 +69,9 @@ export interface ModelSpec {
   readonly activeParameters: number
   /** Of those, in the embedding table, which a step looks up and does not multiply with. */
   readonly embeddingParameters: number
+  /** In a mixture of experts: how many a layer has, and how many of them a token uses. */
+  readonly experts?: number
+  readonly activeExperts?: number
   /** Values of KV a token over all layers. */
   readonly kvValuesPerToken: number
   readonly contextTokensMax: number
@@ -98,6 +101,11 @@ export interface DeviceUse {
   readonly weightBits: number
   /** Bits of a KV value in the device's memory, scales left out. */
   readonly kvBits: number
+  /**
+   * How much faster than that a decode step is, by tokens in the sequence, ascending; linear in between, flat beyond.
+   * Published speed-ups such as that of merged loads; absent: 1.
+   */
+  readonly decodeSpeedups?: readonly { readonly contextTokens: number; readonly factor: number }[]
   /** Power while it prefills and decodes; absent: the device's maximum. */
   readonly prefillWatts?: number
   readonly decodeWatts?: number
