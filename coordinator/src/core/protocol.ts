@@ -64,6 +64,12 @@ export interface Submission {
   readonly blockHashes: BlockHashes
   /** How decoding attends, where the client asked. */
   readonly attention?: AttentionWish | undefined
+  /** Among whom devices are shared fairly; default ''. */
+  readonly tenant?: string | undefined
+  /** From PRIORITY_MIN to PRIORITY_MAX, higher is more urgent; default 0. */
+  readonly priority?: number | undefined
+  /** Until the first token, from now; absent: as the coordinator is set. */
+  readonly ttftDeadlineMs?: number | undefined
 }
 
 export type CoordinatorEvent =
@@ -83,7 +89,13 @@ export type CoordinatorEvent =
   | { readonly type: 'kv-missed'; readonly device: DeviceRef; readonly hashes: BlockHashes }
   | RequestEvent
 
-export type FailCode = 'overloaded' | 'unavailable' | 'deadline' | 'rejected'
+export type FailCode =
+  | 'overloaded'
+  | 'unavailable'
+  | 'deadline'
+  | 'rejected'
+  /** Given up before any work was done: it would have missed its deadline, or gave way to one that is worth more. */
+  | 'shed'
 
 export type CoordinatorAction =
   /** Ask the device's health service; answer with `health`, also when the time is over. */

@@ -8,11 +8,13 @@
  * M2. Every state has a deadline (I2): placement, silence of the calls, the request's own.
  * M3. A request survives a bounded number of failures.
  */
+import type { AdmissionSetting } from './admission-setting.js'
 import { isRemote } from './attention-choice.js'
 import { explainNoPlacement, isHopeless, stepAfterNoPlacement } from './decision.js'
 import type { PlacementLimits } from './device-filter.js'
 import { type DeviceRef, type ProfileName, profilesFor } from './facts.js'
 import { fitsEmptyDevices, type PlacementView, place } from './placement.js'
+import type { PolicySetting } from './placement-policy.js'
 import type { CoordinatorAction, Fault, RequestEvent, Submission } from './protocol.js'
 import { availableTokens, avoid, type Epoch, isNeeded, isPrefillOver, type Request } from './request.js'
 import { RETRY_AFTER_MS, RequestBook } from './request-book.js'
@@ -27,6 +29,8 @@ export interface RequestLimits extends PlacementLimits {
   readonly requestDeadlineMs: number
   /** What requests that ask for nothing get: `auto` may be sparse in long contexts. Default auto. */
   readonly attentionDefault?: 'auto' | 'dense'
+  readonly admission?: AdmissionSetting
+  readonly policy?: PolicySetting
 }
 
 /** How often it is judged whether waiting can help: not at once, since a device that has just begun may be heard soon. */
