@@ -14,19 +14,12 @@ export function invalidEntry(
   const issue = issues[0]
   const path = issue?.path ?? []
   if (issue?.code === 'unrecognized_keys') return unknownField(what, entry, path, issue.keys[0] ?? '', schema)
-  if (issue?.code === 'invalid_key') {
-    const name = String(path.at(-1))
-    const around = path.slice(0, -1).join('.')
-    const at = placeText(nearest(entry, path).located.at)
-    const reason = keyReason(issue, name)
-    return new InvalidInputError(`${at}: ${name} under ${around} of the ${what} is not known; ${reason}.`, {
-      param: path.join('.'),
-    })
-  }
   const { located, found } = nearest(entry, path)
   const field = path.join('.')
   const taken = !isLocatedMap(located) && located.scalar === null
-  const must = issue?.message ?? 'it must be something else'
+  // A name that is not valid says why in an issue of its own.
+  const reason = issue?.code === 'invalid_key' ? issue.issues[0] : issue
+  const must = reason?.message ?? 'it must be something else'
   if (!found || taken) {
     return new InvalidInputError(`${placeText(located.at)}: the ${what} lacks ${field}; ${must}.`, {
       param: field,
@@ -53,13 +46,6 @@ function unknownField(
   return new InvalidInputError(`${at}: the ${what} has no field ${field}${there}.`, { param: field })
 }
 
-function keyReason(issue: z.core.$ZodIssueInvalidKey, name: string): string {
-  const inner = issue.issues[0]
-  if (inner?.code !== 'invalid_value') return inner?.message ?? 'use another name'
-  const known = inner.values.map(String)
-  return `there are ${known.join(', ')}${didYouMean(name, known)}`
-}
-
 /** Fields of the object that a path leads to. */
 function fieldsAt(schema: z.ZodType, path: readonly PropertyKey[]): readonly string[] {
   let at: z.core.$ZodType = schema
@@ -68,5 +54,6 @@ function fieldsAt(schema: z.ZodType, path: readonly PropertyKey[]): readonly str
     else if (at instanceof z.ZodRecord) at = at.valueType
     while (at instanceof z.ZodExactOptional) at = at.unwrap()
   }
+  if (at instanceof z.ZodRecord && at.keyType instanceof z.ZodEnum) return at.keyType.options.map(String)
   return at instanceof z.ZodObject ? Object.keys(at.shape) : []
 }

@@ -186,7 +186,7 @@ function modelOf(
     `it must be at most parameters, ${parameters}`,
   )
   check(
-    model.embeddingParameters + (entry.tiedEmbeddings ? 0 : table) < model.activeParameters,
+    model.embeddingParameters + table < model.activeParameters,
     'parameters',
     `the embeddings alone are more: vocabulary times hidden is ${table}`,
   )

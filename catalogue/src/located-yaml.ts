@@ -59,8 +59,9 @@ export function readLocatedYaml(text: string, file: string): LocatedMap {
       }
       return { at, entries }
     }
-    const value: unknown = isScalar(node) ? node.value : null
-    if (node === null || value === null) return { at, scalar: null }
+    if (node === null) return { at, scalar: null }
+    const value: unknown = isScalar(node) ? node.value : undefined
+    if (value === null) return { at, scalar: null }
     if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') {
       return { at, scalar: value }
     }
