@@ -24,10 +24,14 @@ export interface CoreOptions {
   readonly tiers: readonly TierOptions[]
   /** Bytes of one block, all layers. */
   readonly blockBytes: number
+  /** Tokens of one block; 16 where absent. */
+  readonly blockTokens?: number
   /** Which pages of decoding sequences sit where; without effect on a device of one tier. */
   readonly tierPolicy: TierPolicyName
   /** Sequences decoded at once, reserved ones included. */
   readonly decodeSlots: number
+  /** Of those, at most so many decode in one step, the oldest first; all where absent. */
+  readonly decodesAtOnce?: number
   /** Prefills that may wait for memory. */
   readonly waitingMax: number
   /** Longest sequence the model takes, tokens. */

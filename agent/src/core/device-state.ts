@@ -167,7 +167,7 @@ export class DeviceState {
       this.memory.pin(counter)
       return { part, counter }
     })
-    this.emit({ type: 'run-step', parts })
+    this.emit({ type: 'run-step', parts, repeatable: 1 })
   }
 
   /** The parts of the step that is over. */

@@ -129,8 +129,10 @@ export type CoreEvent =
       readonly filled: readonly { readonly sequence: number; readonly hash: string }[]
       /** What attention read, a value for each of `StepPart.blocks`. A decoding sequence without one read all its pages. */
       readonly reads: readonly ({ readonly sequence: number } & PageUse)[]
-      /** Time on the device, microseconds. */
+      /** Time on the device, microseconds; the mean of one where there were several. */
       readonly elapsedUs: number
+      /** Steps that ran as one, at most `repeatable`; default 1. */
+      readonly steps?: number
     }
   /** The driver could not run the step. */
   | { readonly type: 'step-failed' }
@@ -245,8 +247,11 @@ export type CoreAction =
       readonly stored: readonly string[]
       readonly removed: readonly string[]
     }
-  /** Run these rows and say `step-finished`; one step at a time. */
-  | { readonly type: 'run-step'; readonly parts: readonly StepPart[] }
+  /**
+   * Run these rows and say `step-finished`; one step at a time. `repeatable`: so many steps in a row, this one included,
+   * would have the same sequences, each one row further, and no other action, as long as no other event comes.
+   */
+  | { readonly type: 'run-step'; readonly parts: readonly StepPart[]; readonly repeatable: number }
   /** End the running step early; `step-finished` still follows. */
   | { readonly type: 'cancel-step' }
   /** `reads`: one of each tier, nearest first. */

@@ -38,6 +38,8 @@ export interface ModelFacts {
   readonly parameters: number
   /** Weights read by one decode step. */
   readonly weightBytes: number
+  /** Tokens of one KV block; 16 where absent. */
+  readonly blockTokens?: number
   /** Numerics, element type and layers of its KV blocks; only blocks of one variant stand in for each other. */
   readonly variant: string
   /** Memory set aside for its KV; empty: the device's tiers. */

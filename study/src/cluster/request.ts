@@ -81,6 +81,8 @@ export interface RunSummary {
   readonly devices: readonly DeviceUsage[]
   /** Events that either core took, device steps that ran (those in a coalesced run each for itself), and transfers' events. */
   readonly events: number
-  /** Of those, coalesced away. */
+  /** Of those, device steps that were no event of their own. */
   readonly coalescedSteps: number
+  /** Device steps, each for itself. */
+  readonly steps: number
 }

@@ -1,0 +1,225 @@
+/**
+ * One Decode call on a virtual agent: a sequence under a lease, from the prompt's KV to its last token.
+ *
+ * D1 The call says started, tokens in order each once, finished; or failed.
+ * D2 However the call ends, the sequence ends with it, its lease too.
+ */
+import type { EndReason } from '@kvasir/agent/core/events'
+import type { LeaseReference } from '@kvasir/agent/core/lease-table'
+import type { DeviceRef } from '@kvasir/coordinator/core/facts'
+import type { Fault } from '@kvasir/coordinator/core/protocol'
+import { fetchCached } from './cached-fetch.js'
+import { type EpochOrder, type PrefillFigures, transferKey } from './epoch-client.js'
+import type { FetchOrder } from './prefill-work.js'
+import { type SequenceWork, VirtualAgent } from './virtual-agent.js'
+import type { VirtualCall } from './virtual-call.js'
+import { faultOfEnd, faultOfRefusal } from './work-faults.js'
+
+/** As the real agent's: how long it waits for a source that has not heard of the prompt, and between two tries. */
+const ANNOUNCE_MS = 5_000
+const RETRY_MS = 5
+
+export class DecodeWork implements SequenceWork {
+  readonly #agent: VirtualAgent
+  readonly #call: VirtualCall
+  readonly #order: EpochOrder
+  readonly #lease: LeaseReference
+  readonly #source: DeviceRef | undefined
+  readonly #fetch: FetchOrder | undefined
+  readonly #sequence: number
+  /** Of the next token that is sampled here. */
+  #nextIndex: number
+  #isOver = false
+  #hasStarted = false
+  #failure: { readonly fault: Fault; readonly deviceId: string } | undefined
+  #localTokens = 0
+  #fetched = { tokens: 0, bytes: 0, ms: 0 }
+  #startedMs: number | undefined
+  #steps = 0
+  #stepsMs = 0
+  #batchMax = 0
+  #pull: VirtualCall | undefined
+
+  /** `source`: the device that prefills; undefined: this one does. */
+  constructor(
+    agent: VirtualAgent,
+    call: VirtualCall,
+    order: EpochOrder,
+    lease: LeaseReference,
+    source: DeviceRef | undefined,
+    fetch: FetchOrder | undefined,
+  ) {
+    this.#agent = agent
+    this.#call = call
+    this.#order = order
+    this.#lease = lease
+    this.#source = source
+    this.#fetch = fetch
+    this.#sequence = agent.newSequence()
+    this.#nextIndex = source === undefined ? order.firstIndex : order.firstIndex + 1
+  }
+
+  get samplesLeft(): number {
+    return this.#order.stopIndex - this.#nextIndex + 1
+  }
+
+  begin(): void {
+    const { requestId, epoch, promptTokens, firstIndex, maxTokens, names } = this.#order
+    const answer = this.#agent.start(this.#sequence, this, {
+      type: 'decode',
+      sequence: this.#sequence,
+      lease: this.#lease,
+      requestId,
+      epoch,
+      promptTokens,
+      firstIndex,
+      tokensMax: maxTokens,
+      kv: this.#source === undefined ? 'computed' : 'pulled',
+      hashes: names,
+      fetchTokens: this.#fetch?.tokens ?? 0,
+      offload: undefined,
+    })
+    if (typeof answer === 'string') {
+      this.#isOver = true
+      this.#fail(faultOfRefusal(answer), this.#agent.id)
+      return
+    }
+    this.#localTokens = answer?.type === 'attached' ? answer.cachedTokens : 0
+    if (this.#source) this.#receive(this.#source)
+    else this.#bringPrefix()
+  }
+
+  gone(): void {
+    if (!this.#isOver) this.#agent.apply({ type: 'end', sequence: this.#sequence, cause: 'cancelled' })
+  }
+
+  chunkStarts(_start: number, _count: number, startMs: number): void {
+    this.#startedMs ??= startMs
+  }
+
+  sampled(count: number, batch: number, stepMs: number): void {
+    const { client, stopIndex } = this.#order
+    const { network } = this.#agent.world
+    if (this.#hasStarted) {
+      this.#steps += count
+      this.#stepsMs += count * stepMs
+      this.#batchMax = Math.max(this.#batchMax, batch)
+    } else {
+      this.#hasStarted = true
+      const prefilled = this.#prefillFigures()
+      network.answer(this.#call, 'started', () => client.decodeStarted({ prefilled }))
+    }
+    const first = this.#nextIndex
+    this.#nextIndex += count
+    // The stop token itself is not handed out.
+    const handed = Math.min(this.#nextIndex, stopIndex) - first
+    if (handed > 0) network.answer(this.#call, 'tokens', () => client.tokens(first, handed))
+  }
+
+  ended(reason: EndReason): void {
+    this.#isOver = true
+    const { network } = this.#agent.world
+    if (this.#pull) network.cancel(this.#pull)
+    if (reason === 'stop' || reason === 'length' || reason === 'preempted') {
+      const figures = { steps: this.#steps, stepsMs: this.#stepsMs, batchMax: this.#batchMax }
+      const { client } = this.#order
+      network.answer(this.#call, 'finished', () => client.decodeFinished(reason, figures), true)
+      return
+    }
+    if (reason === 'cancelled' && !this.#call.isOpenAtServer) return
+    const failure = this.#failure ?? { fault: faultOfEnd(reason), deviceId: this.#agent.id }
+    this.#fail(failure.fault, failure.deviceId)
+  }
+
+  /** Opens the transfer at the device that prefills, once that knows of it. */
+  #receive(source: DeviceRef): void {
+    const { world } = this.#agent
+    const sender = world.device(source.deviceId)
+    const blames = (fault: Fault) => {
+      this.#failure = { fault, deviceId: source.deviceId }
+      if (!this.#isOver) this.#agent.apply({ type: 'end', sequence: this.#sequence, cause: 'failed' })
+    }
+    if (!(sender instanceof VirtualAgent) || sender.ref.incarnation !== source.incarnation) {
+      world.queue.after(2 * world.plan.messageMs, () => blames('unreachable'))
+      return
+    }
+    const { network, queue } = world
+    this.#pull = network.call(
+      this.#agent,
+      sender,
+      'pull',
+      (call) => {
+        const untilMs = queue.nowMs + ANNOUNCE_MS
+        const open = () => {
+          if (sender.isDead || !call.isOpenAtServer) return
+          const transfer = sender.transfers.get(transferKey(this.#order))
+          if (transfer) {
+            const heldTokens = this.#localTokens
+            transfer.open({ agent: this.#agent, call, heldTokens, arrived: () => this.#arrived() })
+          } else if (queue.nowMs < untilMs) queue.after(RETRY_MS, open)
+          else network.answer(call, 'unknown', () => blames('broken'), true)
+        }
+        open()
+      },
+      {
+        broken: () => blames('unreachable'),
+        gone: () => sender.transfers.get(transferKey(this.#order))?.fail(),
+      },
+    )
+  }
+
+  #arrived(): void {
+    this.#pull = undefined
+    if (this.#isOver) return
+    const { client, firstIndex, stopIndex } = this.#order
+    this.#hasStarted = true
+    const heldTokens = this.#localTokens
+    this.#agent.world.network.answer(this.#call, 'started', () => client.decodeStarted({ heldTokens }))
+    const stopped = firstIndex >= stopIndex
+    this.#agent.apply({ type: 'received', sequence: this.#sequence, stopped })
+  }
+
+  #bringPrefix(): void {
+    const fetch = this.#fetch
+    if (fetch === undefined || fetch.tokens <= this.#localTokens) return
+    const { names } = this.#order
+    const source = fetch.deviceId === '' ? undefined : this.#agent.world.device(fetch.deviceId)
+    const localTokens = this.#localTokens
+    const wish = { names, localTokens, tokens: fetch.tokens }
+    fetchCached(
+      this.#agent,
+      source,
+      wish,
+      () => this.#isOver || this.#agent.isDead,
+      (tokens, bytes, ms) => {
+        this.#fetched = { tokens, bytes, ms }
+        this.#agent.apply({ type: 'fetched', sequence: this.#sequence, tokens: localTokens + tokens })
+      },
+    )
+  }
+
+  #prefillFigures(): PrefillFigures {
+    const { nowMs } = this.#agent.world.queue
+    const contextTokens = this.#localTokens + this.#fetched.tokens
+    return {
+      deviceId: this.#agent.id,
+      tokens: this.#order.promptTokens - contextTokens,
+      contextTokens,
+      localTokens: this.#localTokens,
+      fetchedTokens: this.#fetched.tokens,
+      fetchedBytes: this.#fetched.bytes,
+      fetchMs: this.#fetched.ms,
+      computeMs: nowMs - (this.#startedMs ?? nowMs),
+    }
+  }
+
+  #fail(fault: Fault, deviceId: string): void {
+    const { client } = this.#order
+    this.#agent.world.network.answer(
+      this.#call,
+      'failed',
+      () => client.failed('decode', fault, deviceId),
+      true,
+    )
+  }
+}

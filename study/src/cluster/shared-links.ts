@@ -1,0 +1,227 @@
+/**
+ * Links that concurrent transfers share max-min fairly (progressive filling): no transfer gets more as long as another
+ * one on the same link gets less and could use more.
+ *
+ * A transfer is a fluid: bytes become available at once or at a rate while they are computed, and leave at the rate that
+ * its share allows. So a prompt's KV flows beside its prefill without an event for each message.
+ *
+ * S1 The rates on a link never exceed its capacity. S2 A transfer that is closed and has sent everything ends, once.
+ */
+import type { EventQueue } from './event-queue.js'
+
+export class SharedLink {
+  readonly flows = new Set<Flow>()
+  bytesCarried = 0
+  /** Of one filling. */
+  left = 0
+  open = 0
+
+  /** `bytesPerMs` may change while transfers run (`SharedLinks.changed` then). */
+  constructor(
+    readonly name: string,
+    public bytesPerMs: number,
+  ) {}
+}
+
+const EPSILON_BYTES = 1e-3
+
+export class Flow {
+  /** Available and not sent. */
+  pendingBytes = 0
+  /** At which more becomes available, bytes a millisecond. */
+  supplyBytesPerMs = 0
+  isClosed = false
+  isOver = false
+  rateBytesPerMs = 0
+  sentBytes = 0
+  /** Time that it would have taken at the share it had, were everything available at once. */
+  busyMs = 0
+  settledMs: number
+  /** Of one filling. */
+  isFixed = false
+
+  constructor(
+    readonly path: readonly SharedLink[],
+    nowMs: number,
+    readonly onDone: () => void,
+  ) {
+    this.settledMs = nowMs
+  }
+
+  /** What it can use, bytes a millisecond. */
+  get demandBytesPerMs(): number {
+    return this.pendingBytes > EPSILON_BYTES ? Number.POSITIVE_INFINITY : this.supplyBytesPerMs
+  }
+}
+
+export class SharedLinks {
+  /** Changes of shares: each an event of the simulation. */
+  events = 0
+  readonly #queue: EventQueue
+  readonly #flows = new Set<Flow>()
+  #round = 0
+
+  constructor(queue: EventQueue) {
+    this.#queue = queue
+  }
+
+  /** A transfer along `path`; nothing of it is available yet. */
+  open(path: readonly SharedLink[], onDone: () => void): Flow {
+    const flow = new Flow(path, this.#queue.nowMs, onDone)
+    this.#flows.add(flow)
+    for (const link of path) link.flows.add(flow)
+    return flow
+  }
+
+  /** More bytes are available now, and from now on more become so at `supplyBytesPerMs`. */
+  supply(flow: Flow, bytes: number, supplyBytesPerMs = flow.supplyBytesPerMs): void {
+    if (flow.isOver) return
+    this.#settle()
+    flow.pendingBytes += bytes
+    flow.supplyBytesPerMs = supplyBytesPerMs
+    this.#share()
+  }
+
+  /** Nothing more will be available; `bytes` are the last. */
+  close(flow: Flow, bytes = 0): void {
+    if (flow.isOver) return
+    this.#settle()
+    flow.pendingBytes += bytes
+    flow.supplyBytesPerMs = 0
+    flow.isClosed = true
+    this.#share()
+  }
+
+  /** Ends the transfer without `onDone`. */
+  cancel(flow: Flow): void {
+    if (flow.isOver) return
+    this.#settle()
+    this.#remove(flow)
+    this.#share()
+  }
+
+  /** A link's capacity is another one now; call before and after with `settle` and this. */
+  changed(link: SharedLink, bytesPerMs: number): void {
+    this.#settle()
+    link.bytesPerMs = bytesPerMs
+    this.#share()
+  }
+
+  /** Brings the counters of all transfers up to now. */
+  settle(): void {
+    this.#settle()
+  }
+
+  #remove(flow: Flow): void {
+    flow.isOver = true
+    flow.rateBytesPerMs = 0
+    this.#flows.delete(flow)
+    for (const link of flow.path) link.flows.delete(flow)
+  }
+
+  #settle(): void {
+    const { nowMs } = this.#queue
+    for (const flow of this.#flows) {
+      const elapsedMs = nowMs - flow.settledMs
+      flow.settledMs = nowMs
+      if (elapsedMs <= 0) continue
+      const available = flow.pendingBytes + flow.supplyBytesPerMs * elapsedMs
+      const sent = Math.min(available, flow.rateBytesPerMs * elapsedMs)
+      flow.sentBytes += sent
+      flow.pendingBytes = available - sent
+      flow.busyMs += elapsedMs * Math.min(1, flow.rateBytesPerMs / fairShare(flow))
+      for (const link of flow.path) link.bytesCarried += sent
+    }
+  }
+
+  /** Gives every transfer its share and plans the next moment at which shares change by themselves. */
+  #share(): void {
+    this.events += 1
+    this.#round += 1
+    this.#finishDrained()
+    fill(this.#flows)
+    let nextMs = Number.POSITIVE_INFINITY
+    for (const flow of this.#flows) {
+      const drainsPerMs = flow.rateBytesPerMs - flow.supplyBytesPerMs
+      if (flow.pendingBytes > EPSILON_BYTES && drainsPerMs > 0) {
+        nextMs = Math.min(nextMs, flow.pendingBytes / drainsPerMs)
+      }
+    }
+    if (nextMs === Number.POSITIVE_INFINITY) return
+    const round = this.#round
+    this.#queue.after(nextMs, () => {
+      if (round !== this.#round) return
+      this.#settle()
+      this.#share()
+    })
+  }
+
+  #finishDrained(): void {
+    for (const flow of this.#flows) {
+      // A rounding error must not become an event a nanosecond ahead.
+      if (flow.pendingBytes <= EPSILON_BYTES) flow.pendingBytes = 0
+      if (!flow.isClosed || flow.pendingBytes > 0) continue
+      this.#remove(flow)
+      this.#queue.after(0, flow.onDone)
+    }
+  }
+}
+
+/** What it would get of its tightest link, were all others on it as eager. */
+function fairShare({ path }: Flow): number {
+  let share = Number.POSITIVE_INFINITY
+  for (const { bytesPerMs, flows } of path) share = Math.min(share, bytesPerMs / Math.max(1, flows.size))
+  return share
+}
+
+/** Progressive filling: the tightest link first, or the transfer that wants less than any link would give it. */
+function fill(flows: ReadonlySet<Flow>): void {
+  const links = new Set<SharedLink>()
+  let unfixed = 0
+  for (const flow of flows) {
+    flow.isFixed = flow.demandBytesPerMs === 0
+    flow.rateBytesPerMs = 0
+    if (flow.isFixed) continue
+    unfixed += 1
+    for (const link of flow.path) {
+      if (!links.has(link)) {
+        links.add(link)
+        link.left = link.bytesPerMs
+        link.open = 0
+      }
+      link.open += 1
+    }
+  }
+  while (unfixed > 0) {
+    let least = Number.POSITIVE_INFINITY
+    for (const link of links) if (link.open > 0) least = Math.min(least, link.left / link.open)
+    const isFree = least === Number.POSITIVE_INFINITY
+    let fixed = 0
+    for (const flow of flows) {
+      if (flow.isFixed) continue
+      const demand = flow.demandBytesPerMs
+      if (demand <= least) fixed += fix(flow, demand)
+    }
+    if (fixed === 0 && isFree) {
+      for (const flow of flows) if (!flow.isFixed) fixed += fix(flow, Number.MAX_SAFE_INTEGER)
+    }
+    if (fixed === 0) {
+      for (const flow of flows) {
+        if (flow.isFixed) continue
+        const isTight = flow.path.some((link) => link.left / link.open <= least * (1 + 1e-12))
+        if (isTight) fixed += fix(flow, least)
+      }
+    }
+    unfixed -= fixed
+  }
+}
+
+function fix(flow: Flow, rateBytesPerMs: number): number {
+  flow.isFixed = true
+  flow.rateBytesPerMs = rateBytesPerMs
+  for (const link of flow.path) {
+    link.left = Math.max(0, link.left - rateBytesPerMs)
+    link.open -= 1
+  }
+  return 1
+}

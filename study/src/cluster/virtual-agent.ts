@@ -1,0 +1,429 @@
+/**
+ * One life of a device agent in virtual time: the agent's core, unchanged, and what its shell does around it. A step takes
+ * as long as the catalogue says of the device.
+ *
+ * A1 The core's actions are carried out in its order; the next step begins before anybody hears of the last one, as in
+ *    the real agent.
+ * A2 Steps that only decode, `repeatable` of them, run as one event. Whatever happens to the agent meanwhile first ends the
+ *    steps that are over by then, so nobody can tell but by counting events.
+ */
+import { AgentCore } from '@kvasir/agent/core/agent-core'
+import type { CoreOptions } from '@kvasir/agent/core/core-options'
+import type { CoreAction, CoreEvent, EndReason, Refusal, StepPart } from '@kvasir/agent/core/events'
+import type { LeaseReference } from '@kvasir/agent/core/lease-table'
+import { type DeviceTimes, deviceTimes, type StepWork } from '@kvasir/catalogue/device-times'
+import type { BlockHashes } from '@kvasir/coordinator/core/block-hashes'
+import type { DeviceFacts, DeviceRef } from '@kvasir/coordinator/core/facts'
+import { wordsOfTexts } from './block-names.js'
+import type { PlannedDevice } from './cluster-plan.js'
+import type { DeviceMeter } from './device-meter.js'
+import type { OutgoingKv } from './outgoing-kv.js'
+import { Party } from './party.js'
+import type { SharedLink } from './shared-links.js'
+import { deviceFacts, loadFacts, modelNames, tierBlocks } from './virtual-facts.js'
+import type { VirtualHost } from './virtual-host.js'
+import { type AnyAgentCore, type KvSource, type Lent, NOTHING_LENT, type World } from './world.js'
+
+/** Who owns a sequence of the core. */
+export interface SequenceWork {
+  /** Tokens until one is a stop token, that one included; Infinity where length ends it. */
+  readonly samplesLeft: number
+  admitted?(counter: bigint, cachedTokens: number): void
+  /** A step computes a chunk of its prompt. */
+  chunkStarts?(start: number, count: number, startMs: number, ms: number): void
+  chunkEnds?(computedTokens: number, isCancelled: boolean): void
+  sampled(count: number, batch: number, stepMs: number): void
+  ended(reason: EndReason): void
+}
+
+export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attached' | 'lent' | 'evicted' }>
+
+interface RunningStep {
+  readonly parts: readonly StepPart[]
+  readonly startMs: number
+  readonly steps: number
+  /** Step i of a run takes `firstMs + i · slopeMs`. */
+  readonly firstMs: number
+  readonly slopeMs: number
+  readonly work: StepWork
+  readonly prefillTokens: number
+}
+
+/** As the real agent's. */
+const LEASE_TTL_MS = 5_000
+const WAITING_MAX = 64
+const REPORT_MS = 500
+const ROWS_MAX = 1 << 20
+/** So that no device is silent for long, and what it generates is not out of date for long. */
+const RUN_MS_MAX = 5_000
+
+export class VirtualAgent extends Party implements KvSource {
+  readonly core: AnyAgentCore
+  readonly facts: DeviceFacts
+  readonly ref: DeviceRef
+  readonly works = new Map<number, SequenceWork>()
+  /** Prompts of which this device has the KV, by request and epoch. */
+  readonly transfers = new Map<string, OutgoingKv>()
+  readonly uplinks: readonly SharedLink[]
+  readonly downlinks: readonly SharedLink[]
+  readonly latencyMs: number
+  kvSequence = 0
+  isDraining = false
+  readonly #times: DeviceTimes
+  readonly #tierBlocks: readonly number[]
+  #running: RunningStep | undefined
+  #lastSequence = 0
+  #reports = 0
+  /** Bytes that moved between tiers since the last step, which that step pays for. */
+  #movedBytes = 0
+
+  constructor(
+    readonly world: World,
+    readonly planned: PlannedDevice,
+    readonly machine: string,
+    readonly incarnation: bigint,
+    readonly meter: DeviceMeter,
+    readonly host: () => VirtualHost | undefined,
+    links: { readonly up: SharedLink; readonly down: SharedLink },
+  ) {
+    super(planned.deviceId)
+    const { plan, options } = world
+    this.facts = deviceFacts(plan, planned, String(incarnation))
+    this.ref = { deviceId: this.id, incarnation: String(incarnation) }
+    this.uplinks = [links.up]
+    this.downlinks = [links.down]
+    this.latencyMs = planned.link.latencyUs / 1_000
+    this.#times = deviceTimes(planned.model)
+    this.#tierBlocks = tierBlocks(planned.model, plan.blockTokens)
+    const coreOptions: CoreOptions = {
+      deviceId: this.id,
+      incarnation,
+      leaseTtlMs: options.agentLimits?.leaseTtlMs ?? LEASE_TTL_MS,
+      tiers: planned.model.kvMemories.map(({ name, bytesPerSecond }, index) => {
+        return { name, blocks: this.#tierBlocks[index] ?? 0, bytesPerSecond }
+      }),
+      blockBytes: this.blockBytes,
+      blockTokens: plan.blockTokens,
+      tierPolicy: planned.tierPolicy,
+      decodeSlots: planned.decodeSlots,
+      decodesAtOnce: planned.decodesAtOnce,
+      waitingMax: options.agentLimits?.waitingMax ?? WAITING_MAX,
+      contextTokensMax: plan.model.contextTokensMax,
+      limits: {
+        rowsMax: ROWS_MAX,
+        chunkTokens: planned.chunkTokens,
+        sharedChunkTokens: planned.sharedChunkTokens,
+      },
+    }
+    this.core = options.makeAgent?.(coreOptions) ?? new AgentCore(coreOptions)
+  }
+
+  get blockBytes(): number {
+    return this.planned.model.kvBytesPerToken * this.world.plan.blockTokens
+  }
+
+  /** Tells the coordinator of itself, and from now on reports. `firstReportMs`: from now. */
+  begin(firstReportMs: number): void {
+    const { network, queue } = this.world
+    const coordinator = this.world.coordinator()
+    network.publish(this, coordinator, 'advertised', () => coordinator.advertised(this.facts))
+    queue.after(firstReportMs, () => this.#report())
+  }
+
+  newSequence(): number {
+    this.#lastSequence += 1
+    return this.#lastSequence
+  }
+
+  lease(counter: bigint): LeaseReference {
+    return { deviceId: this.id, incarnation: this.incarnation, counter }
+  }
+
+  /** Brings in a sequence; the core's refusal where it does not want it. */
+  start(
+    sequence: number,
+    work: SequenceWork,
+    event: Extract<CoreEvent, { type: 'prefill' | 'decode' }>,
+  ): Answer | Refusal | undefined {
+    this.works.set(sequence, work)
+    const answer = this.apply(event)
+    if (typeof answer === 'string') this.works.delete(sequence)
+    return answer
+  }
+
+  /** The core's answer, or why it refuses. */
+  apply(event: CoreEvent): Answer | Refusal | undefined {
+    this.#catchUp()
+    return this.#perform(this.#step(event, this.world.queue.nowMs))
+  }
+
+  /** What it holds, for the directory. */
+  snapshotHashes(): BlockHashes {
+    return wordsOfTexts(this.core.storedHashes())
+  }
+
+  lend(names: readonly string[]): Lent {
+    const answer = this.apply({ type: 'lend', hashes: names })
+    if (typeof answer === 'string' || answer?.type !== 'lent') return NOTHING_LENT
+    return { loan: answer.loan, count: answer.blocks.length, through: [] }
+  }
+
+  giveBack(loan: number): void {
+    if (loan !== 0 && !this.isDead) this.apply({ type: 'return', loan })
+  }
+
+  /** Whether a step runs. */
+  get isBusy(): boolean {
+    return this.#running !== undefined
+  }
+
+  /** Ends what is over by now of a run of steps, so that what is read of the core is up to date. */
+  catchUp(): void {
+    this.#catchUp()
+  }
+
+  #report(): void {
+    const { network, queue } = this.world
+    if (this.isDead) return
+    queue.after(REPORT_MS, () => this.#report())
+    if (this.stalledUntilMs > queue.nowMs) return
+    // Leases that nobody used end by themselves, with the time that passes.
+    this.apply({ type: 'tick' })
+    this.#reports += 1
+    const { kvSequence, blockBytes } = this
+    const numbers = { sequence: this.#reports, kvSequence, blockBytes }
+    const load = loadFacts(this.facts, this.core.load(), numbers)
+    const coordinator = this.world.coordinator()
+    network.publish(this, coordinator, 'load', () => coordinator.reported(load))
+    // An advertisement is repeated, as the real agent does now and then.
+    if (this.#reports % 8 === 0) {
+      network.publish(this, coordinator, 'advertised', () => coordinator.advertised(this.facts))
+    }
+  }
+
+  #step(event: CoreEvent, nowMs: number): readonly CoreAction[] {
+    const { counters, options } = this.world
+    counters.coreEvents += 1
+    const actions = this.core.step(event, nowMs)
+    options.probe?.agent?.(this.id, this.incarnation, event, actions, nowMs)
+    return actions
+  }
+
+  #perform(actions: readonly CoreAction[], atMs = this.world.queue.nowMs): Answer | Refusal | undefined {
+    for (const action of actions) this.#performFirst(action, atMs)
+    return this.#performRest(actions)
+  }
+
+  /** What concerns the device and its blocks. */
+  #performFirst(action: CoreAction, atMs: number): void {
+    switch (action.type) {
+      case 'run-step':
+        this.#run(action.parts, action.repeatable, atMs)
+        break
+      case 'cancel-step':
+        this.#cancelStep()
+        break
+      case 'copy':
+        this.#movedBytes += action.from.length * this.blockBytes
+        break
+      case 'demote':
+        this.host()?.offer(
+          this,
+          action.blocks.map(({ hash }) => hash),
+        )
+        break
+      case 'kv-changed': {
+        const { network } = this.world
+        this.kvSequence += 1
+        const coordinator = this.world.coordinator()
+        const change = {
+          ...this.ref,
+          sequence: this.kvSequence,
+          stored: wordsOfTexts(action.stored),
+          removed: wordsOfTexts(action.removed),
+          variant: modelNames(this.world.plan).variant,
+          tier: this.facts.tiers[0]?.name ?? '',
+        }
+        network.publish(this, coordinator, 'kv', () => coordinator.kvChanged(change))
+      }
+    }
+  }
+
+  #performRest(actions: readonly CoreAction[]): Answer | Refusal | undefined {
+    let answer: Answer | Refusal | undefined
+    for (const action of actions) {
+      switch (action.type) {
+        case 'refused':
+          answer = action.reason
+          break
+        case 'admitted':
+          this.works.get(action.sequence)?.admitted?.(action.counter, action.cachedTokens)
+          break
+        case 'sequence-ended': {
+          const work = this.works.get(action.sequence)
+          this.works.delete(action.sequence)
+          work?.ended(action.reason)
+          break
+        }
+        case 'granted':
+        case 'released':
+        case 'attached':
+        case 'lent':
+        case 'evicted':
+          answer = action
+      }
+    }
+    return answer
+  }
+
+  #run(parts: readonly StepPart[], repeatable: number, startMs: number): void {
+    const prefills: { start: number; count: number }[] = []
+    const decodes: number[] = []
+    let prefillTokens = 0
+    let steps = this.world.options.coalesce === false ? 1 : repeatable
+    for (const { role, start, count, sequence } of parts) {
+      if (role === 'prefill') {
+        prefills.push({ start, count })
+        prefillTokens += count
+        steps = 1
+      } else {
+        decodes.push(start + 1)
+        steps = Math.min(steps, this.works.get(sequence)?.samplesLeft ?? 1)
+      }
+    }
+    const work = { prefills, decodes, ...this.#kvReads(parts) }
+    const firstMs = this.#times.stepMs(work)
+    let slopeMs = 0
+    if (steps > 1) {
+      steps = Math.max(1, Math.min(steps, Math.floor(RUN_MS_MAX / firstMs)))
+      const longer = { ...work, decodes: decodes.map((context) => context + steps - 1) }
+      if (steps > 1) slopeMs = (this.#times.stepMs(longer) - firstMs) / (steps - 1)
+    }
+    const step: RunningStep = { parts, startMs, steps, firstMs, slopeMs, work, prefillTokens }
+    this.#running = step
+    for (const { role, sequence, start, count } of parts) {
+      if (role === 'prefill') this.works.get(sequence)?.chunkStarts?.(start, count, startMs, firstMs)
+    }
+    this.world.queue.at(startMs + runMs(step, steps), () => this.#endsBy(step))
+  }
+
+  /** Bytes of KV by memory, where there are several. */
+  #kvReads(parts: readonly StepPart[]): { kvReadBytes?: readonly number[] } {
+    const tiers = this.#tierBlocks
+    if (tiers.length < 2) return {}
+    const bytes = tiers.map(() => this.#movedBytes)
+    this.#movedBytes = 0
+    const near = tiers[0] ?? 0
+    let [nearBlocks, farBlocks] = [0, 0]
+    for (const { role, blocks } of parts) {
+      if (role !== 'decode') continue
+      for (const block of blocks) {
+        if (block < near) nearBlocks += 1
+        else farBlocks += 1
+      }
+    }
+    bytes[0] = (bytes[0] ?? 0) + nearBlocks * this.blockBytes
+    bytes[1] = (bytes[1] ?? 0) + farBlocks * this.blockBytes
+    return { kvReadBytes: bytes }
+  }
+
+  /** Its time is over, unless it ended before. */
+  #endsBy(step: RunningStep): void {
+    if (this.#running !== step || this.isDead) return
+    const { stalledUntilMs } = this
+    // The card computes on, but nobody hears of it.
+    if (stalledUntilMs > this.world.queue.nowMs) this.world.queue.at(stalledUntilMs, () => this.#endsBy(step))
+    else this.#end(step, step.steps, this.world.queue.nowMs)
+  }
+
+  /** Ends the steps of a run that are over by now. */
+  #catchUp(): void {
+    const step = this.#running
+    if (step === undefined || step.steps === 1) return
+    const elapsedMs = this.world.queue.nowMs - step.startMs
+    const over = stepsIn(step, elapsedMs)
+    if (over > 0) this.#end(step, over, step.startMs + runMs(step, over))
+  }
+
+  #end(step: RunningStep, steps: number, atMs: number): void {
+    const ms = runMs(step, steps)
+    const { counters } = this.world
+    counters.steps += steps
+    counters.coalescedSteps += steps - 1
+    const { prefillTokens, work } = step
+    this.meter.ran({ steps, ms, prefillTokens, decodes: work.decodes.length }, this.#times.stepWatts(work))
+    this.#running = undefined
+    const stopped: number[] = []
+    for (const { sequence, wantLogits } of step.parts) {
+      const work = this.works.get(sequence)
+      if (wantLogits && work !== undefined && work.samplesLeft <= steps) stopped.push(sequence)
+    }
+    const actions = this.#step(
+      {
+        type: 'step-finished',
+        cancelled: false,
+        stopped,
+        failed: [],
+        filled: [],
+        reads: [],
+        elapsedUs: (ms / steps) * 1_000,
+        steps,
+      },
+      atMs,
+    )
+    for (const action of actions) this.#performFirst(action, atMs)
+    const batch = step.parts.length
+    for (const { sequence, role, start, count, wantLogits } of step.parts) {
+      const work = this.works.get(sequence)
+      if (role === 'prefill') work?.chunkEnds?.(start + count, false)
+      if (wantLogits) work?.sampled(steps, batch, ms / steps)
+    }
+    this.#performRest(actions)
+  }
+
+  /** Between two layers the device looks whether its step is still wanted. */
+  #cancelStep(): void {
+    const step = this.#running
+    if (step === undefined) return
+    const { queue, plan } = this.world
+    const layerMs = step.firstMs / plan.model.layers
+    queue.after(layerMs, () => {
+      if (this.#running !== step || this.isDead) return
+      const ms = queue.nowMs - step.startMs
+      this.meter.ran(
+        { steps: 1, ms, prefillTokens: step.prefillTokens, decodes: 0 },
+        this.#times.stepWatts(step.work),
+      )
+      this.#running = undefined
+      const cancelled = {
+        cancelled: true,
+        stopped: [],
+        failed: [],
+        filled: [],
+        reads: [],
+        elapsedUs: ms * 1_000,
+      }
+      const actions = this.#step({ type: 'step-finished', ...cancelled }, queue.nowMs)
+      for (const action of actions) this.#performFirst(action, queue.nowMs)
+      for (const { sequence, role, start } of step.parts) {
+        if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start, true)
+      }
+      this.#performRest(actions)
+    })
+  }
+}
+
+function runMs({ firstMs, slopeMs }: RunningStep, steps: number): number {
+  return steps * firstMs + (slopeMs * steps * (steps - 1)) / 2
+}
+
+/** Whole steps of a run that fit into `ms`. */
+function stepsIn(step: RunningStep, ms: number): number {
+  let [least, most] = [0, step.steps]
+  while (least < most) {
+    const middle = Math.ceil((least + most) / 2)
+    if (runMs(step, middle) <= ms) least = middle
+    else most = middle - 1
+  }
+  return least
+}

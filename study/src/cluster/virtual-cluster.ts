@@ -1,0 +1,352 @@
+/**
+ * A whole cluster in virtual time: the two cores that serve, unchanged, driven by discrete events. Device times follow
+ * from the catalogue (a roofline with published utilisations), links are shared fairly, memories have capacity and
+ * bandwidth, power and price are counted.
+ *
+ * V1 Deterministic: the same plan, options, requests and faults give the same events at the same times.
+ * V2 Requests are taken one after the other as time reaches them, and each has one outcome, so memory depends on what runs
+ *    at a time and not on how much there is to run.
+ */
+import type { ClusterPlan, PlannedDevice, PlannedMachine } from './cluster-plan.js'
+import { DeviceMeter } from './device-meter.js'
+import { EventQueue } from './event-queue.js'
+import { Network } from './network.js'
+import type { Party } from './party.js'
+import type { DeviceUsage, RequestOutcome, RunSummary, VirtualRequest } from './request.js'
+import { SharedLink, SharedLinks } from './shared-links.js'
+import { VirtualAgent } from './virtual-agent.js'
+import { VirtualCoordinator } from './virtual-coordinator.js'
+import { VirtualHost } from './virtual-host.js'
+import type { ClusterOptions, KvSource, World } from './world.js'
+
+interface DevicePlace {
+  readonly machine: PlannedMachine
+  readonly planned: PlannedDevice
+  readonly up: SharedLink
+  readonly down: SharedLink
+  readonly meter: DeviceMeter
+  life: VirtualAgent
+}
+
+interface MachinePlace {
+  readonly planned: PlannedMachine
+  readonly up: SharedLink
+  readonly down: SharedLink
+  host: VirtualHost | undefined
+}
+
+/** Agents do not all report at the same moment. */
+const REPORT_MS = 500
+/** A run that cannot end is a bug, not a study. */
+const IDLE_MS_MAX = 3_600_000
+
+export class VirtualCluster {
+  readonly #options: ClusterOptions
+  readonly #queue = new EventQueue()
+  readonly #network: Network
+  readonly #links = new SharedLinks(this.#queue)
+  readonly #counters = { coreEvents: 0, steps: 0, coalescedSteps: 0 }
+  readonly #machines = new Map<string, MachinePlace>()
+  readonly #devices = new Map<string, DevicePlace>()
+  readonly #coordinator: VirtualCoordinator
+  readonly #world: World
+  #incarnations = 0n
+  #submitted = 0
+  #arrivals: Iterator<VirtualRequest> | undefined
+  #lastEndMs = 0
+
+  constructor(plan: ClusterPlan, options: ClusterOptions) {
+    this.#options = options
+    this.#network = new Network(this.#queue, plan.messageMs, options.transit)
+    this.#world = {
+      plan,
+      options,
+      queue: this.#queue,
+      network: this.#network,
+      links: this.#links,
+      counters: this.#counters,
+      coordinator: () => this.#coordinator,
+      device: (deviceId) => this.#source(deviceId),
+      path: (from, to) => this.#path(from, to),
+    }
+    this.#coordinator = new VirtualCoordinator(this.#world, (outcome) => this.#ended(outcome))
+    this.#coordinator.begin()
+    for (const machine of plan.machines) this.#addMachine(machine)
+    if (options.sample) this.#sampleLater(options.sample.everyMs)
+  }
+
+  get nowMs(): number {
+    return this.#queue.nowMs
+  }
+
+  /** Device ids in the order of the plan; hosts that keep KV after their machine's devices. */
+  get deviceIds(): readonly string[] {
+    const hosts = [...this.#machines.values()].flatMap(({ host }) => (host ? [host.id] : []))
+    return [...this.#devices.keys(), ...hosts]
+  }
+
+  get coordinator(): VirtualCoordinator {
+    return this.#coordinator
+  }
+
+  /** The life of a device that runs now, or ran last. */
+  agent(deviceId: string): VirtualAgent | undefined {
+    return this.#devices.get(deviceId)?.life
+  }
+
+  at(atMs: number, does: () => void): void {
+    this.#queue.at(atMs, does)
+  }
+
+  /** Plays until every request has ended, or to `untilMs`. `requests` in order of arrival. */
+  run(requests: Iterable<VirtualRequest>, untilMs = Number.POSITIVE_INFINITY): RunSummary {
+    this.#arrivals = requests[Symbol.iterator]()
+    this.#nextArrival()
+    while (!this.#isOver()) {
+      if (!this.#queue.runNext(untilMs)) break
+      if (this.nowMs - this.#lastEndMs > IDLE_MS_MAX && this.#coordinator.liveCount > 0) break
+    }
+    for (const outcome of this.#coordinator.outcomesOfUnfinished()) this.#options.onOutcome(outcome)
+    return this.#summary()
+  }
+
+  /** The agent's process dies. */
+  crash(deviceId: string): void {
+    const party = this.#party(deviceId)
+    if (!party || party.isDead) return
+    if (party instanceof VirtualAgent) party.catchUp()
+    this.#network.died(party)
+  }
+
+  /** It begins anew, empty; what still ran dies. */
+  restart(deviceId: string): void {
+    this.crash(deviceId)
+    const place = this.#devices.get(deviceId)
+    if (place) {
+      this.#keepCounts(place)
+      place.life = this.#newAgent(place.machine, place)
+      place.life.begin(0)
+    }
+    const machine = [...this.#machines.values()].find(({ host }) => host?.id === deviceId)
+    if (machine) {
+      machine.host = this.#newHost(machine.planned)
+      machine.host?.begin(0)
+    }
+  }
+
+  /** The agent's process stands still for so long. */
+  stall(deviceId: string, forMs: number): void {
+    const party = this.#party(deviceId)
+    if (!party || party.isDead) return
+    if (party instanceof VirtualAgent) party.catchUp()
+    this.#network.stalled(party, this.nowMs + forMs)
+  }
+
+  /** Nothing passes between the two, or from a to b. */
+  partition(a: string, b: string, which: 'both' | 'a-to-b'): void {
+    const parties = [this.#party(a), this.#party(b)].filter((party) => party !== undefined)
+    this.#network.block(a, b, parties)
+    if (which === 'both') this.#network.block(b, a, parties)
+  }
+
+  heal(a: string, b: string): void {
+    this.#network.unblock(a, b)
+    this.#network.unblock(b, a)
+  }
+
+  /** Its link carries so many times what it does by the plan. */
+  slowLink(deviceId: string, factor: number): void {
+    const place = this.#devices.get(deviceId)
+    if (!place) return
+    const rate = (place.planned.link.bytesPerSecond / 1_000) * factor
+    this.#links.changed(place.up, rate)
+    this.#links.changed(place.down, rate)
+  }
+
+  /** The coordinator's connection to the bus. */
+  busDown(): void {
+    this.#coordinator.bus(false)
+  }
+
+  busUp(): void {
+    this.#coordinator.bus(true)
+  }
+
+  #isOver(): boolean {
+    const isDone = this.#arrivals === undefined && this.#coordinator.liveCount === 0
+    return isDone && this.nowMs >= this.#lastEndMs + (this.#options.lingerMs ?? 0)
+  }
+
+  #nextArrival(): void {
+    const next = this.#arrivals?.next()
+    if (next === undefined || next.done === true) {
+      this.#arrivals = undefined
+      return
+    }
+    const request = next.value
+    this.#queue.at(request.arrivalMs, () => {
+      this.#submitted += 1
+      this.#coordinator.submit(request)
+      this.#nextArrival()
+    })
+  }
+
+  #ended(outcome: RequestOutcome): void {
+    this.#lastEndMs = this.nowMs
+    this.#options.onOutcome(outcome)
+  }
+
+  #addMachine(planned: PlannedMachine): void {
+    const rate = planned.network.bytesPerSecond / 1_000
+    const place: MachinePlace = {
+      planned,
+      up: new SharedLink(`${planned.id} up`, rate),
+      down: new SharedLink(`${planned.id} down`, rate),
+      host: undefined,
+    }
+    this.#machines.set(planned.id, place)
+    place.host = this.#newHost(planned)
+    place.host?.begin(this.#staggerMs())
+    for (const device of planned.devices) {
+      const links = {
+        up: new SharedLink(`${device.deviceId} up`, device.link.bytesPerSecond / 1_000),
+        down: new SharedLink(`${device.deviceId} down`, device.link.bytesPerSecond / 1_000),
+      }
+      const parts = { machine: planned, planned: device, ...links, meter: new DeviceMeter() }
+      const life = this.#newAgent(planned, parts)
+      this.#devices.set(device.deviceId, { ...parts, life })
+      life.begin(this.#staggerMs())
+    }
+  }
+
+  #staggerMs(): number {
+    return (this.#devices.size * 37) % REPORT_MS
+  }
+
+  #newAgent(machine: PlannedMachine, place: Omit<DevicePlace, 'life'>): VirtualAgent {
+    this.#incarnations += 1n
+    const host = () => this.#machines.get(machine.id)?.host
+    const { planned, meter, up, down } = place
+    return new VirtualAgent(this.#world, planned, machine.id, this.#incarnations, meter, host, { up, down })
+  }
+
+  #newHost(planned: PlannedMachine): VirtualHost | undefined {
+    if (planned.hostTiers.length === 0) return undefined
+    this.#incarnations += 1n
+    return new VirtualHost(this.#world, planned, this.#incarnations)
+  }
+
+  #source(deviceId: string): KvSource | undefined {
+    const life = this.#devices.get(deviceId)?.life
+    if (life) return life
+    for (const { host } of this.#machines.values()) if (host?.id === deviceId) return host
+    return undefined
+  }
+
+  #party(id: string): Party | undefined {
+    return id === this.#coordinator.id ? this.#coordinator : this.#source(id)
+  }
+
+  #path(from: KvSource, to: KvSource): { readonly links: readonly SharedLink[]; readonly latencyMs: number } {
+    const ends = [...from.uplinks, ...to.downlinks]
+    const latencyMs = from.latencyMs + to.latencyMs
+    const [a, b] = [this.#machines.get(from.machine), this.#machines.get(to.machine)]
+    if (a === b || !a || !b) return { links: ends, latencyMs }
+    const wayMs = (a.planned.network.latencyUs + b.planned.network.latencyUs) / 1_000
+    return { links: [...ends, a.up, b.down], latencyMs: latencyMs + wayMs }
+  }
+
+  #sampleLater(everyMs: number): void {
+    this.#queue.after(everyMs, () => {
+      this.#sampleLater(everyMs)
+      const { core } = this.#coordinator
+      this.#options.sample?.take({
+        atMs: this.nowMs,
+        queued: core.queuedCount,
+        active: core.activeCount,
+        devices: [...this.#devices.values()].map(({ life }) => {
+          life.catchUp()
+          const load = life.core.load()
+          return {
+            deviceId: life.id,
+            slotsUsed: load.decodeSlotsUsed,
+            queueTokens: load.prefillTokensWaiting,
+            busy: life.isBusy && !life.isDead,
+            tiers: load.tiers,
+          }
+        }),
+      })
+    })
+  }
+
+  /** What a life counted, which ends with it. */
+  #keepCounts({ life, meter }: DevicePlace): void {
+    for (const tier of life.core.load().tiers) {
+      const sums = meter.earlierTiers.get(tier.name) ?? {
+        ...{ lookups: 0, hits: 0, readBytes: 0, inBytes: 0, outBytes: 0 },
+      }
+      sums.lookups += tier.lookups
+      sums.hits += tier.hits
+      sums.readBytes += tier.readBytes
+      sums.inBytes += tier.inBlocks * life.blockBytes
+      sums.outBytes += tier.outBlocks * life.blockBytes
+      meter.earlierTiers.set(tier.name, sums)
+    }
+  }
+
+  #summary(): RunSummary {
+    const { coreEvents, steps, coalescedSteps } = this.#counters
+    const devices = [...this.#devices.values()].map((place) => this.#usage(place))
+    const hosts = [...this.#machines.values()].flatMap(({ host, planned }) =>
+      host ? [hostUsage(host, planned, this.nowMs)] : [],
+    )
+    return {
+      virtualMs: this.nowMs,
+      devices: [...devices, ...hosts],
+      events: coreEvents + coalescedSteps + this.#links.events + this.#network.messages,
+      coalescedSteps,
+      steps,
+    }
+  }
+
+  #usage(place: DevicePlace): DeviceUsage {
+    const { planned, meter, life } = place
+    this.#keepCounts(place)
+    const { device } = planned.model
+    const busyMs = meter.prefillMs + meter.decodeMs
+    const idleMs = Math.max(0, this.nowMs - busyMs)
+    return {
+      deviceId: planned.deviceId,
+      device: device.name,
+      steps: meter.steps,
+      busyMs,
+      prefillMs: meter.prefillMs,
+      decodeMs: meter.decodeMs,
+      prefillTokens: meter.prefillTokens,
+      decodeTokens: meter.decodeTokens,
+      energyJ: meter.stepJ + ((device.idleWatts ?? Number.NaN) * idleMs) / 1_000,
+      dollars: device.dollars ?? Number.NaN,
+      tiers: life.facts.tiers.map(({ name }) => ({
+        name,
+        ...(meter.earlierTiers.get(name) ?? { lookups: 0, hits: 0, readBytes: 0, inBytes: 0, outBytes: 0 }),
+      })),
+      sentBytes: meter.sentBytes,
+      receivedBytes: meter.receivedBytes,
+    }
+  }
+}
+
+function hostUsage(host: VirtualHost, planned: PlannedMachine, virtualMs: number): DeviceUsage {
+  return {
+    deviceId: host.id,
+    device: 'host memory',
+    ...{ steps: 0, busyMs: 0, prefillMs: 0, decodeMs: 0, prefillTokens: 0, decodeTokens: 0 },
+    energyJ: (planned.hostIdleWatts * virtualMs) / 1_000,
+    dollars: planned.hostDollars,
+    tiers: host.tierLoads().map(({ name, lookups, hits, readBytes, inBytes, outBytes }) => {
+      return { name, lookups, hits, readBytes, inBytes, outBytes }
+    }),
+    sentBytes: 0,
+    receivedBytes: host.receivedBytes,
+  }
+}
