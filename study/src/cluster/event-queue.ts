@@ -14,7 +14,7 @@ export class EventQueue {
   readonly #at = new Map<number, Happening | Happening[]>()
 
   at(atMs: number, does: Happening): void {
-    const moment = atMs > this.nowMs ? atMs : this.nowMs
+    const moment = Math.max(atMs, this.nowMs)
     const planned = this.#at.get(moment)
     if (planned === undefined) {
       this.#at.set(moment, does)

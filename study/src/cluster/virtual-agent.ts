@@ -354,7 +354,9 @@ export class VirtualAgent extends Party implements KvSource {
     this.meter.ran({ steps, ms, prefillTokens, decodes: work.decodes.length }, this.#times.stepWatts(work))
     this.#running = undefined
     const stopped: number[] = []
-    for (const { sequence, wantLogits } of step.parts) {
+    for (const { sequence, role, start, count, wantLogits } of step.parts) {
+      // Before the next chunk begins.
+      if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start + count, false)
       const work = this.works.get(sequence)
       if (wantLogits && work !== undefined && work.samplesLeft <= steps) stopped.push(sequence)
     }
@@ -373,9 +375,8 @@ export class VirtualAgent extends Party implements KvSource {
     )
     for (const action of actions) this.#performFirst(action, atMs)
     const batch = step.parts.length
-    for (const { sequence, role, start, count, wantLogits } of step.parts) {
+    for (const { sequence, wantLogits } of step.parts) {
       const work = this.works.get(sequence)
-      if (role === 'prefill') work?.chunkEnds?.(start + count, false)
       if (wantLogits) work?.sampled(steps, batch, ms / steps)
     }
     this.#performRest(actions)
@@ -395,6 +396,9 @@ export class VirtualAgent extends Party implements KvSource {
         this.#times.stepWatts(step.work),
       )
       this.#running = undefined
+      for (const { sequence, role, start } of step.parts) {
+        if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start, true)
+      }
       const cancelled = {
         cancelled: true,
         stopped: [],
@@ -405,9 +409,6 @@ export class VirtualAgent extends Party implements KvSource {
       }
       const actions = this.#step({ type: 'step-finished', ...cancelled }, queue.nowMs)
       for (const action of actions) this.#performFirst(action, queue.nowMs)
-      for (const { sequence, role, start } of step.parts) {
-        if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start, true)
-      }
       this.#performRest(actions)
     })
   }
