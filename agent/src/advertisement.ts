@@ -13,6 +13,8 @@ import type { Device } from './device.js'
 import { type OpenedTier, openedTier, type SizedTier } from './device-tiers.js'
 import { basicMachine } from './machine.js'
 import type { ModelMemory } from './model-memory.js'
+import { cataloguedModel, cataloguedTraits } from './pace/catalogued-traits.js'
+import type { Pace } from './pace/pace.js'
 import type { ServedModel } from './served-model.js'
 import type { DeviceService } from './services.js'
 import type { AgentSettings } from './settings.js'
@@ -30,6 +32,8 @@ export interface AdvertisedDevice {
   readonly services: readonly DeviceService[]
   /** Of each model. */
   readonly decodeSlots: number
+  /** Set where the device keeps the times of a catalogued one. */
+  readonly pace: Pace | undefined
 }
 
 type TierMessage = Advertisement['tiers'][number]
@@ -38,7 +42,7 @@ export function advertisementOf(
   advertised: AdvertisedDevice,
   endpoints: { readonly control: string; readonly kv: string },
 ): Advertisement {
-  const { definition, settings, device, memory, services, decodeSlots } = advertised
+  const { definition, settings, device, memory, services, decodeSlots, pace } = advertised
   const models = device.models.all.filter(({ isRetiring }) => !isRetiring)
   const corpus = corpusBytesOf(services)
   return {
@@ -65,6 +69,7 @@ export function advertisementOf(
     processId: process.pid,
     ...(corpus === undefined ? {} : { corpusBytes: corpus.capacity }),
     ...(memory === undefined ? {} : { modelBytes: BigInt(memory.limitBytes) }),
+    ...(pace === undefined ? {} : cataloguedTraits(pace, models)),
   }
 }
 
@@ -75,7 +80,7 @@ export interface ReportedState {
 }
 
 export function loadReportOf(
-  { device, services, memory }: Pick<AdvertisedDevice, 'device' | 'services' | 'memory'>,
+  { device, services, memory, pace }: Pick<AdvertisedDevice, 'device' | 'services' | 'memory' | 'pace'>,
   { sequence, draining, arrivals }: ReportedState,
 ): LoadReport {
   const { deviceId, incarnation, holder } = device
@@ -96,6 +101,7 @@ export function loadReportOf(
     kvSequence: device.index.lastSequence,
     ...(corpus === undefined ? {} : { corpusBytesUsed: corpus.used }),
     ...(memory === undefined ? {} : { modelBytesUsed: BigInt(memory.usedBytes) }),
+    ...(pace === undefined ? {} : { paced: pace.told() }),
   }
 }
 
@@ -113,9 +119,10 @@ function modelLoad(served: ServedModel): LoadReport['models'][number] {
 
 /** Those of all models together. */
 function deviceTiers(
-  { definition, tiers, copyBytesPerSecond }: AdvertisedDevice,
+  { definition, tiers, copyBytesPerSecond, pace }: AdvertisedDevice,
   models: readonly ServedModel[],
 ): TierMessage[] {
+  if (pace !== undefined && models.length === 0) return []
   const rates = { bytesPerSecond: copyBytesPerSecond }
   if (definition.driver === undefined) return tiers.map((tier) => tierMessage(openedTier(tier, 0, rates)))
   const empty = tiers.map(({ definition: own }) => openedTier({ definition: own, bytes: 0 }, 0, rates))
@@ -145,14 +152,14 @@ function corpusBytesOf(services: readonly DeviceService[]) {
   return services.map((service) => service.corpusBytes?.()).find((bytes) => bytes !== undefined)
 }
 
-function tierMessage({ definition, capacityBytes, bytesPerSecond }: OpenedTier): TierMessage {
-  const { name, kind, bandwidthShare } = definition
+function tierMessage({ definition, capacityBytes, bytesPerSecond, isModelled }: OpenedTier): TierMessage {
+  const { name, kind } = definition
   return {
     name,
     kind,
-    capacityBytes: BigInt(capacityBytes),
+    capacityBytes: BigInt(Math.round(capacityBytes)),
     bandwidthBytesPerSecond: bytesPerSecond,
-    ...(bandwidthShare === undefined ? {} : { modelled: true }),
+    ...(isModelled === true ? { modelled: true } : {}),
   }
 }
 
@@ -187,5 +194,6 @@ function modelMessage(served: ServedModel, driver: string): Advertisement['model
     compute: [computeMessage(rates.opsPerSecond)],
     residentBytes: BigInt(Math.round(residentBytes)),
     ...(slidingWindowTokens === undefined ? {} : { slidingWindowTokens }),
+    ...(served.pace === undefined ? {} : cataloguedModel(served.pace, profile)),
   }
 }

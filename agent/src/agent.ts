@@ -95,7 +95,7 @@ export async function startAgent(
       log,
       ...(options.limits === undefined ? {} : { limits: options.limits }),
       onBroken: (error) => options.onBroken?.(error),
-      onKvChange: (change) => publishKvChange(bus, serving.device, definition.tiers[0].name, change),
+      onKvChange: (change) => publishKvChange(bus, serving.device, serving.nearestTier, change),
       hostTier: () => hostTier.find(),
       peers,
       onModelsChanged: () => announce(),

@@ -24,6 +24,8 @@ export interface KvShape {
   readonly blockLayerBytes: number
   /** Bytes of one page's bounds of one layer; 0 where blocks are kept without them. */
   readonly boundsBytes: number
+  /** Bytes on the modelled link for each byte that is sent, where the device is paced to one with a larger model. */
+  readonly linkFactor?: number
 }
 
 /**

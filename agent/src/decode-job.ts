@@ -50,6 +50,7 @@ export async function runDecode(
     [ATTRIBUTE.requestId]: requestId,
     [ATTRIBUTE.epoch]: epoch,
     [ATTRIBUTE.deviceId]: device.deviceId,
+    ...(served.pace === undefined ? {} : { [ATTRIBUTE.pace]: served.pace.name }),
   }
   const outbox = new DecodeOutbox(device.limits.outboxTokensMax)
   const attention = new DecodeAttention(runner, id, attends, served.model.layers)

@@ -57,8 +57,8 @@ export class DeviceCache {
   }
 
   fill(): LoadReport['tiers'] {
-    const { runner, model } = this.served
-    const bytes = (blocks: number) => BigInt(blocks) * BigInt(model.poolBlockBytes)
+    const { runner, toldBlockBytes } = this.served
+    const bytes = (blocks: number) => BigInt(Math.round(blocks * toldBlockBytes))
     return runner.load().tiers.map((tier) => {
       const dropped = this.demotion.droppedBlocks(tier.name)
       return {

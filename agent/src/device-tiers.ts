@@ -19,6 +19,8 @@ export interface OpenedTier {
   /** Bytes that may hold KV blocks: whole blocks where their size is known. */
   readonly capacityBytes: number
   readonly bytesPerSecond: number
+  /** Capacity and rate are those of a catalogued device. */
+  readonly isModelled?: boolean
 }
 
 /**
@@ -70,5 +72,6 @@ export function openedTier(
     blocks,
     capacityBytes: blockBytes === 0 ? bytes : blocks * blockBytes,
     bytesPerSecond: Math.round(bytesPerSecond * (definition.bandwidthShare ?? 1)),
+    ...(definition.bandwidthShare === undefined ? {} : { isModelled: true }),
   }
 }

@@ -14,9 +14,20 @@ export function variantOf({ layers, numerics }: LoadedModelFacts, profile: Profi
   return { numerics: profile, dtype, layers: { first: 0, count: layers } }
 }
 
-export function shapeOf({ model, variant }: Pick<ServedModel, 'model' | 'variant'>): KvShape {
+export function shapeOf({
+  model,
+  variant,
+  pace,
+}: Pick<ServedModel, 'model' | 'variant'> & Partial<Pick<ServedModel, 'pace'>>): KvShape {
   const { digest, layers, blockLayerBytes } = model
-  return { modelDigest: digest, variant, layers, blockLayerBytes, boundsBytes: pageBoundsBytes(model) }
+  return {
+    modelDigest: digest,
+    variant,
+    layers,
+    blockLayerBytes,
+    boundsBytes: pageBoundsBytes(model),
+    ...(pace === undefined ? {} : { linkFactor: pace.linkFactor(model, variant.numerics) }),
+  }
 }
 
 /**

@@ -25,6 +25,7 @@ import { Arrival, type WantedModel } from './model-arrival.js'
 import type { MemoryShare, ModelMemory } from './model-memory.js'
 import type { FoundModel, ModelSource } from './model-source.js'
 import { numericsOf, openModel } from './open-model.js'
+import type { Pace } from './pace/pace.js'
 import { type OpenedModel, profileName, type ServedModel } from './served-model.js'
 import type { ServedModels } from './served-models.js'
 import type { AgentSettings } from './settings.js'
@@ -45,6 +46,8 @@ export interface ModelLoadsParts {
   readonly models: ServedModels
   readonly memory: ModelMemory
   readonly source: ModelSource
+  /** Set where the device keeps the times of a catalogued one. */
+  readonly pace: Pace | undefined
   /** Makes it one that is served. */
   readonly serve: (opened: OpenedModel) => ServedModel
   /** The set of models, or what is told of them, has changed. */
@@ -151,11 +154,11 @@ export class ModelLoads {
   }
 
   private async bring(arrival: Arrival): Promise<void> {
-    const { source, memory, settings, definition, models, clock } = this.parts
+    const { source, memory, settings, definition, models, pace, clock } = this.parts
     const { wanted, stop } = arrival
     const { profile } = wanted
     const numerics = numericsOf(definition, profile)
-    const tiers = sizedTiers(definition, settings, wanted.kvBytes)
+    const room = sizedTiers(definition, settings, wanted.kvBytes)
     const need = (plan: Pick<ModelPlan, 'name' | 'weightBytes'>, poolBytes: number) =>
       memory.take({
         name: plan.name,
@@ -192,6 +195,7 @@ export class ModelLoads {
         arrival.accepted.resolve()
         return
       }
+      const tiers = pace?.sizedTiers(room, plan.poolBlockBytes) ?? room
       const poolBytes = poolBlocks(tiers, plan.poolBlockBytes, wanted.model) * plan.poolBlockBytes
       share?.free()
       share = need(plan, poolBytes)
@@ -218,12 +222,12 @@ export class ModelLoads {
     { wanted, stop }: Arrival,
     tiers: ReturnType<typeof sizedTiers>,
   ): Promise<ServedModel | undefined> {
-    const { device, definition, models, source, log } = this.parts
+    const { device, definition, models, source, pace, log } = this.parts
     const { profile } = wanted
     stop.signal.throwIfAborted()
     if (models.find(plan.digest, profile) !== undefined) return undefined
     const options = { model: spec, numerics: numericsOf(definition, profile) }
-    const opened = await openModel(device, { options, profile, plan, tiers }, log)
+    const opened = await openModel(device, { options, profile, plan, tiers, pace }, log)
     if (stop.signal.aborted) {
       await opened.driver.unload()
       stop.signal.throwIfAborted()

@@ -7,6 +7,7 @@ import type { Logger } from '@kvasir/runtime/log'
 import { measureRates } from './calibration.js'
 import type { DeviceDefinition } from './definition.js'
 import { openedTier, poolBlocks, type SizedTier } from './device-tiers.js'
+import type { Pace } from './pace/pace.js'
 import { type OpenedModel, profileName } from './served-model.js'
 
 /** In which numbers a device computes a profile. */
@@ -23,12 +24,14 @@ export interface ModelToOpen {
   readonly profile: Profile
   readonly plan: ModelPlan
   readonly tiers: readonly SizedTier[]
+  /** Set where the device keeps the times of a catalogued one; the measuring runs at this machine's speed. */
+  readonly pace: Pace | undefined
 }
 
 /** Throws as `DeviceDriver.loadModel` does, and InvalidInputError for tiers that hold nothing. */
 export async function openModel(
   device: DeviceDriver,
-  { options, profile, plan, tiers }: ModelToOpen,
+  { options, profile, plan, tiers, pace }: ModelToOpen,
   log: Logger,
 ): Promise<OpenedModel> {
   const blockBytes = plan.poolBlockBytes
@@ -37,6 +40,9 @@ export async function openModel(
   try {
     const { facts } = driver
     const rates = await measureRates(driver, facts, kvBlocksMax)
+    const opened = tiers.map((tier) =>
+      pace === undefined ? openedTier(tier, blockBytes, rates) : pace.openedTier(tier, blockBytes),
+    )
     log.info(
       {
         model: facts.name,
@@ -49,11 +55,12 @@ export async function openModel(
       'model loaded and measured',
     )
     return {
-      driver,
+      driver: pace === undefined ? driver : pace.model(driver, opened),
       profile,
       rates,
-      tiers: tiers.map((tier) => openedTier(tier, blockBytes, rates)),
+      tiers: opened,
       residentBytes: plan.weightBytes,
+      pace,
     }
   } catch (error) {
     await driver.unload().catch(() => {})

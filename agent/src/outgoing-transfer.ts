@@ -271,7 +271,7 @@ export class OutgoingTransfer {
       }))
       const chunk = scatteredChunk({ sequence, segments, checksum: checksumOfParts(parts) }, parts)
       this.times.sent(bytes)
-      await this.parts.pacer.transmit(bytes, this.failure.signal)
+      await this.parts.pacer.transmit(bytes * (this.parts.shape.linkFactor ?? 1), this.failure.signal)
       this.failure.signal.throwIfAborted()
       this.handedOver = sequence
       this.watchAcknowledgement()

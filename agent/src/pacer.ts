@@ -1,5 +1,5 @@
 /**
- * Holds a sender to the rate of a modelled link.
+ * Holds a sender to the rate of a modelled link, whose bytes may be those of a catalogued model.
  *
  * The link carries one message at a time in the order of the calls. Its schedule is kept
  * in absolute time, so that the coarse timers of the process delay single messages but
@@ -17,7 +17,7 @@ export class Pacer {
     private readonly clock: Clock,
   ) {}
 
-  /** Resolves when the last of `bytes` has left, or at once when the signal aborts. */
+  /** Resolves when the last of `bytes`, as the link counts them, has left, or at once when the signal aborts. */
   async transmit(bytes: number, signal: AbortSignal): Promise<void> {
     if (this.bytesPerSecond === 0) return
     const startMs = Math.max(this.freeAtMs, this.clock.nowMs())

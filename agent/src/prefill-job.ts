@@ -51,6 +51,7 @@ export async function runPrefill(
     [ATTRIBUTE.deviceId]: device.deviceId,
     [ATTRIBUTE.transferId]: request.transferId,
     [ATTRIBUTE.tokens]: tokens.length,
+    ...(served.pace === undefined ? {} : { [ATTRIBUTE.pace]: served.pace.name }),
   }
   const arrivedAtMs = clock.nowMs()
   const messages = new AsyncQueue<PrefillResponse>(4)
@@ -62,8 +63,9 @@ export async function runPrefill(
   let reuse: PrefixReuse = localReuse(0)
   const over = new AbortController()
 
+  const shape = shapeOf(served)
   const transfer = new OutgoingTransfer({
-    shape: shapeOf(served),
+    shape,
     transferId: request.transferId,
     tokens: tokens.length,
     pacer: device.pacer,
@@ -123,11 +125,13 @@ export async function runPrefill(
         return
       }
       const { bytes, chunks, busyUs, exposedUs } = transfer.times
+      const { linkFactor } = shape
       const value = {
         bytes: BigInt(bytes),
         chunks: BigInt(chunks),
         busyUs: BigInt(busyUs),
         exposedUs: BigInt(exposedUs),
+        ...(linkFactor === undefined ? {} : { modelledBytes: BigInt(Math.round(bytes * linkFactor)) }),
       }
       messages.push({ event: { $case: 'kvSent', value } })
       messages.end()

@@ -78,7 +78,7 @@ export async function fetchPrefix(fetch: PrefixFetch): Promise<PrefixReuse> {
     fetch.parent,
   )
   const startedAtMs = clock.nowMs()
-  let reuse = { ...localReuse(localTokens), sourceDeviceId: prefix.deviceId }
+  let reuse: PrefixReuse = { ...localReuse(localTokens), sourceDeviceId: prefix.deviceId }
   runner.apply({ type: 'pin', counter })
   try {
     const kv = await pullBlocks(fetch, runner.blocks(counter))
@@ -88,7 +88,10 @@ export async function fetchPrefix(fetch: PrefixFetch): Promise<PrefixReuse> {
       fetchedTokens === asked
         ? ''
         : `Device ${prefix.deviceId} has only ${fetchedTokens} of the ${asked} tokens that were asked for.`
-    reuse = { ...reuse, fetchedTokens, fetchedBytes: BigInt(kv.bytes), problem }
+    const { linkFactor } = shapeOf(fetch.served)
+    const modelled =
+      linkFactor === undefined ? {} : { modelledFetchedBytes: BigInt(Math.round(kv.bytes * linkFactor)) }
+    reuse = { ...reuse, fetchedTokens, fetchedBytes: BigInt(kv.bytes), problem, ...modelled }
     span.setAttributes({
       [ATTRIBUTE.kvBytes]: kv.bytes,
       [ATTRIBUTE.kvChunks]: kv.chunks,

@@ -23,6 +23,7 @@ import type { KvIndex } from './kv-index.js'
 import { variantOf } from './kv-shape.js'
 import { leaseCountersFrom } from './lease-ranges.js'
 import type { AgentLimits } from './limits.js'
+import type { Pace } from './pace/pace.js'
 import { endError, refusalError } from './refusals.js'
 import type { AgentSettings } from './settings.js'
 
@@ -38,6 +39,8 @@ export interface OpenedModel {
   readonly rates: MeasuredRates
   /** Resident bytes of the weights. */
   readonly residentBytes: number
+  /** Set where the device keeps the times of a catalogued one. */
+  readonly pace: Pace | undefined
 }
 
 export interface ServedModelParts extends OpenedModel {
@@ -67,6 +70,9 @@ export class ServedModel {
   readonly tiers: readonly OpenedTier[]
   readonly rates: MeasuredRates
   readonly residentBytes: number
+  readonly pace: Pace | undefined
+  /** Of one block in the pool, as others are told: the catalogued model's where it is paced. */
+  readonly toldBlockBytes: number
   readonly place: number
   readonly runner: DeviceRunner
   readonly cache: DeviceCache
@@ -83,6 +89,8 @@ export class ServedModel {
     this.tiers = parts.tiers
     this.rates = parts.rates
     this.residentBytes = parts.residentBytes
+    this.pace = parts.pace
+    this.toldBlockBytes = parts.pace?.blockBytes ?? driver.facts.poolBlockBytes
     this.place = parts.place
     this.core = new AgentCore({
       deviceId,
@@ -94,7 +102,7 @@ export class ServedModel {
         blocks,
         bytesPerSecond,
       })),
-      blockBytes: this.model.poolBlockBytes,
+      blockBytes: this.toldBlockBytes,
       tierPolicy: parts.tierPolicy,
       decodeSlots: parts.decodeSlots,
       waitingMax: limits.waitingMax,
@@ -129,7 +137,8 @@ export class ServedModel {
 
   /** Bytes that it takes on the device: weights, and the pool whole. */
   get bytes(): number {
-    return this.residentBytes + this.tiers.reduce((sum, { capacityBytes }) => sum + capacityBytes, 0)
+    const blocks = this.tiers.reduce((sum, tier) => sum + tier.blocks, 0)
+    return this.residentBytes + blocks * this.model.poolBlockBytes
   }
 
   load(): CoreLoad {

@@ -40,6 +40,8 @@ import { ModelMemory } from './model-memory.js'
 import type { ModelPeers } from './model-peers.js'
 import { modelService } from './model-service.js'
 import { ModelSource } from './model-source.js'
+import { choosePace } from './pace/choose-pace.js'
+import { Pace, pacedDefinition } from './pace/pace.js'
 import { Pacer } from './pacer.js'
 import { type DemotingModel, type OpenedModel, ServedModel } from './served-model.js'
 import { ServedModels } from './served-models.js'
@@ -75,6 +77,8 @@ export interface ServingOptions {
 
 export interface ServingDevice {
   readonly device: Device
+  /** Name of the tier in which new blocks are. */
+  readonly nearestTier: string
   readonly control: RpcServer
   readonly kv: RpcServer
   advertisement(): Advertisement
@@ -90,10 +94,13 @@ export interface ServingDevice {
 
 /** Throws what keeps the device or its first model from being served. */
 export async function startServingDevice(options: ServingOptions): Promise<ServingDevice> {
-  const { definition, settings, clock, log } = options
+  const { settings, clock, log } = options
   const limits = { ...AGENT_LIMITS, ...options.limits }
   const incarnation = newIncarnation(clock.wallMs())
   const { deviceId, host } = settings
+  const chosen = await choosePace(settings)
+  const pace = chosen && new Pace(chosen, clock)
+  const definition = pace === undefined ? options.definition : pacedDefinition(options.definition, pace)
   const tiers = sizedTiers(definition, settings)
   const driver = await openDriver(definition, settings)
   const decodeSlots = driver === undefined ? 0 : (settings.decodeSlots ?? definition.decodeSlotsDefault)
@@ -151,7 +158,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     index,
     holder: holder(),
     transfers: new TransferRegistry(deviceId, limits.announceMs),
-    pacer: new Pacer(settings.linkBytesPerSecond, clock),
+    pacer: new Pacer(pace?.link.bytesPerSecond ?? settings.linkBytesPerSecond, clock),
     mergeLayers: settings.mergeLayers,
     limits,
     clock,
@@ -171,7 +178,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
         ...{ tierPolicy: settings.tierPolicy, limits, index, clock, log, onBroken, demotion },
       })
     const loads = new ModelLoads({
-      ...{ deviceId, definition, settings, device: runs, models, memory, serve, clock, log },
+      ...{ deviceId, definition, settings, device: runs, models, memory, pace, serve, clock, log },
       source: new ModelSource({ deviceId, device: runs, cache, library, peers: options.peers, clock, log }),
       changed: () => options.onModelsChanged?.(),
     })
@@ -180,7 +187,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
   const { memory, loads } = driver === undefined ? {} : loadsOf(driver)
   const services = (definition.services ?? []).map((service) => service(device, settings))
   const advertised: AdvertisedDevice = {
-    ...{ definition, settings, device, tiers, services, decodeSlots, memory },
+    ...{ definition, settings, device, tiers, services, decodeSlots, memory, pace },
     copyBytesPerSecond: measureCopyRate(),
   }
   const closeAll = async () => {
@@ -228,6 +235,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
 
   return {
     device,
+    nearestTier: definition.tiers[0].name,
     control,
     kv,
     advertisement: () => advertisementOf(advertised, { control: control.address, kv: kv.address }),

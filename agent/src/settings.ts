@@ -79,6 +79,22 @@ export const agentSettings = z.strictObject({
     .nonnegative()
     .default(0)
     .describe('Rate of a modelled link to which KV and model files are held; 0 does not hold them'),
+  paceAs: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Device of the catalogue, such as u280, whose times this one keeps while it computes for real'),
+  paceModel: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Model of the catalogue, such as llama-2-7b, for which it keeps them'),
+  pacePreset: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('How well that device is used, such as glitches; the first preset that knows it by default'),
+  catalogue: z.array(z.string().min(1)).default([]).describe('Files that add to the catalogue or change it'),
   mergeLayers: z
     .int()
     .refine((layers) => MERGE_LAYERS.includes(layers), 'give 1, 2, 4 or 8')

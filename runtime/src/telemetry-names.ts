@@ -107,6 +107,9 @@ export const ATTRIBUTE = {
   documents: 'kvasir.documents',
   shard: 'kvasir.shard',
 
+  /** The catalogued device and model whose times a paced device keeps, for people. */
+  pace: 'kvasir.pace',
+
   placementReason: 'kvasir.placement.reason',
   prefillDevice: 'kvasir.placement.prefill_device',
   decodeDevice: 'kvasir.placement.decode_device',
