@@ -103,9 +103,14 @@ function makeFolder(folder: string): void {
 }
 
 async function writeResults(options: StudyRunOptions, document: StudyDocument): Promise<readonly string[]> {
-  const files = [join(options.folder, 'results.json')]
-  writeFile(join(options.folder, 'results.json'), `${JSON.stringify(document, null, 2)}\n`)
-  return files
+  const results = join(options.folder, 'results.json')
+  writeFile(results, `${JSON.stringify(document, null, 2)}\n`)
+  if (!options.report) return [results]
+  const report = join(options.folder, 'report.html')
+  // What draws is large: loaded by whoever wants a report.
+  const { reportHtml } = await import('@kvasir/study/report/report-html')
+  writeFile(report, reportHtml(document))
+  return [results, report]
 }
 
 function writeFile(file: string, text: string): void {
