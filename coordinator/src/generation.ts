@@ -263,7 +263,11 @@ export interface RequestReport {
     /** 1 − exposed ÷ busy, 0 where nothing was hidden; null before the transfer ends or where there was none. */
     readonly overlap: number | null
     readonly bytesPerSecond: number | null
+    /** What `bytes` stand for where their sender is paced: bytes of the catalogued model. Null else. */
+    readonly modelledBytes: number | null
   }
+  /** The devices of the last placement whose times are a catalogued device's; empty for real times. */
+  readonly modelled: readonly (PaceReport & { readonly deviceId: string })[]
   /** Null before it is placed. */
   readonly prefix: PrefixReport | null
   readonly attention: AttentionReport | null
@@ -276,6 +280,13 @@ export interface RequestReport {
     readonly readBytes: number
     readonly movedBytes: number
   }[]
+}
+
+/** Ids in the catalogue: whose times a device keeps, and for which model. The clock alone is not real. */
+export interface PaceReport {
+  readonly device: string
+  readonly model: string
+  readonly preset: string
 }
 
 export interface ClusterReport {
@@ -313,6 +324,19 @@ export interface DeviceReport {
   }[]
   readonly link: { readonly class: string; readonly bytesPerSecond: number }
   readonly modelled: boolean
+  /** Null where its times are its own. */
+  readonly pace:
+    | (PaceReport & {
+        /** Tokens of KV that it holds, and that the catalogued device would. */
+        readonly kvTokens: number
+        readonly cataloguedKvTokens: number
+        readonly steps: number
+        /** Steps that took this machine longer than the catalogued device, and by how much in all. */
+        readonly lateSteps: number
+        readonly lateMs: number
+        readonly busyMs: number
+      })
+    | null
   readonly lastHeardMs: number
   readonly endpoints: { readonly control: string; readonly kv: string }
 }

@@ -1,7 +1,7 @@
 /**
  * What the two shapes of an answer (chat and text completion) have in common.
  */
-import type { AttentionReport, ProfileName } from '../generation.js'
+import type { AttentionReport, ProfileName, RequestReport } from '../generation.js'
 import type { Piece, PlacedToken } from './text-assembler.js'
 
 export type FinishReason = 'stop' | 'length'
@@ -36,6 +36,13 @@ export interface AnswerExtension {
   readonly profile?: ProfileName | undefined
   /** Whether a part was computed with other numerics than the rest, after a device was lost. */
   readonly numerics_changed: boolean
+  /** Devices whose times are those of a catalogued one, with which model; absent where all times are real. */
+  readonly modelled?: readonly {
+    readonly device_id: string
+    readonly device: string
+    readonly model: string
+    readonly preset: string
+  }[]
   /** Absent where the request was never placed. */
   readonly attention?: {
     readonly method: AttentionReport['method']
@@ -69,6 +76,12 @@ export function attentionExtension(report: AttentionReport): NonNullable<AnswerE
     attend_device: attendDevice,
     pages_read_share: pages > 0 ? pagesRead / pages : 1,
   }
+}
+
+export function modelledExtension(
+  modelled: RequestReport['modelled'],
+): NonNullable<AnswerExtension['modelled']> {
+  return modelled.map(({ deviceId, ...pace }) => ({ device_id: deviceId, ...pace }))
 }
 
 export interface AnswerEnd {

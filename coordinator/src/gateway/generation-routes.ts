@@ -22,6 +22,7 @@ import {
   attentionExtension,
   errorEvent,
   type FinishReason,
+  modelledExtension,
   type TokenTexts,
 } from './answer.js'
 import { ApiError } from './api-error.js'
@@ -264,6 +265,7 @@ export function registerGenerationRoutes(
         trace_id: exchange.traceId,
         ...(report?.placements.at(-1) ? { profile: report.placements.at(-1)?.profile } : {}),
         numerics_changed: report?.numericsChanged ?? false,
+        ...(report && report.modelled.length > 0 ? { modelled: modelledExtension(report.modelled) } : {}),
         ...(report?.attention ? { attention: attentionExtension(report.attention) } : {}),
         ...(retrieval ? { retrieval } : {}),
       },

@@ -2,6 +2,7 @@
  * What `GET /v1/cluster` shows of the devices: what they advertise, joined with what
  * the core believes of them now.
  */
+import type { Advertisement, LoadReport } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { ClusterView, DeviceView } from '../core/cluster-view.js'
 import type { DeviceReport } from '../generation.js'
 import { modelsOn, type Said } from './cluster-models.js'
@@ -49,12 +50,31 @@ function deviceReport(
     })),
     link: { class: advertisement?.link?.class ?? '', bytesPerSecond: facts.link.bytesPerSecond },
     modelled: advertisement?.modelled ?? false,
+    pace: paceReport(advertisement, said.loadReport(device.ref)),
     // Never heard is said as never, in a number that JSON can carry.
     lastHeardMs: Number.isFinite(device.heardAtMs) ? Math.round(nowMs - device.heardAtMs) : -1,
     endpoints: {
       control: advertisement?.endpoints?.control ?? '',
       kv: advertisement?.endpoints?.kv ?? '',
     },
+  }
+}
+
+function paceReport(
+  advertisement: Advertisement | undefined,
+  report: LoadReport | undefined,
+): DeviceReport['pace'] {
+  if (advertisement?.pace === undefined) return null
+  const { device, model, preset, kvTokens, cataloguedKvTokens } = advertisement.pace
+  const { steps = 0n, lateSteps = 0n, lateUs = 0n, busyUs = 0n } = report?.paced ?? {}
+  return {
+    ...{ device, model, preset },
+    kvTokens: Number(kvTokens),
+    cataloguedKvTokens: Number(cataloguedKvTokens),
+    steps: Number(steps),
+    lateSteps: Number(lateSteps),
+    lateMs: Number(lateUs) / 1_000,
+    busyMs: Number(busyUs) / 1_000,
   }
 }
 

@@ -36,6 +36,8 @@ export interface EpochFigures {
   readonly heldByDecodeTokens: number
   readonly sent: {
     readonly bytes: number
+    /** Of the catalogued model, where the sender is paced. */
+    readonly modelledBytes: number | null
     readonly chunks: number
     readonly busyUs: number
     readonly exposedUs: number
@@ -102,7 +104,8 @@ export class EpochRecorder implements EpochFigures {
   kvSent(value: KvSent, span: Span): void {
     const [bytes, chunks] = [Number(value.bytes), Number(value.chunks)]
     const [busyUs, exposedUs] = [Number(value.busyUs), Number(value.exposedUs)]
-    this.sent = { bytes, chunks, busyUs, exposedUs }
+    const modelledBytes = value.modelledBytes === undefined ? null : Number(value.modelledBytes)
+    this.sent = { bytes, modelledBytes, chunks, busyUs, exposedUs }
     span.setAttributes({
       [ATTRIBUTE.kvBytes]: bytes,
       [ATTRIBUTE.kvChunks]: chunks,

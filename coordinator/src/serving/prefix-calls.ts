@@ -18,6 +18,8 @@ export interface ReuseFigures {
   readonly localTokens: number
   readonly fetchedTokens: number
   readonly fetchedBytes: number
+  /** Of the catalogued model, where the device is paced; else those that were fetched. */
+  readonly modelledBytes: number
   readonly fetchMs: number
   /** Why less came than was asked for, one sentence; empty where all came. */
   readonly problem: string
@@ -52,6 +54,7 @@ export function readReuse(reuse: PrefixReuse | undefined): ReuseFigures {
     localTokens: reuse?.localTokens ?? 0,
     fetchedTokens: reuse?.fetchedTokens ?? 0,
     fetchedBytes: Number(reuse?.fetchedBytes ?? 0n),
+    modelledBytes: Number(reuse?.modelledFetchedBytes ?? reuse?.fetchedBytes ?? 0n),
     fetchMs: Number(reuse?.fetchUs ?? 0n) / 1000,
     problem: reuse?.problem ?? '',
   }

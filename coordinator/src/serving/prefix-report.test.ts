@@ -34,7 +34,14 @@ function report(
   reuse: Partial<ReuseFigures> | null,
   rest: Partial<PrefixFacts> = {},
 ) {
-  const none = { localTokens: 0, fetchedTokens: 0, fetchedBytes: 0, fetchMs: 0, problem: '' }
+  const none = {
+    localTokens: 0,
+    fetchedTokens: 0,
+    fetchedBytes: 0,
+    modelledBytes: 0,
+    fetchMs: 0,
+    problem: '',
+  }
   return prefixReport({
     promptTokens: 128,
     reusePrefix: true,

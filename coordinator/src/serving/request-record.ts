@@ -39,7 +39,9 @@ export class RequestRecord {
   #placedAtMs: number | null = null
   #firstTokenAtMs: number | null = null
   #lastTokenAtMs: number | null = null
-  #kv = { bytes: 0, chunks: 0, busyUs: 0, exposedUs: 0 }
+  #kv: KvSums = { bytes: 0, modelledBytes: null, chunks: 0, busyUs: 0, exposedUs: 0 }
+  /** Of the last placement. */
+  #modelled: RequestReport['modelled'] = []
   /** Of the last epoch that is over. */
   #reuse: EpochFigures['reuse'] = null
   #heldByDecodeTokens = 0
@@ -54,8 +56,9 @@ export class RequestRecord {
     this.#submittedAtMs = nowMs
   }
 
-  placed(decision: Decision, nowMs: number): void {
+  placed(decision: Decision, modelled: RequestReport['modelled'], nowMs: number): void {
     this.state = 'reserving'
+    this.#modelled = modelled
     this.#placements.push(decision)
     if (this.#placements.length > PLACEMENTS_MAX) this.#placements.shift()
     this.#reuse = null
@@ -125,7 +128,9 @@ export class RequestRecord {
         // A wait for the receiver after prefill can exceed the transfer itself: then nothing was hidden.
         overlap: kv.busyUs > 0 ? Math.max(0, 1 - kv.exposedUs / kv.busyUs) : null,
         bytesPerSecond: kv.busyUs > 0 ? (kv.bytes / kv.busyUs) * 1e6 : null,
+        modelledBytes: kv.modelledBytes,
       },
+      modelled: this.#modelled,
       prefix: decision
         ? prefixReport({
             promptTokens,
@@ -171,14 +176,21 @@ function sumOfReads(before: EpochFigures['reads'], added: EpochFigures['reads'])
   return [...sums.values()]
 }
 
-function withFigures<T extends { bytes: number; chunks: number; busyUs: number; exposedUs: number }>(
-  kv: T,
-  { sent, received }: EpochFigures,
-) {
+interface KvSums {
+  readonly bytes: number
+  readonly modelledBytes: number | null
+  readonly chunks: number
+  readonly busyUs: number
+  readonly exposedUs: number
+}
+
+function withFigures(kv: KvSums, { sent, received }: EpochFigures): KvSums {
   // The sender knows more; the receiver's count stands in where the sender was not heard to the end.
   const bytes = sent ?? received
   return {
     bytes: kv.bytes + (bytes?.bytes ?? 0),
+    modelledBytes:
+      sent?.modelledBytes == null ? kv.modelledBytes : (kv.modelledBytes ?? 0) + sent.modelledBytes,
     chunks: kv.chunks + (bytes?.chunks ?? 0),
     busyUs: kv.busyUs + (sent?.busyUs ?? 0),
     exposedUs: kv.exposedUs + (sent?.exposedUs ?? 0),

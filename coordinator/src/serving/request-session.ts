@@ -14,8 +14,15 @@ import { type Context, context, type Span, trace } from '@opentelemetry/api'
 import { pagesOf } from '../core/attention-plan.js'
 import type { CompletionRecord } from '../core/completion-record.js'
 import { type Decision, explain } from '../core/decision.js'
+import type { DeviceRef } from '../core/facts.js'
 import type { CoordinatorAction, RequestEvent } from '../core/protocol.js'
-import type { Generation, GenerationEvent, GenerationRequest, RequestReport } from '../generation.js'
+import type {
+  Generation,
+  GenerationEvent,
+  GenerationRequest,
+  PaceReport,
+  RequestReport,
+} from '../generation.js'
 import { attentionCompletion, tokensRead } from './attention-calls.js'
 import type { DeviceClients } from './device-clients.js'
 import { EpochCalls } from './epoch-calls.js'
@@ -29,6 +36,8 @@ export interface SessionSetting {
   readonly clock: Clock
   readonly tell: (event: RequestEvent) => void
   readonly onMissed: (missed: MissedBlocks) => void
+  /** What the device keeps pace with; undefined where its times are its own. */
+  readonly paceOf: (device: DeviceRef) => PaceReport | undefined
   /** Asks the core to cancel. */
   readonly onCancel: () => void
   /** Called once, when the request has ended and its report is complete. */
@@ -142,6 +151,7 @@ export class RequestSession implements Generation {
   }
 
   #reserve(decision: Decision, tokens: number): void {
+    const modelled = this.#modelledIn(decision)
     this.#placeSpan?.setAttributes({
       [ATTRIBUTE.epoch]: decision.epoch,
       [ATTRIBUTE.placementReason]: explain(decision),
@@ -149,10 +159,11 @@ export class RequestSession implements Generation {
       [ATTRIBUTE.decodeDevice]: decision.decode.deviceId,
       [ATTRIBUTE.attentionMethod]: decision.attention.method,
       ...(decision.attention.attend ? { [ATTRIBUTE.attendDevice]: decision.attention.attend.deviceId } : {}),
+      ...(modelled.length > 0 ? { [ATTRIBUTE.pace]: modelled.map(paceText) } : {}),
     })
     this.#placeSpan?.end()
     this.#placeSpan = undefined
-    this.#record.placed(decision, this.#setting.clock.nowMs())
+    this.#record.placed(decision, modelled, this.#setting.clock.nowMs())
     const { request, clients, tell, onMissed } = this.#setting
     this.#epoch = new EpochCalls({
       request,
@@ -170,6 +181,17 @@ export class RequestSession implements Generation {
       onMissed,
     })
     this.#epoch.reserve(tokens)
+  }
+
+  #modelledIn({ prefill, decode, attention }: Decision): RequestReport['modelled'] {
+    const { paceOf } = this.#setting
+    const devices = new Map(
+      [prefill, decode, attention.attend].flatMap((ref) => (ref ? [[ref.deviceId, ref]] : [])),
+    )
+    return [...devices.values()].flatMap((ref) => {
+      const pace = paceOf(ref)
+      return pace ? [{ deviceId: ref.deviceId, ...pace }] : []
+    })
   }
 
   /** A call that was cancelled is no failure of it, one whose placement was lost is. */
@@ -292,7 +314,7 @@ export class RequestSession implements Generation {
             transfer: {
               fromDeviceId: decision.prefill.deviceId,
               toDeviceId: decision.decode.deviceId,
-              bytes: sent.bytes,
+              bytes: sent.modelledBytes ?? sent.bytes,
               busyMs: sent.busyUs / 1000,
             },
           }
@@ -302,11 +324,15 @@ export class RequestSession implements Generation {
             fetch: {
               fromDeviceId: source.deviceId,
               toDeviceId: decision.prefill.deviceId,
-              bytes: reuse.fetchedBytes,
+              bytes: reuse.modelledBytes,
               fetchMs: reuse.fetchMs,
             },
           }
         : {}),
     }
   }
+}
+
+function paceText({ deviceId, device, model, preset }: RequestReport['modelled'][number]): string {
+  return `${deviceId} as ${device} with ${model} (${preset})`
 }

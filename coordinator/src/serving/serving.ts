@@ -126,6 +126,10 @@ class ServingShell implements Serving {
       clock: this.#options.clock,
       tell: (event) => this.#tell(event),
       onMissed: ({ device, hashes }) => this.#tell({ type: 'kv-missed', device, hashes }),
+      paceOf: (device) => {
+        const pace = this.#watch.advertisement(device)?.pace
+        return pace && { device: pace.device, model: pace.model, preset: pace.preset }
+      },
       onCancel: () => this.#tell({ type: 'cancel', requestId: request.requestId }),
       onEnd: (ended, completion) => this.#ended(ended, completion),
     })

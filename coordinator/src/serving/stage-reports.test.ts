@@ -15,7 +15,14 @@ const PREFIX: PrefixDecision = {
   heldByDecodeTokens: 0,
 }
 const HOST = { deviceId: 'host-0', incarnation: '1' }
-const FETCHED = { localTokens: 32, fetchedTokens: 64, fetchedBytes: 65_536, fetchMs: 1.25, problem: '' }
+const FETCHED = {
+  localTokens: 32,
+  fetchedTokens: 64,
+  fetchedBytes: 65_536,
+  modelledBytes: 65_536,
+  fetchMs: 1.25,
+  problem: '',
+}
 
 const stages = (prefix: Partial<PrefixDecision>, reuse: typeof FETCHED | null, computeUs: number | null) =>
   prefixStages(
