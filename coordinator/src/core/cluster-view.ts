@@ -261,6 +261,7 @@ export class ClusterView {
   #settle(entry: DeviceEntry): void {
     const { table } = this
     const { row, facts } = entry
+    table.changes += 1
     table.flags[row] = (facts.models.length > 0 ? WITH_MODELS : 0) | (isDraining(entry) ? DRAINING : 0)
     table.readyUntilMs[row] = entry.suspect === 'no' ? heardUntilMs(entry) : Number.NEGATIVE_INFINITY
     table.refusedUntilMs[row] = entry.refusedUntilMs

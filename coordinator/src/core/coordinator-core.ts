@@ -69,7 +69,9 @@ export class CoordinatorCore {
     this.#actions = []
     this.#take(event, this.#nowMs)
     if (!isOfRequest(event)) this.#askForSnapshots(this.#nowMs)
-    if (mayFreeAPlace(event)) this.#requests.placeWaiting(this.#nowMs)
+    if (mayFreeAPlace(event) || this.#requests.hasFreedTurn) {
+      this.#requests.placeWaiting(this.#nowMs, event.type === 'tick')
+    }
     return this.#actions
   }
 

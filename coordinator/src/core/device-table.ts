@@ -56,6 +56,9 @@ export class ModelTable {
   flags = new Uint16Array(ROWS_MIN)
   numbers = new Float64Array(ROWS_MIN * ROW_NUMBERS)
   readonly loaded: (LoadedModel | undefined)[] = []
+  /** How often slots or memory, and turns to prefill, came free anywhere. */
+  roomFreed = 0
+  turnsFreed = 0
   /** Leading blocks of a prompt that the device holds, valid where the stamp is the prompt's. */
   heldBlocks = new Int32Array(ROWS_MIN)
   heldStamps = new Int32Array(ROWS_MIN)
@@ -101,6 +104,8 @@ export class DeviceTable {
   refusedUntilMs = new Float64Array(ROWS_MIN)
   protocolVersion = new Int32Array(ROWS_MIN)
   protocolVersionMin = new Int32Array(ROWS_MIN)
+  /** How often something was learned of a device that may make it one more to place on. */
+  changes = 0
   /** For the pass over all rows that goes on. */
   readonly left = new RowsLeft()
   /** By digest and profile. */

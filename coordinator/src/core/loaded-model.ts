@@ -142,10 +142,15 @@ export class LoadedModel {
   }
 
   #sum(): void {
+    const { slotsUsed, kvBytesFree, prefillTokensAhead } = this
     this.slotsUsed = this.#others.slots + this.own.slots
     this.prefillTokensAhead = this.#others.prefillTokens + this.own.prefillTokens
     this.kvBytesMax = this.#tiers().reduce((sum, tier) => sum + tier.capacityBytes, 0)
     this.kvBytesFree = this.kvBytesMax - this.#others.kvBytes - this.own.kvBytes
+    if (this.slotsUsed < slotsUsed || this.kvBytesFree > kvBytesFree) this.table.roomFreed += 1
+    if (this.prefillTokensAhead < prefillTokensAhead) {
+      for (const model of this.device.models) model.table.turnsFreed += 1
+    }
     this.#writeUse()
     // What waits for one model makes the others wait.
     for (const model of this.device.models) if (model !== this) model.#writeUse()

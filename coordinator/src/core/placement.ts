@@ -82,14 +82,19 @@ export type PlacementOutcome =
   | { readonly placed: false; readonly tried: readonly PassedOver[] }
 
 /** Whether some device could keep the prompt and some device all of it, if they held nothing else. */
-export function fitsEmptyDevices(input: PlacementInput, profile: ProfileName, view: ClusterView): boolean {
+export function fitsEmptyDevices(
+  input: Pick<PlacementInput, 'modelDigest' | 'prefillTokens' | 'reserveTokens'>,
+  profile: ProfileName,
+  view: ClusterView,
+): boolean {
   const table = view.table.model({ digest: input.modelDigest, profile })
   const fits = (role: Role, tokens: number): boolean =>
     table?.loaded.some((model) => {
       if (!model?.isThere) return false
       const { traits } = model.device
       const isAble = role === 'prefill' ? traits.canPrefill : traits.canDecode
-      return isAble && poolBytes(model.facts, tokens) <= model.kvBytesMax
+      const isShortEnough = input.prefillTokens <= model.facts.contextTokensMax
+      return isAble && isShortEnough && poolBytes(model.facts, tokens) <= model.kvBytesMax
     }) === true
   return fits('prefill', input.prefillTokens) && fits('decode', input.reserveTokens)
 }

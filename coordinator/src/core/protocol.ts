@@ -97,6 +97,26 @@ export type FailCode =
   /** Given up before any work was done: it would have missed its deadline, or gave way to one that is worth more. */
   | 'shed'
 
+/** Why a request was shed. */
+export type ShedReason =
+  /** It was predicted to be late. */
+  | 'late'
+  /** Its deadline passed while it waited. */
+  | 'missed'
+  /** The queue was full, and it was worth least: of lower priority, */
+  | 'priority'
+  /** or of a tenant that had more than its share waiting, or newer. */
+  | 'share'
+
+/** How a request waited for its first place. */
+export interface WaitNote {
+  readonly waitedMs: number
+  /** Work that was before it when it came, tokens of prompts and expected answers. */
+  readonly tokensAhead: number
+  /** Why it had to wait: it did not; others were before it; no device had room; prompts waited on the devices. */
+  readonly cause: 'none' | 'others' | 'room' | 'prompts'
+}
+
 export type CoordinatorAction =
   /** Ask the device's health service; answer with `health`, also when the time is over. */
   | { readonly type: 'check-health'; readonly device: DeviceRef; readonly timeoutMs: number }
@@ -110,6 +130,7 @@ export type CoordinatorAction =
       readonly epoch: number
       readonly tokens: number
       readonly decision: Decision
+      readonly wait: WaitNote
     }
   /** Start the calls. Without `prefill` the decoding device prefills. */
   | {
@@ -137,5 +158,7 @@ export type CoordinatorAction =
       readonly code: FailCode
       readonly message: string
       readonly retryAfterMs: number
+      /** With code shed. */
+      readonly shed?: ShedReason
     }
   | { readonly type: 'cancelled'; readonly requestId: string }

@@ -10,10 +10,10 @@ import { PAGE_TOKENS } from './attention-plan.js'
 import type { ClusterView } from './cluster-view.js'
 import type { Decision } from './decision.js'
 import type { DeviceRef } from './facts.js'
-import type { CoordinatorAction, FailCode } from './protocol.js'
+import type { CoordinatorAction, FailCode, ShedReason, WaitNote } from './protocol.js'
 import { type Epoch, movesToAnotherDevice, mustReplay, type Request, type Share } from './request.js'
 import { ShareBook, type ShareWish } from './share-book.js'
-import { WaitQueue } from './wait-queue.js'
+import { type Offer, WaitQueue } from './wait-queue.js'
 
 /** The shell gives a Reserve call 2 s; this is for a shell that does not answer. */
 const RESERVE_SILENCE_MAX_MS = 5_000
@@ -21,7 +21,7 @@ export const RETRY_AFTER_MS = 1_000
 
 export class RequestBook {
   readonly #requests = new Map<string, Request>()
-  readonly #queue: WaitQueue
+  readonly #queue: WaitQueue<Request>
   readonly #shares: ShareBook
   readonly #placementDeadlineMs: number
   readonly #act: (action: CoordinatorAction) => void
@@ -29,9 +29,10 @@ export class RequestBook {
   constructor(
     view: ClusterView,
     limits: { readonly queuedMax: number; readonly placementDeadlineMs: number },
+    weightOf: (tenant: string) => number,
     act: (action: CoordinatorAction) => void,
   ) {
-    this.#queue = new WaitQueue(limits.queuedMax)
+    this.#queue = new WaitQueue(limits.queuedMax, weightOf)
     this.#shares = new ShareBook(view)
     this.#placementDeadlineMs = limits.placementDeadlineMs
     this.#act = act
@@ -45,17 +46,18 @@ export class RequestBook {
     return this.#requests.size - this.#queue.length
   }
 
-  get isQueueFull(): boolean {
-    return this.#queue.isFull
+  /** More wait than may. */
+  get isQueueOverfull(): boolean {
+    return this.#queue.isOverfull
   }
 
   get(requestId: string): Request | undefined {
     return this.#requests.get(requestId)
   }
 
-  /** All that live now, in a list that may be kept while they end. */
-  all(): Request[] {
-    return [...this.#requests.values()]
+  /** All that live now; they may end meanwhile. */
+  all(): Iterable<Request> {
+    return this.#requests.values()
   }
 
   /** Takes a new request, which waits. */
@@ -64,12 +66,23 @@ export class RequestBook {
     this.#queue.add(request)
   }
 
-  /** Offers the waiting requests in order; those that `places` says yes to leave the queue. */
-  sweepQueue(places: (request: Request) => boolean): void {
-    this.#queue.sweep(({ requestId }) => {
-      const request = this.#requests.get(requestId)
-      return request === undefined || places(request)
-    })
+  /** Offers the waiting requests in order. */
+  sweepQueue(nowMs: number, offer: (request: Request) => Offer): void {
+    this.#queue.sweep(nowMs, offer)
+  }
+
+  /** Work that is placed before this request, tokens. */
+  tokensAhead(request: Request): number {
+    return this.#queue.tokensAhead(request)
+  }
+
+  isAnyoneWaiting(line: string): boolean {
+    return this.#queue.isAnyoneWaiting(line)
+  }
+
+  /** Of those that wait and have not begun. */
+  leastWorth(isLate: (request: Request) => boolean): Request | undefined {
+    return this.#queue.leastWorth(isLate)
   }
 
   /** A waiting request gets an epoch, and its decoding device is asked for memory. */
@@ -79,6 +92,7 @@ export class RequestBook {
     tokens: { readonly prompt: number; readonly reserve: number },
     nowMs: number,
   ): void {
+    request.isCharged = true
     request.epochs = decision.epoch
     const epoch: Epoch = {
       number: decision.epoch,
@@ -110,7 +124,12 @@ export class RequestBook {
     request.state = 'reserving'
     request.progressByMs = nowMs + RESERVE_SILENCE_MAX_MS
     const { requestId } = request
-    this.#act({ type: 'reserve', requestId, epoch: epoch.number, tokens: tokens.reserve, decision })
+    const wait: WaitNote = {
+      waitedMs: nowMs - request.submittedAtMs,
+      tokensAhead: request.tokensAhead,
+      cause: request.waitCause,
+    }
+    this.#act({ type: 'reserve', requestId, epoch: epoch.number, tokens: tokens.reserve, decision, wait })
   }
 
   /** Memory is there: the calls start. */
@@ -154,8 +173,11 @@ export class RequestBook {
       request.placeByMs += nowMs - epoch.placedAtMs
     }
     this.#abandon(request, cause)
+    // Nothing was done for it, and it is charged again with its next place.
+    if (!request.hasBegun) this.#settle(request, 0)
     request.movedBecause = cause
     request.state = 'queued'
+    request.stuck = null
     request.judgedAtMs = nowMs
     request.progressByMs = Number.POSITIVE_INFINITY
     this.#queue.add(request)
@@ -175,6 +197,13 @@ export class RequestBook {
     this.#act({ type: 'fail', requestId, code, message, retryAfterMs: RETRY_AFTER_MS })
   }
 
+  /** Of one that waits and has not begun. */
+  shed(request: Request, shed: ShedReason, message: string, retryAfterMs: number): void {
+    this.#forget(request)
+    const { requestId } = request
+    this.#act({ type: 'fail', requestId, code: 'shed', message, retryAfterMs, shed })
+  }
+
   cancel(request: Request): void {
     this.#abandon(request, 'the request was cancelled')
     this.#forget(request)
@@ -191,6 +220,14 @@ export class RequestBook {
 
   #forget(request: Request): void {
     this.#requests.delete(request.requestId)
-    if (request.state === 'queued') this.#queue.remove(request.requestId)
+    if (request.state === 'queued') this.#queue.remove(request)
+    this.#settle(request, request.hasBegun ? request.promptTokens + request.emitted : 0)
+  }
+
+  /** The tenant is charged for what was done, which is less or more than was expected. */
+  #settle(request: Request, tokens: number): void {
+    if (!request.isCharged) return
+    request.isCharged = false
+    this.#queue.settle(request, tokens)
   }
 }

@@ -8,30 +8,22 @@
  * M2. Every state has a deadline (I2): placement, silence of the calls, the request's own.
  * M3. A request survives a bounded number of failures.
  */
-import type { AdmissionSetting } from './admission-setting.js'
-import { isRemote } from './attention-choice.js'
+import { Admission } from './admission.js'
 import { explainNoPlacement, isHopeless, stepAfterNoPlacement } from './decision.js'
-import type { PlacementLimits } from './device-filter.js'
-import { type DeviceRef, type ProfileName, profilesFor } from './facts.js'
-import { fitsEmptyDevices, type PlacementView, place } from './placement.js'
-import type { PolicySetting } from './placement-policy.js'
+import { type DeviceRef, profilesFor } from './facts.js'
+import { newRequest } from './new-request.js'
+import { type PlacementView, place } from './placement.js'
+import { Placing } from './placing.js'
+import type { OrderPolicy } from './policies/order-policy.js'
+import { ORDERS } from './policies/orders.js'
 import type { CoordinatorAction, Fault, RequestEvent, Submission } from './protocol.js'
 import { availableTokens, avoid, type Epoch, isNeeded, isPrefillOver, type Request } from './request.js'
-import { RETRY_AFTER_MS, RequestBook } from './request-book.js'
-import { isOnItsWay, placementInput, waitsSinceMs } from './request-placement.js'
+import { RequestBook } from './request-book.js'
+import type { RequestLimits } from './request-limits.js'
+import { isOnItsWay, mayBeHopeless, placementInput, waitsSinceMs } from './request-placement.js'
+import { Shedding } from './shedding.js'
 
-export interface RequestLimits extends PlacementLimits {
-  /** Requests that wait before they have begun; more are refused. */
-  readonly queuedMax: number
-  /** Longest wait for a placement, the first or a later one. */
-  readonly placementDeadlineMs: number
-  /** Longest life of a request. */
-  readonly requestDeadlineMs: number
-  /** What requests that ask for nothing get: `auto` may be sparse in long contexts. Default auto. */
-  readonly attentionDefault?: 'auto' | 'dense'
-  readonly admission?: AdmissionSetting
-  readonly policy?: PolicySetting
-}
+export type { RequestLimits } from './request-limits.js'
 
 /** How often it is judged whether waiting can help: not at once, since a device that has just begun may be heard soon. */
 const JUDGE_EVERY_MS = 1_000
@@ -47,20 +39,35 @@ export class RequestMachine {
   readonly #cluster: PlacementView
   readonly #limits: RequestLimits
   readonly #book: RequestBook
-  readonly #act: (action: CoordinatorAction) => void
   readonly #isSparseDefault: boolean
+  readonly #admission: Admission
+  readonly #order: OrderPolicy
+  readonly #shedding: Shedding
+  readonly #placing: Placing
   #arrivals = 0
+  /** A turn to prefill came free since `placeWaiting`. */
+  #hasFreedTurn = false
+  /** The newest, until it was tried to place it. */
+  #unjudged: Request | undefined
 
   constructor(cluster: PlacementView, limits: RequestLimits, act: (action: CoordinatorAction) => void) {
     this.#cluster = cluster
     this.#limits = limits
-    this.#book = new RequestBook(cluster.view, limits, act)
-    this.#act = act
+    this.#admission = new Admission(cluster, limits.admission)
+    this.#order = ORDERS[limits.policy?.order ?? 'fcfs']
+    this.#book = new RequestBook(cluster.view, limits, this.#admission.weightOf, act)
     this.#isSparseDefault = limits.attentionDefault !== 'dense'
+    this.#shedding = new Shedding(this.#book, this.#admission)
+    this.#placing = new Placing(cluster, limits, this.#book, this.#admission, this.#shedding)
   }
 
   get queuedCount(): number {
     return this.#book.queuedCount
+  }
+
+  /** Something came free that others may wait for. */
+  get hasFreedTurn(): boolean {
+    return this.#hasFreedTurn
   }
 
   get activeCount(): number {
@@ -68,37 +75,12 @@ export class RequestMachine {
   }
 
   submit(asked: Submission, nowMs: number): void {
-    const { requestId, modelDigest, profile, promptTokens, maxTokens, blockHashes } = asked
-    if (this.#book.get(requestId)) return
-    if (this.#book.isQueueFull) {
-      const message = `${this.#book.queuedCount} requests are waiting already; try again in a moment.`
-      this.#act({ type: 'fail', requestId, code: 'overloaded', message, retryAfterMs: RETRY_AFTER_MS })
-      return
-    }
+    if (this.#book.get(asked.requestId)) return
     this.#arrivals += 1
-    this.#book.add({
-      requestId,
-      arrival: this.#arrivals,
-      modelDigest,
-      profile,
-      promptTokens,
-      maxTokens,
-      blockHashes,
-      attention: asked.attention,
-      attentionSettled: null,
-      deadlineMs: nowMs + this.#limits.requestDeadlineMs,
-      state: 'queued',
-      hasBegun: false,
-      emitted: 0,
-      epochs: 0,
-      epoch: null,
-      placeByMs: nowMs + this.#limits.placementDeadlineMs,
-      judgedAtMs: nowMs,
-      progressByMs: Number.POSITIVE_INFINITY,
-      failures: 0,
-      movedBecause: null,
-      avoided: new Map(),
-    })
+    const request = newRequest(asked, this.#arrivals, this.#admission, this.#order, this.#limits, nowMs)
+    this.#book.add(request)
+    this.#unjudged = request
+    if (this.#book.isQueueOverfull) this.#shedding.makeRoom(request, nowMs)
   }
 
   cancel(requestId: string): void {
@@ -132,7 +114,7 @@ export class RequestMachine {
         break
       case 'decode-started':
         epoch.hasDecodeStarted = true
-        this.#book.giveBack(epoch, 'turn')
+        this.#giveBackTurn(epoch)
         break
       case 'tokens':
         this.#tokens(request, epoch, event.firstIndex, event.count, nowMs)
@@ -152,27 +134,20 @@ export class RequestMachine {
     }
   }
 
-  /** Places what can be placed, first come first served among requests for one model. */
-  placeWaiting(nowMs: number): void {
+  /**
+   * Places what can be placed, in the order of the queue among requests for one model. `isTimeOver`: what was found
+   * to have no place is tried again although nothing came free, since some refusals end with time.
+   */
+  placeWaiting(nowMs: number, isTimeOver: boolean): void {
+    this.#hasFreedTurn = false
     const blocked = new Set<string>()
-    const keyOf = (request: Request, profile: ProfileName): string => `${request.modelDigest}/${profile}`
-    this.#book.sweepQueue((request) => {
-      const profiles = profilesFor(request.profile).filter((profile) => !blocked.has(keyOf(request, profile)))
-      if (profiles.length === 0) return false
-      const input = placementInput(request, profiles, this.#isSparseDefault, nowMs)
-      const outcome = place(input, this.#cluster, this.#limits, nowMs)
-      if (outcome.placed) {
-        const tokens = { prompt: input.prefillTokens, reserve: input.reserveTokens }
-        this.#book.reserve(request, outcome.decision, tokens, nowMs)
-        return true
-      }
-      // One that avoids certain devices, wants a certain place, or is too large for all says nothing of the others.
-      const isPicky = isRemote(request.attention) || input.avoided.size > 0
-      for (const profile of isPicky ? [] : profiles) {
-        if (fitsEmptyDevices(input, profile, this.#cluster.view)) blocked.add(keyOf(request, profile))
-      }
-      return false
-    })
+    this.#book.sweepQueue(nowMs, (request) => this.#placing.offer(request, blocked, isTimeOver, nowMs))
+    const newest = this.#unjudged
+    this.#unjudged = undefined
+    if (newest?.state === 'queued' && this.#book.get(newest.requestId) === newest) {
+      this.#shedding.judgeWaiting(newest, nowMs)
+    }
+    this.#admission.noteWaiting((line) => this.#book.isAnyoneWaiting(line), nowMs)
   }
 
   /** Ends what waited or was silent for too long. */
@@ -183,10 +158,11 @@ export class RequestMachine {
         const message = `The request took longer than ${seconds} s; ask for fewer tokens.`
         this.#book.fail(request, 'deadline', message)
       } else if (request.state === 'queued') {
+        if (!request.hasBegun && this.#shedding.missed(request, nowMs)) continue
         if (nowMs >= request.placeByMs) this.#failUnplaced(request, nowMs, false)
         else if (nowMs >= request.judgedAtMs + JUDGE_EVERY_MS) {
           request.judgedAtMs = nowMs
-          this.#failUnplaced(request, nowMs, true)
+          if (mayBeHopeless(request, this.#cluster.view)) this.#failUnplaced(request, nowMs, true)
         }
       } else if (request.epoch && nowMs >= request.progressByMs) {
         const { awaitsPrefill, decision } = request.epoch
@@ -197,13 +173,13 @@ export class RequestMachine {
   }
 
   #prefillFinished(request: Request, epoch: Epoch, stopped: boolean, nowMs: number): void {
-    this.#book.giveBack(epoch, 'turn')
+    this.#giveBackTurn(epoch)
     if (!epoch.awaitsPrefill) return
     epoch.awaitsPrefill = false
     // The token that it sampled was emitted long ago.
     if (epoch.isReplay) return
     if (stopped) {
-      this.#book.finish(request, 'stop')
+      this.#finish(request, 'stop')
       return
     }
     // Of a request for one token nothing is left to decode: the calls are stopped.
@@ -220,7 +196,7 @@ export class RequestMachine {
     }
     epoch.hasDecodeStarted = true
     epoch.decodeNext = Math.max(epoch.decodeNext, firstIndex + count)
-    this.#book.giveBack(epoch, 'turn')
+    this.#giveBackTurn(epoch)
     this.#advance(request, epoch, nowMs)
   }
 
@@ -243,15 +219,34 @@ export class RequestMachine {
   /** Hands on what has become available, and ends the request where that was all. */
   #advance(request: Request, epoch: Epoch, nowMs: number): void {
     const count = availableTokens(request, epoch) - request.emitted
-    if (count > 0) this.#book.emit(request, count)
+    if (count > 0) {
+      if (request.emitted === 0) this.#firstToken(request, epoch, nowMs)
+      this.#book.emit(request, count)
+    }
     if (epoch.awaitsPrefill) return
-    if (epoch.finished) this.#book.finish(request, epoch.finished)
+    if (epoch.finished) this.#finish(request, epoch.finished)
     else if (request.emitted >= request.maxTokens) request.progressByMs = nowMs + ENDING_MAX_MS
+  }
+
+  #giveBackTurn(epoch: Epoch): void {
+    if (!epoch.shares.has('turn')) return
+    this.#book.giveBack(epoch, 'turn')
+    this.#hasFreedTurn = true
+  }
+
+  #firstToken(request: Request, epoch: Epoch, nowMs: number): void {
+    const { placedAtMs, decision } = epoch
+    this.#admission.forecast(request.line).observe(decision.ttftMs, nowMs - placedAtMs, nowMs)
+  }
+
+  #finish(request: Request, reason: 'stop' | 'length'): void {
+    this.#admission.answered(request.line, request.emitted)
+    this.#book.finish(request, reason)
   }
 
   #fault(request: Request, epoch: Epoch, fault: Fault, deviceId: string, nowMs: number): void {
     if (request.emitted >= request.maxTokens) {
-      this.#book.finish(request, 'length')
+      this.#finish(request, 'length')
       return
     }
     switch (fault) {

@@ -3,7 +3,7 @@
  */
 import type { ClusterView } from './cluster-view.js'
 import { type ProfileName, profilesFor } from './facts.js'
-import type { PlacementInput } from './placement.js'
+import { fitsEmptyDevices, type PlacementInput } from './placement.js'
 import { avoidedNow, mustReplay, type Request } from './request.js'
 
 /** Room for tokens that are still to come is asked for in steps of at most this many. */
@@ -27,7 +27,7 @@ export function placementInput(
     profiles,
     blockHashes: request.blockHashes,
     prefillTokens,
-    reserveTokens: request.promptTokens + Math.min(request.emitted + RESERVE_AHEAD_TOKENS, request.maxTokens),
+    reserveTokens: reservedTokens(request),
     tokensLeft,
     attention: {
       wish: request.attention,
@@ -39,6 +39,24 @@ export function placementInput(
     movedBecause: request.movedBecause,
     avoided: avoidedNow(request, nowMs),
   }
+}
+
+/**
+ * Whether no waiting may help, which a placement then tells; false at little cost where devices are large enough,
+ * when they hold nothing else, for a request that wants no certain attention.
+ */
+export function mayBeHopeless(request: Request, view: ClusterView): boolean {
+  if (request.attention !== undefined || mustReplay(request)) return true
+  const input = {
+    modelDigest: request.modelDigest,
+    prefillTokens: request.promptTokens + request.emitted,
+    reserveTokens: reservedTokens(request),
+  }
+  return !profilesFor(request.profile).some((profile) => fitsEmptyDevices(input, profile, view))
+}
+
+function reservedTokens({ promptTokens, emitted, maxTokens }: Request): number {
+  return promptTokens + Math.min(emitted + RESERVE_AHEAD_TOKENS, maxTokens)
 }
 
 /** Whether a device is about to have the model. */

@@ -11,6 +11,8 @@ import type { BlockHashes } from './block-hashes.js'
 import type { Decision } from './decision.js'
 import type { DeviceRef, ProfileName } from './facts.js'
 import type { Commitment, LoadedModel } from './loaded-model.js'
+import type { WaitNote } from './protocol.js'
+import type { Waiting } from './wait-line.js'
 
 /** What an epoch takes of the view, by what ends it. */
 export type Share =
@@ -43,9 +45,13 @@ export interface Epoch {
 
 export type AttentionSettled = Pick<AttentionPlan, 'method' | 'budget'>
 
-export interface Request {
-  readonly requestId: string
-  readonly arrival: number
+/** Why there was no place, and what was free then: until that changes or time has passed there will be none. */
+export interface Stuck {
+  readonly why: 'room' | 'prompts'
+  readonly freed: number
+}
+
+export interface Request extends Waiting {
   readonly modelDigest: string
   readonly profile: ProfileName
   readonly promptTokens: number
@@ -57,6 +63,16 @@ export interface Request {
   /** Method and budget that its calls once began with, which stay: other ones would give other tokens. */
   attentionSettled: AttentionSettled | null
   readonly deadlineMs: number
+  /** When its first token is due; infinite where it has no deadline. */
+  readonly ttftDueMs: number
+  /** In state queued: what was free when it was last found that there is no place for it; null: not tried. */
+  stuck: Stuck | null
+  /** Why it had to wait at first. */
+  waitCause: WaitNote['cause']
+  /** Work before it when it came. */
+  tokensAhead: number
+  /** Its tenant is charged for it. */
+  isCharged: boolean
   state: 'queued' | 'reserving' | 'running'
   /** Calls were started once, so that it goes to the head of the queue when it loses its place. */
   hasBegun: boolean

@@ -1,0 +1,4 @@
+/** First come, first served. */
+import type { OrderPolicy } from './order-policy.js'
+
+export const fcfs: OrderPolicy = { name: 'fcfs', key: ({ arrival }) => arrival }
