@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { hashCount } from './block-hashes.js'
+import { hashCount, hashRange } from './block-hashes.js'
 import { ClusterView } from './cluster-view.js'
 import { CostModel } from './cost-model.js'
 import { KvDirectory } from './kv-directory.js'
@@ -11,8 +11,8 @@ const blockHashes = hashesOf(Array.from({ length: 64 }, (_, index) => `hash-${in
 const facts = testDevice({ deviceId: 'gpu-0' })
 const model = facts.models[0] ?? expect.fail('The device has a model.')
 
-/** A prompt whose blocks are all on host-0, for gpu-0 with so many tokens of other prompts before it. */
-function planWith(tokensAhead: number, linkBytesPerSecond = 1e9) {
+/** A prompt whose blocks are all on host-0, for gpu-0 with so many tokens of other prompts before it; the first `heldBlocks` not there but on gpu-0. */
+function planWith(tokensAhead: number, linkBytesPerSecond = 1e9, heldBlocks = 0) {
   const view = new ClusterView()
   const host = testDevice({ deviceId: 'host-0', capabilities: ['kv-tier'], linkBytesPerSecond })
   for (const device of [facts, host]) {
@@ -22,7 +22,9 @@ function planWith(tokensAhead: number, linkBytesPerSecond = 1e9) {
   const onGpu = view.device('gpu-0')?.models[0] ?? expect.fail('The model is there.')
   onGpu.take({ slots: 0, kvBytes: 0, prefillTokens: tokensAhead })
   const directory = new KvDirectory()
-  directory.store('host-0', { variant: TEST_VARIANT, hashes: blockHashes }, 'hbm')
+  directory.store('host-0', { variant: TEST_VARIANT, hashes: hashRange(blockHashes, heldBlocks) }, 'hbm')
+  directory.store('gpu-0', { variant: TEST_VARIANT, hashes: hashRange(blockHashes, 0, heldBlocks) }, 'hbm')
+  directory.label('gpu-0', view.device('gpu-0')?.row ?? 0)
   const costs = new CostModel()
   const prompt = {
     modelDigest: TEST_MODEL_DIGEST,
@@ -42,6 +44,12 @@ describe('the plan for a prompt that another device holds', () => {
     // Others are ahead for far longer than either takes.
     expect(plan.prefillMs).toBeGreaterThan(10 * plan.computeMs)
     expect(plan.unfetchedMs).toBeGreaterThan(plan.prefillMs)
+  })
+
+  test('fetches what follows on its own blocks from a device that has only the end of the prompt', () => {
+    const { plan } = planWith(0, 1e9, 40)
+    expect(plan).toMatchObject({ localTokens: 640, computeTokens: 16, fetch: { tokens: 1_008 } })
+    expect(plan.fetch?.device.deviceId).toBe('host-0')
   })
 
   test('computes all where the link is slow, and keeps what fetching would have come to', () => {

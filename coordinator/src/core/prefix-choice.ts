@@ -7,6 +7,8 @@
  *     A device that only receives KV may hold all blocks of the prompt.
  * P2. Blocks are taken from a device that is ready and whose variant is the receiver's.
  */
+
+import { hashRange } from './block-hashes.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import { CONTENDED, type ModelTable } from './device-table.js'
@@ -31,6 +33,12 @@ interface Source {
   readonly from: DeviceView | undefined
 }
 
+/** A device and the blocks up to which it could give the prompt's beginning. */
+interface Holder {
+  readonly deviceId: string
+  readonly blocks: number
+}
+
 export class PrefixChoice {
   readonly #prompt: Prompt
   readonly #view: ClusterView
@@ -40,6 +48,8 @@ export class PrefixChoice {
   /** Of devices that were not measured yet. */
   readonly #sharedEfficiency: number
   readonly #matches = new Map<string, PrefixMatch>()
+  /** Who holds what follows after so many blocks, by their number and the variant. */
+  readonly #followers = new Map<string, readonly Holder[]>()
   readonly #known = new Map<string, Source>()
   /** Of the table in which it is written what devices hold. */
   #table: ModelTable | undefined
@@ -166,9 +176,22 @@ export class PrefixChoice {
     }
   }
 
-  /** Devices with more of the prompt than is here, of which some are weighed. */
-  #holders({ facts }: LoadedModel, localTokens: number) {
-    return this.#match(facts.variant).longest(localTokens / BLOCK_TOKENS, SOURCES_MAX + 1)
+  /**
+   * Devices with more of the prompt than is here, of which some are weighed: those that hold the blocks which follow. They
+   * need not hold the first ones: what leaves a cache, and goes to the host's memory, are the last blocks of a run.
+   */
+  #holders({ facts }: LoadedModel, localTokens: number): readonly Holder[] {
+    const localBlocks = localTokens / BLOCK_TOKENS
+    if (localBlocks === 0) return this.#match(facts.variant).longest(0, SOURCES_MAX + 1)
+    const key = `${localBlocks} ${facts.variant}`
+    const known = this.#followers.get(key)
+    if (known) return known
+    const following = this.#directory.match(hashRange(this.#prompt.blockHashes, localBlocks), facts.variant)
+    const holders = following.longest(0, SOURCES_MAX + 1).map(({ deviceId, blocks }) => {
+      return { deviceId, blocks: localBlocks + blocks }
+    })
+    this.#followers.set(key, holders)
+    return holders
   }
 
   /** Until the prompts that wait are computed. */
