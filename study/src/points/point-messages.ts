@@ -39,10 +39,15 @@ export function toSent(thrown: unknown): SentError {
       ...(stack === undefined ? {} : { stack }),
     }
   }
+  return { kind: 'plain', error: clonable(thrown) ? thrown : new Error(messageOf(thrown)) }
+}
+
+/** A DOMException arrives as an empty object, and what holds a function not at all. */
+function clonable(thrown: unknown): boolean {
   try {
-    return { kind: 'plain', error: structuredClone(thrown) }
+    return structuredClone(thrown) instanceof Error
   } catch {
-    return { kind: 'plain', error: new Error(messageOf(thrown)) }
+    return false
   }
 }
 

@@ -62,6 +62,7 @@ export class PointPool {
   readonly #threads = new Set<Thread>()
   /** Bounded by the inputs that callers hold anyway. */
   readonly #waiting: Job[] = []
+  readonly #endings = new Set<Promise<unknown>>()
   #skipped = 0
   #isClosed = false
   #graceTimer: NodeJS.Timeout | undefined
@@ -111,13 +112,14 @@ export class PointPool {
     this.#options.signal.removeEventListener('abort', this.#stop)
     clearTimeout(this.#graceTimer)
     this.#dropWaiting()
-    await Promise.all([...this.#threads].map((thread) => this.#end(thread)))
+    for (const thread of this.#threads) this.#end(thread)
+    await Promise.all(this.#endings)
   }
 
   readonly #stop = (): void => {
     this.#dropWaiting()
     this.#graceTimer = setTimeout(() => {
-      for (const thread of this.#threads) if (thread.job !== undefined) void this.#end(thread)
+      for (const thread of this.#threads) if (thread.job !== undefined) this.#end(thread)
     }, this.#options.graceMs ?? graceDefaultMs)
   }
 
@@ -198,21 +200,23 @@ export class PointPool {
     if (!this.#isClosed) this.#assign()
   }
 
-  async #end(thread: Thread): Promise<void> {
+  #end(thread: Thread): void {
     this.#threads.delete(thread)
     const { job } = thread
     thread.job = undefined
     thread.worker.removeAllListeners()
     if (job !== undefined) this.#leaveOut(job.batch)
-    await thread.worker.terminate()
+    const ending = thread.worker.terminate().finally(() => this.#endings.delete(ending))
+    this.#endings.add(ending)
   }
 
-  /** The others of its batch are of no use then; a point of it that runs ends by itself. */
+  /** The others of its batch are of no use then, be they waiting or running. */
   #fail(batch: Batch, error: unknown): void {
     if (batch.settled) return
     batch.settled = true
     const kept = this.#waiting.filter((job) => job.batch !== batch)
     this.#waiting.splice(0, this.#waiting.length, ...kept)
+    for (const thread of this.#threads) if (thread.job?.batch === batch) this.#end(thread)
     batch.reject(error)
   }
 

@@ -9,6 +9,9 @@ import { type SeriesStyle, seriesStyles } from './palette.js'
 /** Enough for each column of pixels of the widest plot to keep its lowest and its highest value. */
 const pointsMax = 1_600
 
+/** No quantity of a study is larger, and all arithmetic on axes stays finite. */
+const sizeMax = 1e60
+
 export interface DrawnPoint {
   readonly x: number
   /** null: a gap. */
@@ -41,16 +44,22 @@ export function drawnPlot(plot: StudyPlot): DrawnPlot {
     if (style === undefined) return []
     const placed = points
       .map(({ x, y }) => ({
-        x: positions?.get(x) ?? Number(x),
-        y: y === null || !Number.isFinite(y) || (isLogY && y <= 0) ? null : y,
+        x: positions?.get(x) ?? drawable(Number(x), isLogX),
+        y: y === null ? null : drawable(y, isLogY),
       }))
-      .filter(({ x }) => Number.isFinite(x) && !(isLogX && x <= 0))
+      .filter((point): point is DrawnPoint => point.x !== null)
     const kept = plot.kind === 'dots' ? strided(placed) : thinned(placed)
     isThinned ||= kept.length < placed.length
     return [{ name, style, points: kept }]
   })
   const categories = positions === undefined ? undefined : [...positions.keys()].map(categoryText)
   return { plot, categories, series, isThinned }
+}
+
+/** null for what has no place on an axis: no number, or too large to compute with; what is next to nothing is 0. */
+function drawable(value: number, isLog: boolean): number | null {
+  const near = Math.abs(value) < 1 / sizeMax ? 0 : value
+  return Math.abs(near) <= sizeMax && !(isLog && near <= 0) ? near : null
 }
 
 /** Where each x stands: bars and heat have categories always, others where an x is a text. */
