@@ -1,11 +1,15 @@
 /** `kvasir study NAME`: what a cluster would do, in virtual time, as tables, figures and a report with plots. */
 
 import { InvalidInputError } from '@kvasir/runtime/errors'
+import type { GlitchesOptions } from '@kvasir/study/studies/glitches'
+import type { StudyOptions } from '@kvasir/study/study'
 import type { Command } from 'commander'
 import { closest } from 'fastest-levenshtein'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { color, print, renderTable } from '../terminal.js'
+import { positiveOption } from './option-values.js'
 import type { Run } from './run-command.js'
+import { addStudy } from './study-entry.js'
 
 export function studyCommand(program: Command, run: Run): void {
   const study = program
@@ -33,7 +37,18 @@ export function studyCommand(program: Command, run: Run): void {
  *         (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),
  *     })
  */
-function addStudies(_study: Command, _run: Run): void {}
+function addStudies(study: Command, run: Run): void {
+  addStudy(study, run, {
+    name: 'glitches',
+    description: '1 GPU and 7 FPGAs against 8 of a kind, as in the paper GLITCHES (HPEC 2024)',
+    options: (command) =>
+      command
+        .option('--requests <number>', 'requests of each workload', positiveOption(100_000), 160)
+        .option('--corners', 'only the shortest and longest prompts and outputs', false),
+    run: async (options: GlitchesOptions & StudyOptions, context) =>
+      (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),
+  })
+}
 
 function listStudies(study: Command): ExitCode {
   const [word] = study.args
