@@ -1,6 +1,7 @@
 /** A study's results on the terminal: what was found, tables that fit, figures, what is modelled. */
 import type { StudyDocument } from '@kvasir/study/report/document'
-import type { Cell, Figures, StudyTable } from '@kvasir/study/study'
+import { flatFigures } from '@kvasir/study/report/flat-figures'
+import type { Figures, StudyTable } from '@kvasir/study/study'
 import { formatForeign } from '../format.js'
 import { color, print } from '../terminal.js'
 import { renderStudyTable } from './study-table.js'
@@ -30,19 +31,13 @@ function section(title: string, text: string): string {
 }
 
 function figuresTable(figures: Figures): StudyTable {
-  const rows: Record<string, Cell>[] = []
-  for (const [name, value] of Object.entries(figures)) {
-    if (typeof value === 'number') rows.push({ name, value })
-    else
-      for (const [inner, each] of Object.entries(value)) rows.push({ name: `${name}.${inner}`, value: each })
-  }
   return {
     title: '',
     columns: [
       { key: 'name', label: '' },
       { key: 'value', label: '' },
     ],
-    rows,
+    rows: flatFigures(figures).map(({ name, value }) => ({ name, value })),
   }
 }
 

@@ -1,5 +1,6 @@
 /** Tables of the report; a click on a heading sorts. */
 import type { Cell, Figures, StudyTable } from '../study.js'
+import { flatFigures } from './flat-figures.js'
 import { html, type Markup } from './markup.js'
 import { numberText } from './number-text.js'
 
@@ -37,12 +38,7 @@ function cellMarkup(cell: Cell, isNumber: boolean): Markup {
 
 /** Each figure under its name in results.json. */
 export function figuresTable(figures: Figures): Markup {
-  const rows = Object.entries(figures).flatMap(([name, value]) =>
-    typeof value === 'number'
-      ? [{ name, value }]
-      : Object.entries(value).map(([inner, each]) => ({ name: `${name}.${inner}`, value: each })),
-  )
-  return html`<dl class="figures">${rows.map(
+  return html`<dl class="figures">${flatFigures(figures).map(
     ({ name, value }) => html`<div><dt>${name}</dt><dd title="${value}">${numberText(value)}</dd></div>`,
   )}</dl>`
 }
