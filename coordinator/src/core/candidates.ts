@@ -8,7 +8,7 @@ import type { AttentionPlacement } from './attention-placement.js'
 import { BestFew } from './best-few.js'
 import type { CostModel } from './cost-model.js'
 import type { DeviceFilter } from './device-filter.js'
-import { ModelTable, PREFERS_DECODE } from './device-table.js'
+import { type DeviceTable, ModelTable, PREFERS_DECODE, ROW_NUMBERS, THERE } from './device-table.js'
 import type { ProfileName } from './facts.js'
 import type { LoadedModel } from './loaded-model.js'
 import { type Candidate, type Decoder, PAIRED_MAX, quickest } from './pairs.js'
@@ -23,22 +23,50 @@ export interface Weighing {
   readonly costs: CostModel
 }
 
+/** How far back a device stands: its numbers begin at `first`, and it is at `at` of `length` that are left. */
+export type Rank = (left: {
+  readonly numbers: Float64Array
+  readonly first: number
+  readonly at: number
+  readonly length: number
+}) => number
+
+/** Whether a device that prefers decode is there with the model, however busy. */
+export function hasDecoder(table: DeviceTable, model: ModelTable | undefined, nowMs: number): boolean {
+  for (let row = 0; model && row < table.rows; row += 1) {
+    const flags = model.flags[row] ?? 0
+    if ((flags & THERE) !== 0 && (flags & PREFERS_DECODE) !== 0 && (table.readyUntilMs[row] ?? 0) >= nowMs) {
+      return true
+    }
+  }
+  return false
+}
+
 export class Candidates {
   readonly #weighing: Weighing
   readonly #table: ModelTable
   readonly #left: RowsLeft
   readonly #decodeEfficiency: number
 
-  /** Goes through all devices; `mayOffload`: looks for some that could attend for others, too. */
+  /**
+   * Goes through all devices; `mayOffload`: looks for some that could attend for others, too. `isAssisted`: whether
+   * devices that prefer prefill may decode.
+   */
   constructor(
     weighing: Weighing,
     model: { readonly digest: string; readonly profile: ProfileName },
     mayOffload: boolean,
+    isAssisted = true,
   ) {
     const { filter, attention, costs } = weighing
     this.#weighing = weighing
     this.#table = filter.model ?? new ModelTable()
     this.#left = filter.pass(mayOffload)
+    if (!isAssisted) {
+      const { decodeLast } = this.#left
+      for (let at = 0; at < decodeLast.length; at += 1) filter.turnAway('decode', 'assist')
+      decodeLast.clear()
+    }
     attention.takeAttendants(this.#table, this.#left.attend)
     this.#decodeEfficiency = costs.sharedEfficiency(model, 'decode')
   }
@@ -49,18 +77,56 @@ export class Candidates {
 
   /** The quickest that prefer prefill; the quickest of all where none does. */
   prefillers(): readonly Candidate[] {
-    const list = this.prefersPrefill ? this.#left.prefillFirst : this.#left.prefillLast
-    this.#weighing.prefix.fillLocalMs(this.#table, list)
     const few = new BestFew<Candidate>(PAIRED_MAX)
+    this.#addPrefillers(few, this.prefersPrefill ? this.#left.prefillFirst : this.#left.prefillLast)
+    return few.items
+  }
+
+  /** The quickest, whatever they prefer. */
+  allPrefillers(): readonly Candidate[] {
+    const few = new BestFew<Candidate>(PAIRED_MAX)
+    this.#addPrefillers(few, this.#left.prefillFirst)
+    this.#addPrefillers(few, this.#left.prefillLast)
+    return few.items
+  }
+
+  /** Of those that prefer it, or of all where none does, the one with the lowest rank; of equal ones the first. */
+  prefillerBy(rank: Rank): Candidate | undefined {
+    const list = this.prefersPrefill ? this.#left.prefillFirst : this.#left.prefillLast
+    const [row] = this.#ranked(list, rank, 1)
+    const model = row === undefined ? undefined : this.#table.loaded[row]
+    return model && { model, roleMs: this.#weighing.prefix.localMs(model) }
+  }
+
+  /** The same of those that decode, and that find whom they need. */
+  decoderBy(rank: Rank): Decoder | undefined {
+    const { decodeFirst, decodeLast } = this.#left
+    for (const row of this.#ranked(decodeFirst.length > 0 ? decodeFirst : decodeLast, rank, PAIRED_MAX)) {
+      const decoder = this.#weigh(row)
+      if (decoder) return decoder
+      this.#weighing.filter.turnAway('decode', 'attend')
+    }
+    return undefined
+  }
+
+  #ranked({ rows, length }: RowList, rank: Rank, count: number): readonly number[] {
+    const few = new BestFew<number>(count)
+    for (let at = 0; at < length; at += 1) {
+      const row = rows[at] ?? 0
+      few.add(row, rank({ numbers: this.#table.numbers, first: row * ROW_NUMBERS, at, length }), row)
+    }
+    return few.items
+  }
+
+  #addPrefillers(few: BestFew<Candidate>, list: RowList): void {
+    this.#weighing.prefix.fillLocalMs(this.#table, list)
     for (let at = 0; at < list.length; at += 1) {
       const roleMs = list.ms[at] ?? 0
-      // Rows ascend: of equal ones the first is kept.
-      if (roleMs >= few.limit) continue
+      if (roleMs > few.limit) continue
       const row = list.rows[at] ?? 0
       const model = this.#table.loaded[row]
       if (model) few.add({ model, roleMs }, roleMs, row)
     }
-    return few.items
   }
 
   /**

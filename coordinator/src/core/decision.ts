@@ -20,6 +20,7 @@ export const FILTER_REASONS = [
   'slots',
   'memory',
   'attend',
+  'assist',
 ] as const
 export type FilterReason = (typeof FILTER_REASONS)[number]
 
@@ -29,6 +30,9 @@ export type PlacedRole = Role | 'attend'
 /** Devices turned away, by position in FILTER_REASONS; each device counts once. */
 export type FilterCounts = readonly number[]
 
+/** Why a device was taken by a policy that is not the house rule. */
+export type PolicyRule = 'earliest-finish' | 'emptiest' | 'in-turn'
+
 /** Why this device prefills. */
 export type PrefillRule =
   /** It lists prefill before decode. */
@@ -37,6 +41,8 @@ export type PrefillRule =
   | 'only-one-left'
   /** It decodes, holds the beginning of the prompt, and is predicted to be faster than having it prefilled elsewhere. */
   | 'holds-prefix'
+  /** The coordinator is set to another policy than the house rule. */
+  | PolicyRule
 
 /** Why this device decodes. */
 export type DecodeRule =
@@ -48,6 +54,7 @@ export type DecodeRule =
   | 'much-faster'
   /** Another device attends, as the client asked, and keeps its decode slots. */
   | 'offloads'
+  | PolicyRule
 
 export interface WeighedPair {
   readonly prefill: DeviceRef
@@ -111,12 +118,19 @@ export function filterCounts(counts: FilterCounts): Record<string, number> {
   return named
 }
 
+const POLICY_TEXT: Record<PolicyRule, string> = {
+  'earliest-finish': 'as part of the pair that is predicted to finish first',
+  emptiest: 'which has the least to do of those bound to it',
+  'in-turn': 'whose turn it is',
+}
 const PREFILL_TEXT: Record<PrefillRule, string> = {
+  ...POLICY_TEXT,
   'prefers-prefill': 'which is best at it',
   'only-one-left': 'since no device that prefers prefill is left',
   'holds-prefix': 'which holds the beginning of the prompt',
 }
 const DECODE_TEXT: Record<DecodeRule, string> = {
+  ...POLICY_TEXT,
   'free-slot': 'which has a free decode slot',
   'no-free-slot': 'since no device that prefers decoding has a free slot',
   'much-faster': 'which is predicted to be several times as fast as any device that prefers decoding',
@@ -220,4 +234,5 @@ export const FILTER_TEXT: Readonly<Record<FilterReason, string>> = {
   'too-small': 'too small for it even when empty',
   memory: 'without enough memory at the moment',
   attend: 'without another device that could attend for it',
+  assist: 'kept for prefill, as this coordinator is set',
 }

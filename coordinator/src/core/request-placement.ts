@@ -37,6 +37,7 @@ export function placementInput(
       isPlaceBinding: !request.hasBegun,
     },
     movedBecause: request.movedBecause,
+    turn: request.arrival,
     avoided: avoidedNow(request, nowMs),
   }
 }
