@@ -52,16 +52,30 @@ for (const drawing of document.querySelectorAll('.drawing')) {
   })
 }
 
+/** More would cover what they are about. */
+const linesMax = 16
+
 function lines(data, column) {
-  return data.series.flatMap(({ name, colour }, index) => {
+  const present = data.series.flatMap((series, index) => {
     const value = column.values[index]
-    if (value === null) return []
-    const line = element('span', '')
-    const swatch = element('i', '')
-    swatch.style.background = colour
-    line.append(swatch, `${name}: ${value}${data.unit ? ` ${data.unit}` : ''}`)
-    return [line]
+    return value === null ? [] : [{ ...series, value }]
   })
+  const shown = present.slice(0, linesMax).map(({ name, colour, value }) => {
+    const line = element('span', '')
+    if (colour) line.append(swatch(colour))
+    line.append(`${name}: ${value}${data.unit ? ` ${data.unit}` : ''}`)
+    return line
+  })
+  if (present.length <= linesMax) return shown
+  const more = element('span', '')
+  more.textContent = `and ${present.length - linesMax} more`
+  return [...shown, more]
+}
+
+function swatch(colour) {
+  const node = element('i', '')
+  node.style.background = colour
+  return node
 }
 
 function title(text) {

@@ -6,6 +6,8 @@ import type { DrawnPlot } from './plot-data.js'
 
 /** Of a cell, so that its value can be written in it. */
 const textWidthMinPx = 46
+/** Narrower cells would be mostly gap. */
+const gapFromPx = 9
 /** Viridis grows lighter: from here on dark text is read better. */
 const lightFrom = 0.6
 
@@ -57,7 +59,7 @@ export function cellMarks(drawn: DrawnPlot, names: readonly string[], widthPx: n
       y1: (cell: { row: number }) => cell.row - 0.5,
       y2: (cell: { row: number }) => cell.row + 0.5,
       fill: 'fill',
-      inset: columns > 60 ? 0 : 0.5,
+      inset: widthPx / columns < gapFromPx ? 0 : 0.5,
     }),
     ...(widthPx / columns < textPx
       ? []

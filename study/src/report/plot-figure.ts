@@ -47,7 +47,11 @@ function drawing(drawn: DrawnPlot, { svg, width, columns }: DrawnSvg, size: 'wid
     width,
     unit: plot.y.unit ?? '',
     x: labelOf(plot.x),
-    series: drawn.series.map(({ name, style }) => ({ name, colour: style.colour })),
+    // A heat map's colours are its values.
+    series: drawn.series.map(({ name, style }) => ({
+      name,
+      colour: plot.kind === 'heat' ? null : style.colour,
+    })),
     columns: columns.map(({ x, px }) => ({
       px,
       at: categories?.[x] ?? numberText(x),
@@ -58,6 +62,10 @@ function drawing(drawn: DrawnPlot, { svg, width, columns }: DrawnSvg, size: 'wid
   return html`<div class="drawing ${size}" role="img" aria-label="${summary}">${svg}<script type="application/json">${jsonMarkup(hover)}</script></div>`
 }
 
+function valueText(value: number, { y: { unit = '' } }: StudyPlot): string {
+  return unit === '' ? numberText(value) : `${numberText(value)} ${unit}`
+}
+
 function textOf(value: number | null | undefined): string | null {
   return value === undefined || value === null ? null : numberText(value)
 }
@@ -66,7 +74,7 @@ function seriesLegend({ plot, series }: DrawnPlot): Markup {
   const items = series.map((each) => html`<li>${swatch(each, plot.kind)}${each.name}</li>`)
   const rules = (plot.rules ?? []).map(
     ({ label, y }) =>
-      html`<li>${ruleSwatch}${label}${label.includes(numberText(y)) ? '' : ` (${numberText(y)})`}</li>`,
+      html`<li>${ruleSwatch}${label}${label.includes(numberText(y)) ? '' : ` (${valueText(y, plot)})`}</li>`,
   )
   return html`<ul class="legend">${[...items, ...rules]}</ul>`
 }

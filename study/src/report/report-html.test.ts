@@ -118,7 +118,7 @@ describe('plots', () => {
       'Devices →',
     ])
     const legend = [...document.querySelectorAll('.legend li')].map((node) => node.textContent)
-    expect(legend).toEqual(['median', 'published', 'bound (150)'])
+    expect(legend).toEqual(['median', 'published', 'bound (150 µs)'])
   })
 
   test('a reference is drawn apart', () => {
