@@ -197,6 +197,15 @@ export interface ClusterBody {
     readonly leases: number
     readonly endpoints: { readonly control: string; readonly kv: string }
     readonly tiers: readonly { readonly name: string; readonly leasedBytes: number }[]
+    readonly decodeSlots: number
+    readonly modelled: boolean
+    readonly pace: {
+      readonly device: string
+      readonly kvTokens: number
+      readonly cataloguedKvTokens: number
+      readonly steps: number
+      readonly lateSteps: number
+    } | null
   }[]
 }
 
@@ -215,7 +224,13 @@ export interface RequestBody {
   readonly completionTokens: number
   readonly numericsChanged: boolean
   readonly cachedTokens: number
-  readonly kv: { readonly bytes: number; readonly chunks: number; readonly overlap: number | null }
+  readonly kv: {
+    readonly bytes: number
+    readonly chunks: number
+    readonly overlap: number | null
+    readonly modelledBytes: number | null
+  }
+  readonly modelled: readonly { readonly deviceId: string; readonly device: string }[]
   readonly attention: {
     readonly place: string
     readonly attendDevice: string | null

@@ -95,9 +95,9 @@ export class Pace {
     ]
   }
 
-  /** Of KV in the catalogued device's memory. */
+  /** Of KV in the catalogued device's memory, whole bytes. */
   get blockBytes(): number {
-    return BLOCK_TOKENS * this.deviceModel.kvBytesPerToken
+    return Math.round(BLOCK_TOKENS * this.deviceModel.kvBytesPerToken)
   }
 
   /** `tiers` with the tokens that the catalogued device holds, where so many fit in what there is. */

@@ -5,6 +5,7 @@ import { callJson } from '../client/api-client.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { formatBytes, formatRate } from '../format.js'
+import { lateText } from '../pace-text.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import type { Run } from './run-command.js'
 
@@ -38,6 +39,8 @@ async function devices(json: boolean): Promise<ExitCode> {
         'link',
       ]),
     )
+  const paced = devices.filter(({ pace }) => pace !== null)
+  if (paced.length > 0) print(`\n${pacedNote(paced)}`)
   return EXIT.ok
 }
 
@@ -61,6 +64,20 @@ function rowOf(device: DeviceReport): string[] {
       ? `${device.link.class}, ${formatRate(device.link.bytesPerSecond)}`
       : device.link.class,
   ]
+}
+
+/** What the times of these devices are, and whether this machine keeps up. */
+function pacedNote(devices: readonly DeviceReport[]): string {
+  const rows = devices.flatMap(({ deviceId, pace }) =>
+    pace === null ? [] : [[deviceId, pace.device, pace.model, pace.preset, kvTokensOf(pace), lateText(pace)]],
+  )
+  return `${color.bold('modelled times')}: these devices compute for real, at the pace of the catalogue\n${renderTable(rows, ['device', 'as', 'with', 'preset', 'KV tokens', 'late steps'])}`
+}
+
+function kvTokensOf({ kvTokens, cataloguedKvTokens }: NonNullable<DeviceReport['pace']>): string {
+  return kvTokens < cataloguedKvTokens
+    ? `${kvTokens} (of ${cataloguedKvTokens}: tierBytes and ddrBytes are the bound)`
+    : String(kvTokens)
 }
 
 function modelsOf({ models, arrivals }: DeviceReport): string {

@@ -6,6 +6,7 @@ import { callJson } from '../client/api-client.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { formatBytes, formatCount, formatDuration, formatRate, formatShare } from '../format.js'
+import { modelledText } from '../pace-text.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import { explainMemory } from './explain-memory.js'
 import type { Run } from './run-command.js'
@@ -44,10 +45,13 @@ function explain(report: RequestReport, all: boolean): string {
   if (report.kv.bytes > 0) {
     lines.push(
       '',
-      `KV cache: ${formatBytes(report.kv.bytes)} in ${formatCount(report.kv.chunks, 'chunk')}, ${formatRate(report.kv.bytesPerSecond)}, ` +
+      `KV cache: ${formatBytes(report.kv.bytes)}${standsFor(report.kv.modelledBytes)} in ${formatCount(report.kv.chunks, 'chunk')}, ${formatRate(report.kv.bytesPerSecond)}, ` +
         `${formatShare(report.kv.overlap)} hidden behind prefill`,
     )
   }
+  const modelled = modelledText(report.modelled)
+  if (modelled !== undefined)
+    lines.push('', `${color.yellow(modelled)}: the devices compute for real, the clock is the catalogue's.`)
   lines.push(...explainMemory(report))
   if (report.numericsChanged) {
     lines.push(
@@ -83,6 +87,10 @@ function explainPlacement(placement: PlacementReport, all: boolean): string[] {
     ...turnedAway('prefill', placement.filtered.prefill),
     ...turnedAway('decode', placement.filtered.decode),
   ]
+}
+
+function standsFor(modelledBytes: number | null): string {
+  return modelledBytes === null ? '' : ` (which stand for ${formatBytes(modelledBytes)})`
 }
 
 function turnedAway(role: string, counts: Readonly<Record<string, number>>): string[] {

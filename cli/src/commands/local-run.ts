@@ -89,6 +89,7 @@ export async function runLocally(
       retrieval: null,
       ttftMs: ttftMsOf({ tokenMs }) ?? null,
       tpotMs: tpotMsOf({ tokenMs }) ?? null,
+      modelled: [],
     }
   } finally {
     await generator.close()

@@ -20,6 +20,7 @@ import { locateCluster } from '../client/locate-cluster.js'
 import { firstModel } from '../client/models.js'
 import { EXIT } from '../exit-codes.js'
 import { formatForeign } from '../format.js'
+import { modelledText } from '../pace-text.js'
 import { print, printJson, say, withProgress } from '../terminal.js'
 import { profileOption } from './models.js'
 import { countOption, numberOption, positiveOption } from './option-values.js'
@@ -59,6 +60,8 @@ export interface RunDocument
   readonly retrieval: Pick<RetrievalReport, 'corpus' | 'documents'> | null
   readonly ttftMs: number | null
   readonly tpotMs: number | null
+  /** Devices whose times are a catalogued device's; empty for real times. */
+  readonly modelled: RequestReport['modelled']
 }
 
 export function runCommandOf(program: Command, run: Run): void {
@@ -116,6 +119,8 @@ export function runCommandOf(program: Command, run: Run): void {
           }
           sayRetrieved(document.retrieval)
           sayRequest(document, options)
+          const modelled = modelledText(document.modelled)
+          if (modelled !== undefined) say(modelled)
           return EXIT.ok
         } catch (error) {
           if (interrupted.aborted) return EXIT.interrupted
@@ -188,6 +193,7 @@ async function runOnCluster(
     },
     ttftMs: ttftMsOf(result) ?? null,
     tpotMs: tpotMsOf(result) ?? null,
+    modelled: report.modelled,
   }
 }
 

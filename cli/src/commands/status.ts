@@ -5,6 +5,7 @@ import { callJson } from '../client/api-client.js'
 import { locateCluster } from '../client/locate-cluster.js'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import { formatCount, formatDuration } from '../format.js'
+import { lateText } from '../pace-text.js'
 import { liveSupervisor, type RunRecord, readLiveRecord } from '../supervisor/run-record.js'
 import { color, print, printJson, renderTable } from '../terminal.js'
 import type { Run } from './run-command.js'
@@ -52,6 +53,8 @@ function show(url: string, record: RunRecord | undefined, cluster: ClusterReport
   print(
     `NATS        ${cluster.busConnected ? 'connected' : color.yellow('not connected; serving goes on without it')}`,
   )
+  const paced = cluster.devices.filter(({ pace }) => pace !== null)
+  if (paced.length > 0) print(`times       ${pacedText(paced)}`)
   if (record === undefined) return
   const rows = record.processes.map(({ name, pid, logFile }) => [
     name,
@@ -59,6 +62,22 @@ function show(url: string, record: RunRecord | undefined, cluster: ClusterReport
     color.dim(logFile),
   ])
   print(`\n${renderTable(rows, ['process', 'pid', 'log'])}`)
+}
+
+/** `modelled, not this machine's: 1 device as v100s, …; 3 of 1200 steps late`. */
+function pacedText(devices: ClusterReport['devices']): string {
+  const counts = new Map<string, number>()
+  const sum = { steps: 0, lateSteps: 0, lateMs: 0 }
+  for (const { pace } of devices) {
+    if (pace === null) continue
+    const name = `${pace.device} with ${pace.model} (${pace.preset})`
+    counts.set(name, (counts.get(name) ?? 0) + 1)
+    sum.steps += pace.steps
+    sum.lateSteps += pace.lateSteps
+    sum.lateMs += pace.lateMs
+  }
+  const names = [...counts].map(([name, count]) => `${formatCount(count, 'device')} as ${name}`)
+  return `${color.yellow('modelled')}, not this machine's: ${names.join(', ')}; late steps ${lateText(sum)}`
 }
 
 /** Each with the number of devices that have it, in each profile. */

@@ -9,6 +9,7 @@ import type { ClusterWish } from '../supervisor/cluster-plan.js'
 import { emulatedDriverCommand } from '../supervisor/emulated-driver.js'
 import { profileOption } from './models.js'
 import { bytesOption, countOption, listOption, rateOption } from './option-values.js'
+import { paceWish } from './pace-options.js'
 
 export interface UpOptions {
   readonly port?: number
@@ -23,6 +24,11 @@ export interface UpOptions {
   readonly ddrBytes?: number
   readonly hostBytes?: number
   readonly driverProcess?: boolean
+  /** KIND=DEVICE or DEVICE, each. */
+  readonly pace?: readonly string[]
+  readonly paceModel?: string
+  readonly pacePreset?: string
+  readonly catalogue?: readonly string[]
 }
 
 export const modelDefault = path.join(projectRoot(), 'models', 'skald')
@@ -60,6 +66,14 @@ export function addUpOptions(command: Command): Command {
     )
     .option('--host-bytes <bytes>', 'KV memory of the host agent (default: 268M)', bytesOption(1))
     .option('--driver-process', 'give each fpga agent a driver in a process of its own')
+    .option(
+      '--pace <kind=device>',
+      'keep the times of a catalogued device, such as fpga=u280; repeatable; without a kind, all agents',
+      listOption,
+    )
+    .option('--pace-model <name>', 'model of the catalogue for which they are kept, such as llama-2-7b')
+    .option('--pace-preset <name>', 'how well the devices are used (default: glitches where it knows them)')
+    .option('--catalogue <file>', 'file that adds to the catalogue or changes it; repeatable', listOption)
 }
 
 /** As given, at least the default. */
@@ -91,6 +105,7 @@ export async function clusterWish(options: UpOptions): Promise<ClusterWish> {
     hbmBytes: options.hbmBytes,
     ddrBytes: options.ddrBytes,
     hostBytes: options.hostBytes,
+    pace: await paceWish(options),
     ...(options.driverProcess === true
       ? { agentFlags: { fpga: ['--driver', `exec:${emulatedDriverCommand()}`] } }
       : {}),

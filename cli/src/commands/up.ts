@@ -112,6 +112,10 @@ function argumentsOf(options: CommandOptions): string[] {
   if (options.port !== undefined) args.push('--port', String(options.port))
   if (options.nats !== undefined) args.push('--nats', options.nats)
   if (options.driverProcess === true) args.push('--driver-process')
+  for (const wish of options.pace ?? []) args.push('--pace', wish)
+  if (options.paceModel !== undefined) args.push('--pace-model', options.paceModel)
+  if (options.pacePreset !== undefined) args.push('--pace-preset', options.pacePreset)
+  for (const file of options.catalogue ?? []) args.push('--catalogue', file)
   for (const [flag, value] of [
     ['--link-bytes-per-second', options.linkBytesPerSecond],
     ['--hbm-bytes', options.hbmBytes],

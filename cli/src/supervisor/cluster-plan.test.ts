@@ -56,6 +56,28 @@ test('sizes of memories reach the agents that have them', () => {
   })
 })
 
+test('what agents keep pace with reaches those of the kind', () => {
+  const pace = {
+    devices: { fpga: 'u280' },
+    model: 'llama-2-7b',
+    preset: 'glitches',
+    catalogue: ['/own.yaml'],
+  }
+  const plan = planCluster({ ...wish, fpgas: 1, pace }, natsUrl)
+  const paced = plan.agents.map(({ name, args }) => [
+    name,
+    args.filter((_, at) => args.indexOf('--pace-as') >= 0 && at >= args.indexOf('--pace-as')),
+  ])
+  expect(Object.fromEntries(paced)).toEqual({
+    'host-0': [],
+    'gpu-0': [],
+    'fpga-0': [
+      ...['--pace-as', 'u280', '--pace-model', 'llama-2-7b', '--pace-preset', 'glitches'],
+      ...['--catalogue', '/own.yaml'],
+    ],
+  })
+})
+
 test('a cluster without a device that computes is refused', () => {
   expect(() => planCluster({ ...wish, gpus: 0, fpgas: 0 }, natsUrl)).toThrow(/at least one/)
 })

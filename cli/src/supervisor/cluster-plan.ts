@@ -25,10 +25,22 @@ export interface ClusterWish {
   readonly hbmBytes?: number | undefined
   readonly ddrBytes?: number | undefined
   readonly hostBytes?: number | undefined
+  /** What agents keep pace with; undefined: with nothing. */
+  readonly pace?: PaceWish | undefined
   /** Prefix of device ids, '' for none. */
   readonly devicePrefix: string
   /** Further settings of agents, by kind. */
   readonly agentFlags?: Readonly<Partial<Record<AgentKind, readonly string[]>>>
+}
+
+/** Names in the catalogue. */
+export interface PaceWish {
+  /** Device of each kind that is paced. */
+  readonly devices: Readonly<Partial<Record<Exclude<AgentKind, 'host'>, string>>>
+  readonly model: string
+  readonly preset?: string | undefined
+  /** Files that add to the catalogue. */
+  readonly catalogue: readonly string[]
 }
 
 export interface PlannedProcess {
@@ -82,10 +94,19 @@ export function planCluster(wish: ClusterWish, natsUrl: string): ClusterPlan {
         ...link,
         ...flag('--tier-bytes', kind === 'host' ? wish.hostBytes : wish.hbmBytes),
         ...flag('--ddr-bytes', kind === 'fpga' ? wish.ddrBytes : undefined),
+        ...(kind === 'host' ? [] : paceFlags(wish.pace, kind)),
         ...(wish.agentFlags?.[kind] ?? []),
       ],
     }
   }
+}
+
+function paceFlags(pace: PaceWish | undefined, kind: Exclude<AgentKind, 'host'>): string[] {
+  const device = pace?.devices[kind]
+  if (pace === undefined || device === undefined) return []
+  const preset = pace.preset === undefined ? [] : ['--pace-preset', pace.preset]
+  const files = pace.catalogue.flatMap((file) => ['--catalogue', file])
+  return ['--pace-as', device, '--pace-model', pace.model, ...preset, ...files]
 }
 
 function flag(name: string, value: number | undefined): string[] {
