@@ -144,7 +144,7 @@ export class Network {
     const message: Message = { channel, from: from.id, to: to.id, what }
     const copies = this.#transit(message, this.#queue.nowMs)
     if (copies.length === 0) {
-      this.#breaks(call)
+      this.#queue.after(this.#messageMs, () => this.#breaks(call))
       return
     }
     const key = `${from.id}>${to.id}`
