@@ -14,8 +14,10 @@
 const MEMORY_MS = 10_000
 /** What the cost model says of the rate counts like so much time of seeing it. */
 const PRIOR_MS = 500
-/** Share of what is known that one more first token leaves. */
+/** Share of what is known that one more first token leaves; less where the one before it was long ago. */
 const KEPT = 0.95
+const KEPT_MIN = 0.3
+const KEPT_FOR_MS = 3_000
 const ERROR_WEIGHT = 0.1
 /** First tokens after which predictions count as confirmed. */
 const CONFIRMED = 8
@@ -94,8 +96,9 @@ export class TtftForecast {
   /** A first token came. Milliseconds since the request was placed, as predicted without correction and as measured. */
   observe(predictedMs: number, measuredMs: number, nowMs: number): void {
     this.#errorMs += ERROR_WEIGHT * (Math.abs(measuredMs - this.ratio * predictedMs) - this.#errorMs)
-    this.#predictedMs = this.#predictedMs * KEPT + predictedMs
-    this.#measuredMs = this.#measuredMs * KEPT + measuredMs
+    const kept = Math.max(KEPT_MIN, KEPT * Math.exp((this.#observedAtMs - nowMs) / KEPT_FOR_MS))
+    this.#predictedMs = this.#predictedMs * kept + predictedMs
+    this.#measuredMs = this.#measuredMs * kept + measuredMs
     this.#observed += 1
     this.#observedAtMs = nowMs
   }
