@@ -198,6 +198,8 @@ export class DeviceRunner {
         return undefined
       }
       case 'lease-ended':
+      // Each step runs by itself here.
+      case 'repeat-less':
         return undefined
       case 'drained':
         this.drained.resolve()

@@ -20,6 +20,7 @@ import type { CoreAction, CoreEvent, CoreLoad, Refusal } from './events.js'
 import * as intake from './intake.js'
 import { prefillTokens, startNextStep } from './next-step.js'
 import * as progress from './progress.js'
+import { repeatableSteps } from './repeatable-steps.js'
 import { TierMover } from './tier-mover.js'
 
 /** Events that are answered, or refused. */
@@ -44,6 +45,7 @@ export class AgentCore {
     const refusal = this.handle(event, nowMs)
     if (refusal !== undefined) state.emit({ type: 'refused', reason: refusal })
     startNextStep(state, this.mover, nowMs)
+    if (event.type !== 'step-finished') this.repeatLess()
     this.reportDrained()
     return state.takeActions()
   }
@@ -63,6 +65,11 @@ export class AgentCore {
         return { cachedBlocks, leasedBlocks: capacityBlocks - table.freeIn(tier) - cachedBlocks }
       }),
     }
+  }
+
+  /** When the first of the leases that nobody uses expires; infinite where there is none. */
+  get nextExpiryMs(): number {
+    return this.state.leases.nextExpiryMs
   }
 
   /**
@@ -126,6 +133,7 @@ export class AgentCore {
         break
       case 'step-finished':
         progress.stepFinished(state, event)
+        if (this.mover.active) this.mover.rest((event.steps ?? 1) - 1)
         break
       case 'step-failed':
         progress.stepFailed(state)
@@ -164,14 +172,23 @@ export class AgentCore {
 
   private drain(): void {
     this.state.draining = true
-    const waiting = [...this.state.sequences.values()].filter(({ phase }) => phase === 'waiting')
-    for (const sequence of waiting) this.state.endSequence(sequence, 'draining')
+    for (const sequence of [...this.state.inPhase.waiting.all]) this.state.endSequence(sequence, 'draining')
+  }
+
+  /** The event may have changed what the next step will be. */
+  private repeatLess(): void {
+    const { state } = this
+    if (state.running === undefined || state.repeatable <= 1) return
+    const repeatable = repeatableSteps(state, this.mover)
+    if (repeatable >= state.repeatable) return
+    state.repeatable = repeatable
+    state.emit({ type: 'repeat-less', repeatable })
   }
 
   private reportDrained(): void {
     const { state } = this
-    const busy = state.sequences.size > 0 || state.leases.aliveCount > 0 || state.memory.table.heldBlocks > 0
-    if (!state.draining || this.drained || busy || state.running !== undefined) return
+    if (!state.draining || this.drained || state.running !== undefined) return
+    if (state.sequences.size > 0 || state.leases.aliveCount > 0 || state.memory.table.heldBlocks > 0) return
     this.drained = true
     state.emit({ type: 'drained' })
   }

@@ -9,17 +9,17 @@
  * B3 Freeing a block that is not out is a programming error and throws.
  */
 
-/** Tokens in a full block; the unit of accounting, hashing and transfer. */
+/** Tokens in a full block, the unit of accounting, hashing and transfer, unless a core is told otherwise. */
 export const BLOCK_TOKENS = 16
 
 /** Whole blocks that hold `tokens` tokens. */
-export function blocksForTokens(tokens: number): number {
-  return Math.ceil(tokens / BLOCK_TOKENS)
+export function blocksForTokens(tokens: number, blockTokens = BLOCK_TOKENS): number {
+  return Math.ceil(tokens / blockTokens)
 }
 
 /** Full blocks among `tokens` tokens. */
-export function fullBlocks(tokens: number): number {
-  return Math.floor(tokens / BLOCK_TOKENS)
+export function fullBlocks(tokens: number, blockTokens = BLOCK_TOKENS): number {
+  return Math.floor(tokens / blockTokens)
 }
 
 export class BlockAllocator {
@@ -68,31 +68,30 @@ export class BlockAllocator {
     if (count > this.freeTotal) return undefined
     const ids: number[] = []
     for (const free of this.free) {
-      const take = Math.min(count - ids.length, free.length)
-      if (take > 0) ids.push(...free.splice(-take).reverse())
+      while (ids.length < count) {
+        const id = free.pop()
+        if (id === undefined) break
+        this.out[id] = 1
+        ids.push(id)
+      }
     }
-    this.taken(ids)
+    this.freeTotal -= ids.length
     return ids
   }
 
   /** A block of this tier, or undefined where none is free. */
   allocateIn(tier: number): number | undefined {
     const id = this.free[tier]?.pop()
-    if (id !== undefined) this.taken([id])
+    if (id === undefined) return undefined
+    this.out[id] = 1
+    this.freeTotal -= 1
     return id
   }
 
-  release(ids: readonly number[]): void {
-    for (const id of ids) {
-      if (this.out[id] !== 1) throw new Error(`Block ${id} is freed but was not in use`)
-      this.out[id] = 0
-      this.free[this.tierOf(id)]?.push(id)
-      this.freeTotal += 1
-    }
-  }
-
-  private taken(ids: readonly number[]): void {
-    for (const id of ids) this.out[id] = 1
-    this.freeTotal -= ids.length
+  release(id: number): void {
+    if (this.out[id] !== 1) throw new Error(`Block ${id} is freed but was not in use`)
+    this.out[id] = 0
+    this.free[this.tierOf(id)]?.push(id)
+    this.freeTotal += 1
   }
 }

@@ -10,11 +10,12 @@
  * T1 A block is in one state. Free and cached together are what new leases may take.
  * T2 A hash names one block at most: where two leases computed the same content, the second
  *    block has no hash and is free when nobody holds it.
- * T3 A guarded block (lent, pinned, in a running step, being received) is neither evicted nor moved.
+ * T3 A guarded (lent) block is neither evicted nor moved. Held ones are never evicted; which of them are touched,
+ *    and so must stay where they are, LeasedMemory knows.
  * T4 Whoever replays what `takeChanges` gave has the set of stored hashes.
  */
 import { BlockAllocator } from './block-allocator.js'
-import type { EvictionPolicy } from './eviction-policy.js'
+import type { BlockEvictionPolicy } from './eviction-policy.js'
 
 export interface EvictedBlock {
   readonly hash: string
@@ -30,13 +31,16 @@ export class BlockTable {
   private readonly byHash = new Map<string, number>()
   /** Of each tier. */
   private readonly cached: number[]
-  /** Hashes whose state may have changed since `takeChanges`, and whether they were stored then. */
-  private readonly before = new Map<string, boolean>()
+  /** What was stored (else removed) since `takeChanges`, in order. */
+  private changed: string[] = []
+  private changedTo: boolean[] = []
+  private removals = 0
+  private gains = 0
 
   /** `evictable`: told of cached blocks without guards. `evicted`: hears of the blocks (perhaps none) that make room, before others get them. */
   constructor(
     tierBlocks: readonly number[],
-    private readonly evictable: EvictionPolicy,
+    private readonly evictable: BlockEvictionPolicy,
     private readonly evicted: (blocks: readonly EvictedBlock[]) => void,
   ) {
     this.allocator = new BlockAllocator(tierBlocks)
@@ -59,9 +63,18 @@ export class BlockTable {
     return this.cached.reduce((sum, blocks) => sum + blocks, 0)
   }
 
+  get freeBlocks(): number {
+    return this.allocator.freeBlocks
+  }
+
   /** Free, or evicted on demand. */
   get availableBlocks(): number {
     return this.allocator.freeBlocks + this.evictable.size
+  }
+
+  /** Rises whenever something may fit that did not before: a block came free, may be evicted, or may be shared. */
+  get roomGained(): number {
+    return this.gains
   }
 
   freeIn(tier: number): number {
@@ -81,17 +94,13 @@ export class BlockTable {
     return this.byHash.get(hash)
   }
 
-  hashOf(block: number): string | undefined {
-    return this.hashes[block]
-  }
-
   storedHashes(): Iterable<string> {
     return this.byHash.keys()
   }
 
   /** Cached blocks without guards, the next to be evicted first. */
-  *evictableBlocks(): Iterable<number> {
-    for (const hash of this.evictable.order()) yield this.blockOf(hash)
+  evictableBlocks(): Iterable<number> {
+    return this.evictable.order()
   }
 
   isGuarded(block: number): boolean {
@@ -118,45 +127,52 @@ export class BlockTable {
     this.refs[block] = refs + 1
     if (refs > 0) return
     this.countCached(block, -1)
-    this.evictable.forget(this.hashes[block] ?? '')
+    this.evictable.forget(block)
   }
 
   /** One lease fewer holds each of these consecutive blocks: the stored ones stay, as cache, once nobody holds them. */
   drop(blocks: readonly number[]): void {
-    for (const block of blocks.toReversed()) {
+    for (let index = blocks.length - 1; index >= 0; index -= 1) {
+      const block = blocks[index] ?? 0
       const refs = this.refsOf(block)
       if (refs < 1) throw new Error(`Block ${block} is dropped but nobody holds it`)
       this.refs[block] = refs - 1
       if (refs > 1) continue
-      if (this.hashes[block] === undefined) this.allocator.release([block])
+      if (this.hashes[block] === undefined) this.allocator.release(block)
       else {
         this.countCached(block, 1)
-        this.settle(block)
+        if (!this.isGuarded(block)) this.evictable.touch(block)
       }
     }
+    this.gains += 1
   }
 
   /** A held block is full. Nothing happens where another block has the hash already. */
   store(block: number, hash: string): void {
-    if (this.byHash.has(hash) || this.hashes[block] !== undefined) return
-    this.note(hash)
+    if (this.hashes[block] !== undefined || this.byHash.has(hash)) return
+    this.note(hash, true)
     this.hashes[block] = hash
     this.byHash.set(hash, block)
+    this.gains += 1
   }
 
+  /** Lends stored blocks. */
   guard(blocks: readonly number[]): void {
     for (const block of blocks) {
       this.guards[block] = (this.guards[block] ?? 0) + 1
-      if (this.refsOf(block) === 0) this.evictable.forget(this.hashes[block] ?? '')
+      if (this.refsOf(block) === 0) this.evictable.forget(block)
     }
   }
 
   unguard(blocks: readonly number[]): void {
-    for (const block of blocks.toReversed()) {
-      if (!this.isGuarded(block)) throw new Error(`Block ${block} is not guarded`)
-      this.guards[block] = (this.guards[block] ?? 0) - 1
-      if (this.refsOf(block) === 0) this.settle(block)
+    for (let index = blocks.length - 1; index >= 0; index -= 1) {
+      const block = blocks[index] ?? 0
+      const guards = this.guards[block] ?? 0
+      if (guards < 1) throw new Error(`Block ${block} is not guarded`)
+      this.guards[block] = guards - 1
+      if (guards === 1 && this.refsOf(block) === 0) this.evictable.touch(block)
     }
+    this.gains += 1
   }
 
   /**
@@ -171,11 +187,9 @@ export class BlockTable {
   evictIn(tier: number, count: number): number {
     const gone: EvictedBlock[] = []
     if (count < 1) return 0
-    for (const hash of this.evictable.order()) {
-      const block = this.blockOf(hash)
+    for (const block of this.evictable.order()) {
       if (this.tierOf(block) !== tier) continue
-      this.forget(hash)
-      gone.push({ hash, block })
+      gone.push(this.forget(block))
       if (gone.length === count) break
     }
     this.evicted(gone)
@@ -195,6 +209,7 @@ export class BlockTable {
     if (refs === 0) {
       this.countCached(block, -1)
       this.countCached(to, 1)
+      this.evictable.moved(block, to)
     }
     this.refs[to] = refs
     this.refs[block] = 0
@@ -206,54 +221,55 @@ export class BlockTable {
 
   /** The places that `relocate` emptied are free. */
   vacate(blocks: readonly number[]): void {
-    this.allocator.release(blocks)
+    for (const block of blocks) this.allocator.release(block)
+    this.gains += 1
   }
 
   /** What was stored and removed since the last call; undefined where nothing was. */
-  takeChanges(): { stored: string[]; removed: string[] } | undefined {
+  takeChanges(): { stored: readonly string[]; removed: readonly string[] } | undefined {
+    const { changed, changedTo, removals } = this
+    if (changed.length === 0) return undefined
+    this.changed = []
+    this.changedTo = []
+    this.removals = 0
+    if (removals === 0) return { stored: changed, removed: [] }
+    if (removals === changed.length) return { stored: [], removed: changed }
+    // A hash that came and went, or went and came back, has not changed.
     const stored: string[] = []
     const removed: string[] = []
-    for (const [hash, before] of this.before) {
-      const now = this.byHash.has(hash)
-      if (now && !before) stored.push(hash)
-      if (!now && before) removed.push(hash)
+    const first = new Map<string, boolean>()
+    for (const [index, hash] of changed.entries()) {
+      if (!first.has(hash)) first.set(hash, changedTo[index] === true)
     }
-    this.before.clear()
+    for (const [hash, wasStoredFirst] of first) {
+      const now = this.byHash.has(hash)
+      if (now && wasStoredFirst) stored.push(hash)
+      if (!now && !wasStoredFirst) removed.push(hash)
+    }
     return stored.length === 0 && removed.length === 0 ? undefined : { stored, removed }
   }
 
   private evict(count: number): EvictedBlock[] {
     const gone: EvictedBlock[] = []
     while (gone.length < count) {
-      const hash = this.evictable.victim()
-      if (hash === undefined) break
-      gone.push({ hash, block: this.blockOf(hash) })
-      this.forget(hash)
+      const block = this.evictable.victim()
+      if (block === undefined) break
+      gone.push(this.forget(block))
     }
     return gone
   }
 
-  /** A cached block may be evicted where nobody guards it. */
-  private settle(block: number): void {
-    const hash = this.hashes[block]
-    if (hash !== undefined && !this.isGuarded(block)) this.evictable.touch(hash)
-  }
-
   /** A cached block is free from now on. */
-  private forget(hash: string): void {
-    const block = this.blockOf(hash)
-    this.note(hash)
-    this.evictable.forget(hash)
+  private forget(block: number): EvictedBlock {
+    const hash = this.hashes[block]
+    if (hash === undefined) throw new Error(`Block ${block} is evicted but was not stored`)
+    this.note(hash, false)
+    this.evictable.forget(block)
     this.byHash.delete(hash)
     this.hashes[block] = undefined
     this.countCached(block, -1)
-    this.allocator.release([block])
-  }
-
-  private blockOf(hash: string): number {
-    const block = this.byHash.get(hash)
-    if (block === undefined) throw new Error(`No block is stored as ${hash}`)
-    return block
+    this.allocator.release(block)
+    return { hash, block }
   }
 
   private countCached(block: number, change: 1 | -1): void {
@@ -261,7 +277,9 @@ export class BlockTable {
     this.cached[tier] = (this.cached[tier] ?? 0) + change
   }
 
-  private note(hash: string): void {
-    if (!this.before.has(hash)) this.before.set(hash, this.byHash.has(hash))
+  private note(hash: string, isStored: boolean): void {
+    this.changed.push(hash)
+    this.changedTo.push(isStored)
+    if (!isStored) this.removals += 1
   }
 }

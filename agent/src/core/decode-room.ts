@@ -7,8 +7,7 @@
  * the room is used up, the sequence that arrived last gives way: it has the least work
  * to repeat, and the oldest always goes on, so the device makes progress.
  */
-import { BLOCK_TOKENS } from './block-allocator.js'
-import type { DeviceState, Sequence } from './device-state.js'
+import type { DeviceState, Leased, Sequence } from './device-state.js'
 
 /** Tokens that one extension asks for. */
 export const EXTENSION_TOKENS = 256
@@ -17,12 +16,12 @@ export const EXTENSION_TOKENS = 256
  * True where the sequence's next row fits. False where it must sit this step out, or
  * was itself preempted. Called only between steps.
  */
-export function ensureRoom(state: DeviceState, sequence: Sequence, counter: bigint): boolean {
-  const roomTokens = state.memory.roomTokens(counter)
+export function ensureRoom(state: DeviceState, sequence: Leased): boolean {
+  const { counter, holding, roomTokensMax } = sequence
+  const roomTokens = holding.roomBlocks * state.blockTokens
   const neededTokens = sequence.promptTokens + sequence.sampledTokens
-  const comfortable = Math.min(neededTokens + BLOCK_TOKENS, sequence.roomTokensMax)
-  if (roomTokens >= comfortable) return true
-  const wish = Math.min(roomTokens + EXTENSION_TOKENS, sequence.roomTokensMax)
+  if (roomTokens >= Math.min(neededTokens + state.blockTokens, roomTokensMax)) return true
+  const wish = Math.min(roomTokens + EXTENSION_TOKENS, roomTokensMax)
   if (state.memory.extend(counter, wish)) return true
   if (roomTokens >= neededTokens) return true
   while (!state.memory.extend(counter, neededTokens)) {
@@ -34,6 +33,40 @@ export function ensureRoom(state: DeviceState, sequence: Sequence, counter: bigi
     if (victim === sequence) return false
   }
   return true
+}
+
+/** Steps that a decoding sequence makes, the running one included, until its room is extended. */
+export function stepsUntilExtension(state: DeviceState, sequence: Leased): number {
+  const roomTokens = sequence.holding.roomBlocks * state.blockTokens
+  if (roomTokens >= sequence.roomTokensMax) return Number.POSITIVE_INFINITY
+  return roomTokens - sequence.promptTokens - sequence.sampledTokens - state.blockTokens + 1
+}
+
+/** No more blocks than these are taken for a decoding sequence while it makes `steps` steps. */
+export function blocksWithin(state: DeviceState, sequence: Leased, steps: number): number {
+  const tokens = sequence.promptTokens + sequence.sampledTokens + steps + state.blockTokens + EXTENSION_TOKENS
+  return Math.max(0, state.blocksFor(Math.min(tokens, sequence.roomTokensMax)) - sequence.holding.roomBlocks)
+}
+
+/**
+ * Extends room as `ensureRoom` would between `steps` steps of these sequences, whose free blocks suffice (`blocksWithin`)
+ * or of whom none needs more.
+ */
+export function extendBetween(state: DeviceState, sequences: readonly Leased[], steps: number): void {
+  for (;;) {
+    let firstStep = steps
+    for (const sequence of sequences) firstStep = Math.min(firstStep, stepsUntilExtension(state, sequence))
+    // The last step is followed by a look at everything.
+    if (firstStep >= steps) return
+    for (const sequence of sequences) {
+      if (stepsUntilExtension(state, sequence) !== firstStep) continue
+      const roomTokens = sequence.holding.roomBlocks * state.blockTokens
+      const wish = Math.min(roomTokens + EXTENSION_TOKENS, sequence.roomTokensMax)
+      if (!state.memory.extend(sequence.counter, wish)) {
+        throw new Error('Steps were told of as one that needed more memory than was free')
+      }
+    }
+  }
 }
 
 function latestDecode(state: DeviceState): Sequence | undefined {

@@ -7,12 +7,16 @@
  * S2 Ending a sequence ends its lease, and each is reported once.
  * S3 The blocks of a running step are pinned until the step is over.
  */
+import { Arrivals } from './arrivals.js'
+import { BLOCK_TOKENS, blocksForTokens, fullBlocks } from './block-allocator.js'
 import { BlockTable, type EvictedBlock } from './block-table.js'
 import type { CoreOptions } from './core-options.js'
 import type { CoreAction, EndReason, LeasePurpose, StepPart, TierTraffic } from './events.js'
-import { LeastRecentlyUsed } from './eviction-policy.js'
+import { HeldByRequest } from './held-by-request.js'
+import type { Holding } from './holding.js'
 import { LeaseTable } from './lease-table.js'
 import { LeasedMemory } from './leased-memory.js'
+import { LeastRecentBlocks } from './least-recent-blocks.js'
 import { PageHeat } from './page-heat.js'
 import { StepCosts } from './step-costs.js'
 import { TierCounters } from './tier-counters.js'
@@ -21,7 +25,8 @@ import { TierCounters } from './tier-counters.js'
  * waiting: no memory yet. fetching: the first part of the prompt comes from another device, the
  * rest is computed. prefilling: prompt partly computed. computed: prompt computed, its KV being
  * pulled. receiving: all KV comes from another device. offloading: prompt in place, the attending
- * device is not ready. decoding: one token a step. attending: answers for another device.
+ * device is not ready. decoding: one token a step. attending: answers for another device. ended: is
+ * here no more.
  */
 export type Phase =
   | 'waiting'
@@ -32,6 +37,7 @@ export type Phase =
   | 'offloading'
   | 'decoding'
   | 'attending'
+  | 'ended'
 
 /** prefill: computes a prompt for another device. decode: generates, wherever its KV comes from. attend: pages of a sequence decoded elsewhere. */
 export type Role = 'prefill' | LeasePurpose
@@ -53,8 +59,11 @@ export interface Sequence {
   readonly offload: { readonly pages: number; readonly mode: 'partial' | 'indices' } | undefined
   /** The attending device is ready; true where there is none. */
   offloaded: boolean
+  /** Of its lease, and what that holds. */
   counter: bigint | undefined
-  phase: Phase
+  holding: Holding | undefined
+  /** Changed by `DeviceState.enter` alone. */
+  readonly phase: Phase
   /** Tokens whose KV is in the blocks. */
   computedTokens: number
   /** Tokens sampled in this placement, the first one included. */
@@ -74,20 +83,45 @@ export interface LeaseFacts {
   sequence: number | undefined
 }
 
+/** Rows of a step, and of each its sequence. */
+export interface RunningStep {
+  readonly parts: readonly StepPart[]
+  readonly sequences: readonly Leased[]
+}
+
+/** A sequence with memory. */
+export type Leased = Sequence & { counter: bigint; holding: Holding }
+
+/** Phases whose sequences are looked for. */
+type ListedPhase = 'waiting' | 'fetching' | 'prefilling' | 'decoding'
+
 export class DeviceState {
   readonly leases: LeaseTable
   readonly memory: LeasedMemory
   readonly counters: TierCounters
   readonly heat = new PageHeat()
-  readonly costs = new StepCosts()
+  readonly costs: StepCosts
+  readonly blockTokens: number
   /** In order of arrival. */
   readonly sequences = new Map<number, Sequence>()
+  readonly inPhase: Readonly<Record<ListedPhase, Arrivals<Sequence>>> = {
+    waiting: new Arrivals(),
+    fetching: new Arrivals(),
+    prefilling: new Arrivals(),
+    decoding: new Arrivals(),
+  }
   readonly facts = new Map<bigint, LeaseFacts>()
-  /** Rows of the running step, with the leases they pin. */
-  running: readonly { readonly part: StepPart; readonly counter: bigint }[] | undefined
+  readonly sequencesOf = new HeldByRequest<Sequence>()
+  readonly leasesOf = new HeldByRequest<LeaseFacts>()
+  running: RunningStep | undefined
+  /** Steps that the running one may stand for, as was said. */
+  repeatable = 0
+  /** Who waits first and found no room, and what BlockTable.roomGained was then. */
+  refused: { readonly sequence: Sequence; readonly roomGained: number } | undefined
   draining = false
   /** Attention read pages since pages were last moved. */
   readSinceMove = false
+  private decodeLeases = 0
   private stepCancelled = false
   private actions: CoreAction[] = []
 
@@ -95,12 +129,24 @@ export class DeviceState {
     const { deviceId, incarnation, leaseTtlMs: ttlMs, leaseCountersFrom: countersFrom = 0n, tiers } = options
     this.leases = new LeaseTable({ deviceId, incarnation, ttlMs, countersFrom })
     this.counters = new TierCounters(tiers)
-    const table = new BlockTable(
-      tiers.map(({ blocks }) => blocks),
-      new LeastRecentlyUsed(),
-      (blocks) => this.demote(blocks),
+    this.blockTokens = options.blockTokens ?? BLOCK_TOKENS
+    this.costs = new StepCosts(this.blockTokens)
+    const tierBlocks = tiers.map(({ blocks }) => blocks)
+    const capacityBlocks = tierBlocks.reduce((sum, blocks) => sum + blocks, 0)
+    const table = new BlockTable(tierBlocks, new LeastRecentBlocks(capacityBlocks), (blocks) =>
+      this.demote(blocks),
     )
-    this.memory = new LeasedMemory(table)
+    this.memory = new LeasedMemory(table, this.blockTokens)
+  }
+
+  /** Whole blocks that hold `tokens` tokens. */
+  blocksFor(tokens: number): number {
+    return blocksForTokens(tokens, this.blockTokens)
+  }
+
+  /** Full blocks among `tokens` tokens. */
+  fullBlocks(tokens: number): number {
+    return fullBlocks(tokens, this.blockTokens)
   }
 
   emit(action: CoreAction): void {
@@ -117,25 +163,44 @@ export class DeviceState {
 
   /** Alive decode leases, used or reserved. */
   get decodeSlotsUsed(): number {
-    let used = 0
-    for (const facts of this.facts.values()) if (facts.role === 'decode') used += 1
-    return used
+    return this.decodeLeases
+  }
+
+  /** A sequence is taken in. */
+  add(sequence: Sequence): void {
+    this.sequences.set(sequence.id, sequence)
+    this.sequencesOf.add(sequence)
+    this.listOf(sequence.phase)?.add(sequence)
+  }
+
+  enter(sequence: Sequence, phase: Phase): void {
+    const entering: { phase: Phase } = sequence
+    this.listOf(sequence.phase)?.remove(sequence)
+    entering.phase = phase
+    this.listOf(phase)?.add(sequence)
   }
 
   /** A lease over `tokens` tokens that shares what is stored of `owner.hashes`, or undefined where memory is short. */
   lease(owner: Omit<LeaseFacts, 'counter'>, tokens: number, nowMs: number): bigint | undefined {
-    if (!this.memory.fits(tokens, owner.hashes)) return undefined
+    const holding = this.memory.claim(tokens, owner.hashes)
+    if (holding === undefined) return undefined
     const counter = this.leases.issue(nowMs)
-    this.memory.grant(counter, tokens, owner.hashes)
-    this.facts.set(counter, { counter, ...owner })
+    this.memory.assign(counter, holding)
+    const facts = { counter, ...owner }
+    this.facts.set(counter, facts)
+    this.leasesOf.add(facts)
+    if (owner.role === 'decode') this.decodeLeases += 1
     if (owner.sequence !== undefined) this.leases.use(counter)
     const { table } = this.memory
-    const shared = this.memory.blocks(counter).slice(0, this.memory.fullPages(counter))
-    this.counters.looked(
-      owner.hashes.length,
-      shared.map((block) => table.tierOf(block)),
-    )
+    const hits = holding.tiersBefore(holding.full, this.options.tiers.length, (block) => table.tierOf(block))
+    this.counters.looked(owner.hashes.length, hits)
     return counter
+  }
+
+  /** The lease is the sequence's from now on. */
+  attach(sequence: Sequence, counter: bigint): void {
+    sequence.counter = counter
+    sequence.holding = this.memory.holding(counter)
   }
 
   /** What a sequence's attention has caused so far: nothing. */
@@ -145,8 +210,9 @@ export class DeviceState {
 
   endSequence(sequence: Sequence, reason: EndReason): void {
     if (!this.sequences.delete(sequence.id)) return
-    if (this.running?.some(({ part }) => part.sequence === sequence.id) === true)
-      this.cancelStepIfOnlyPrefills()
+    this.sequencesOf.remove(sequence)
+    this.enter(sequence, 'ended')
+    if (this.running?.sequences.some((other) => other === sequence) === true) this.cancelStepIfOnlyPrefills()
     if (sequence.counter !== undefined) this.endLeaseAlone(sequence.counter)
     this.emit({ type: 'sequence-ended', sequence: sequence.id, reason, reads: sequence.traffic })
   }
@@ -159,29 +225,29 @@ export class DeviceState {
     else this.endSequence(sequence, reason)
   }
 
-  startStep(parts: readonly StepPart[]): void {
+  startStep(step: RunningStep): void {
     this.stepCancelled = false
-    this.running = parts.map((part) => {
-      const counter = this.sequences.get(part.sequence)?.counter
-      if (counter === undefined) throw new Error(`Sequence ${part.sequence} is in a step without a lease`)
-      this.memory.pin(counter)
-      return { part, counter }
-    })
-    this.emit({ type: 'run-step', parts, repeatable: 1 })
+    this.running = step
+    for (const { holding } of step.sequences) holding.pins += 1
   }
 
-  /** The parts of the step that is over. */
-  finishStep(): readonly StepPart[] {
-    const running = this.running
+  /** The step that is over. */
+  finishStep(): RunningStep {
+    const { running } = this
     if (running === undefined) throw new Error('A step finished but none was running')
     this.running = undefined
-    for (const { counter } of running) this.memory.unpin(counter)
-    return running.map(({ part }) => part)
+    for (const { counter, holding } of running.sequences) this.memory.letGo(counter, holding)
+    return running
   }
 
   private endLeaseAlone(counter: bigint): void {
     if (!this.leases.end(counter)) return
-    this.facts.delete(counter)
+    const facts = this.facts.get(counter)
+    if (facts !== undefined) {
+      this.facts.delete(counter)
+      this.leasesOf.remove(facts)
+      if (facts.role === 'decode') this.decodeLeases -= 1
+    }
     this.heat.forget(counter)
     this.memory.end(counter)
     this.emit({ type: 'lease-ended', counter })
@@ -189,7 +255,7 @@ export class DeviceState {
 
   /** A token somebody waits for is never thrown away; a long prompt chunk nobody needs is. */
   private cancelStepIfOnlyPrefills(): void {
-    if (this.stepCancelled || this.running?.some(({ part }) => part.role === 'decode') === true) return
+    if (this.stepCancelled || this.running?.parts.some(({ role }) => role === 'decode') === true) return
     this.stepCancelled = true
     this.emit({ type: 'cancel-step' })
   }
@@ -211,5 +277,17 @@ export class DeviceState {
       return { hash, block, tier: tiers[tier]?.name ?? '' }
     })
     this.emit({ type: 'demote', blocks: leaving })
+  }
+
+  private listOf(phase: Phase): Arrivals<Sequence> | undefined {
+    switch (phase) {
+      case 'waiting':
+      case 'fetching':
+      case 'prefilling':
+      case 'decoding':
+        return this.inPhase[phase]
+      default:
+        return undefined
+    }
   }
 }

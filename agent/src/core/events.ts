@@ -131,7 +131,10 @@ export type CoreEvent =
       readonly reads: readonly ({ readonly sequence: number } & PageUse)[]
       /** Time on the device, microseconds; the mean of one where there were several. */
       readonly elapsedUs: number
-      /** Steps that ran as one, at most `repeatable`; default 1. */
+      /**
+       * Steps that ran as one, at most `repeatable`; default 1. `stopped`, `failed` and `filled` are then of the last one, so
+       * a run ends with a step that completes a block that has a hash; each of `reads` is of every step.
+       */
       readonly steps?: number
     }
   /** The driver could not run the step. */
@@ -249,9 +252,13 @@ export type CoreAction =
     }
   /**
    * Run these rows and say `step-finished`; one step at a time. `repeatable`: so many steps in a row, this one included,
-   * would have the same sequences, each one row further, and no other action, as long as no other event comes.
+   * would have the same sequences, each one row further, and no other action before the last one's end, as long as no
+   * other event comes. Whoever runs several as one tells, before any other event, of those that are over by then; the
+   * run goes on with what `run-step` then says, unless that event brings `repeat-less`.
    */
   | { readonly type: 'run-step'; readonly parts: readonly StepPart[]; readonly repeatable: number }
+  /** An event came by which the next step may be another one: the running one stands for at most so many, itself included. */
+  | { readonly type: 'repeat-less'; readonly repeatable: number }
   /** End the running step early; `step-finished` still follows. */
   | { readonly type: 'cancel-step' }
   /** `reads`: one of each tier, nearest first. */

@@ -1,25 +1,31 @@
 /**
- * Which cached block goes first when memory is needed: for the memory of a device, and for
- * the host tier of a machine.
+ * Which cached block goes first when memory is needed: for the memory of a device, which names blocks by
+ * number, and for the host tier of a machine, which names them by hash.
  *
- * A policy knows the blocks that may go now, by hash, and nothing else: what is leased, lent
+ * A policy knows the blocks that may go now, by name, and nothing else: what is leased, lent
  * or being sent is not told to it, so that whatever it names may be evicted.
  *
  * Use: a chain of blocks is touched from its tail to its head, so that the leaves go first;
  * a block without those before it is of no use to anyone.
  */
 
-export interface EvictionPolicy {
+export interface EvictionPolicy<Name = string> {
   /** Blocks that may go. */
   readonly size: number
   /** The block was used just now, and may go from now on. */
-  touch(hash: string): void
+  touch(name: Name): void
   /** The block may not go any more, or is gone. Nothing happens where it is unknown. */
-  forget(hash: string): void
+  forget(name: Name): void
   /** The block to evict next; it stays known until `forget`. Undefined where none may go. */
-  victim(): string | undefined
-  /** All that may go, the next victim first. */
-  order(): Iterable<string>
+  victim(): Name | undefined
+  /** All that may go, the next victim first. What is named may be forgotten meanwhile. */
+  order(): Iterable<Name>
+}
+
+/** Of the blocks of a device's pool. */
+export interface BlockEvictionPolicy extends EvictionPolicy<number> {
+  /** What was in one block is in another one now, and as old; nothing happens where it may not go. */
+  moved(from: number, to: number): void
 }
 
 /** Least recently used first; every operation takes constant time, amortised. */

@@ -4,7 +4,6 @@
  * Each function says why it refuses, if it does, and then has changed nothing but what an
  * older placement of the same request held.
  */
-import { BLOCK_TOKENS, fullBlocks } from './block-allocator.js'
 import type { DeviceState, LeaseFacts, Sequence } from './device-state.js'
 import type { CoreEvent, LeasePurpose, Refusal } from './events.js'
 import type { LeaseReference } from './lease-table.js'
@@ -47,16 +46,15 @@ export function release(state: DeviceState, { lease }: Event<'release'>): Refusa
 }
 
 export function prefill(state: DeviceState, event: Event<'prefill'>): Refusal | undefined {
-  const { sequence, requestId, epoch, promptTokens, hashes, fetchTokens } = event
+  const { requestId, epoch, promptTokens, hashes, fetchTokens } = event
   const refusal = placementRefusal(state, { role: 'prefill', requestId, epoch, tokens: promptTokens })
   if (refusal !== undefined) return refusal
-  const waiting = [...state.sequences.values()].filter(({ phase }) => phase === 'waiting').length
-  if (waiting >= state.options.waitingMax) return 'queue-full'
-  state.sequences.set(sequence, {
+  if (state.inPhase.waiting.size >= state.options.waitingMax) return 'queue-full'
+  state.add({
     ...newSequence(state, event),
     role: 'prefill',
     promptTokens,
-    hashes: hashes.slice(0, fullBlocks(promptTokens)),
+    hashes: firstOf(hashes, state.fullBlocks(promptTokens)),
     fetchTokens,
     roomTokensMax: promptTokens,
     sampleTokensMax: 1,
@@ -71,20 +69,19 @@ export function decode(state: DeviceState, event: Event<'decode'>): Refusal | un
   const { memory } = state
   const { counter } = lease
   if (!memory.couldEverFit(promptTokens)) return 'too-large'
-  const sharedMax = kv === 'pulled' ? fullBlocks(promptTokens) : reusableBlocks(promptTokens)
+  const sharedMax = kv === 'pulled' ? state.fullBlocks(promptTokens) : reusableBlocks(state, promptTokens)
   if (!memory.extendSharing(counter, promptTokens, sharedMax)) return 'memory'
   const { contextTokensMax } = state.options
   const sequence: Sequence = {
     ...newSequence(state, event),
     role: 'decode',
     promptTokens,
-    hashes: event.hashes.slice(0, fullBlocks(promptTokens)),
+    hashes: firstOf(event.hashes, state.fullBlocks(promptTokens)),
     fetchTokens,
     roomTokensMax: Math.min(promptTokens + tokensMax - firstIndex, contextTokensMax),
     sampleTokensMax: Math.min(tokensMax - firstIndex, contextTokensMax - promptTokens),
     offload,
     offloaded: offload === undefined,
-    counter,
   }
   attach(state, facts, sequence)
   begin(state, sequence, kv)
@@ -99,7 +96,7 @@ export function attend(state: DeviceState, event: Event<'attend'>): Refusal | un
   if (typeof facts === 'string') return facts
   const { memory } = state
   const { counter } = lease
-  const promptTokens = pages * BLOCK_TOKENS
+  const promptTokens = pages * state.blockTokens
   if (!memory.couldEverFit(promptTokens)) return 'too-large'
   if (!memory.extend(counter, promptTokens)) return 'memory'
   const shared = Math.min(memory.fullPages(counter), pages)
@@ -107,11 +104,10 @@ export function attend(state: DeviceState, event: Event<'attend'>): Refusal | un
     ...newSequence(state, event),
     role: 'attend',
     promptTokens,
-    hashes: hashes.slice(0, reuse ? pages : shared),
+    hashes: firstOf(hashes, reuse ? pages : shared),
     roomTokensMax: promptTokens,
-    counter,
     phase: 'attending',
-    computedTokens: shared * BLOCK_TOKENS,
+    computedTokens: shared * state.blockTokens,
   }
   attach(state, facts, sequence)
   const blocks = memory.blocks(counter).slice(0, pages)
@@ -125,27 +121,27 @@ export function push(state: DeviceState, { sequence, lease, hashes }: Event<'pus
   const facts = state.facts.get(lease.counter)
   if (facts === undefined) return 'lease-ended'
   const pages = hashes.length
-  if (pages * BLOCK_TOKENS > state.memory.roomTokens(lease.counter)) return 'lease-small'
+  if (pages * state.blockTokens > state.memory.roomTokens(lease.counter)) return 'lease-small'
   const { requestId, epoch } = facts
   return attend(state, { type: 'attend', sequence, lease, requestId, epoch, pages, reuse: true, hashes })
 }
 
 /** Blocks of a prompt that may come from elsewhere where its last token must be computed for its logits. */
-export function reusableBlocks(promptTokens: number): number {
-  return fullBlocks(promptTokens - 1)
+export function reusableBlocks(state: DeviceState, promptTokens: number): number {
+  return state.fullBlocks(promptTokens - 1)
 }
 
 /** A sequence with a lease gets going: with what is cached, and what is to come. */
 export function begin(state: DeviceState, sequence: Sequence, kv: 'pulled' | 'computed'): void {
-  const cached = sequence.counter === undefined ? 0 : state.memory.fullPages(sequence.counter)
-  sequence.computedTokens = cached * BLOCK_TOKENS
-  if (kv === 'pulled') sequence.phase = 'receiving'
-  else sequence.phase = fetchable(sequence) > sequence.computedTokens ? 'fetching' : 'prefilling'
+  sequence.computedTokens = (sequence.holding?.full ?? 0) * state.blockTokens
+  const computes = fetchable(state, sequence) > sequence.computedTokens ? 'fetching' : 'prefilling'
+  state.enter(sequence, kv === 'pulled' ? 'receiving' : computes)
 }
 
 /** Leading tokens of the prompt that may be fetched: whole blocks, and at least one token is computed. */
-export function fetchable({ fetchTokens, promptTokens }: Sequence): number {
-  return Math.min(fullBlocks(fetchTokens), reusableBlocks(promptTokens)) * BLOCK_TOKENS
+export function fetchable(state: DeviceState, { fetchTokens, promptTokens }: Sequence): number {
+  const blocks = Math.min(state.fullBlocks(fetchTokens), reusableBlocks(state, promptTokens))
+  return blocks * state.blockTokens
 }
 
 /** The lease, unused, of this very placement and prefix; or why it may not be used. */
@@ -167,7 +163,13 @@ function attach(state: DeviceState, facts: LeaseFacts, sequence: Sequence): void
   facts.sequence = sequence.id
   state.leases.use(facts.counter)
   state.memory.identify(facts.counter, sequence.hashes)
-  state.sequences.set(sequence.id, sequence)
+  state.attach(sequence, facts.counter)
+  state.add(sequence)
+}
+
+/** The same array where it is no longer. */
+function firstOf(hashes: readonly string[], count: number): readonly string[] {
+  return hashes.length <= count ? hashes : hashes.slice(0, count)
 }
 
 function newSequence(
@@ -183,6 +185,7 @@ function newSequence(
     offload: undefined,
     offloaded: true,
     counter: undefined,
+    holding: undefined,
     phase: 'waiting' as const,
     computedTokens: 0,
     sampledTokens: 0,
@@ -192,6 +195,6 @@ function newSequence(
 
 function grant(state: DeviceState, counter: bigint): void {
   const tokens = state.memory.roomTokens(counter)
-  const cachedTokens = state.memory.fullPages(counter) * BLOCK_TOKENS
+  const cachedTokens = state.memory.fullPages(counter) * state.blockTokens
   state.emit({ type: 'granted', counter, tokens, cachedTokens })
 }

@@ -29,15 +29,15 @@ export interface LeaseIssuer {
   readonly countersFrom?: bigint
 }
 
-interface AliveLease {
-  /** Expiry while no stream uses the lease. */
-  expiresAtMs: number
-  /** A stream uses it, which renews it all the time. */
-  inUse: boolean
-}
+/** Of a lease that no stream uses. */
+type ExpiresAtMs = number
 
 export class LeaseTable {
-  private readonly alive = new Map<bigint, AliveLease>()
+  private readonly alive = new Set<bigint>()
+  /** Those that nobody uses, in the order in which they were issued. */
+  private readonly unused = new Map<bigint, ExpiresAtMs>()
+  /** None of them expires before. */
+  private nothingBeforeMs = Number.POSITIVE_INFINITY
   private readonly countersFrom: bigint
   private lastCounter: bigint
 
@@ -50,9 +50,18 @@ export class LeaseTable {
     return this.alive.size
   }
 
+  /** Of the leases that nobody uses, when the first one expires; infinite where there is none. */
+  get nextExpiryMs(): number {
+    let nextMs = Number.POSITIVE_INFINITY
+    for (const expiresAtMs of this.unused.values()) nextMs = Math.min(nextMs, expiresAtMs)
+    this.nothingBeforeMs = nextMs
+    return nextMs
+  }
+
   issue(nowMs: number): bigint {
     this.lastCounter += 1n
-    this.alive.set(this.lastCounter, { expiresAtMs: nowMs + this.issuer.ttlMs, inUse: false })
+    this.alive.add(this.lastCounter)
+    this.expireAt(this.lastCounter, nowMs + this.issuer.ttlMs)
     return this.lastCounter
   }
 
@@ -66,27 +75,32 @@ export class LeaseTable {
 
   /** Starts the time to live anew. */
   renew(counter: bigint, nowMs: number): void {
-    const lease = this.alive.get(counter)
-    if (lease !== undefined) lease.expiresAtMs = nowMs + this.issuer.ttlMs
+    if (this.unused.has(counter)) this.expireAt(counter, nowMs + this.issuer.ttlMs)
   }
 
-  /** A stream uses the lease from now on, until the lease ends. */
+  /** A stream uses the lease from now on, which renews it all the time until the lease ends. */
   use(counter: bigint): void {
-    const lease = this.alive.get(counter)
-    if (lease !== undefined) lease.inUse = true
+    this.unused.delete(counter)
   }
 
   /** False where it was over already. */
   end(counter: bigint): boolean {
+    this.unused.delete(counter)
     return this.alive.delete(counter)
   }
 
   /** Leases whose time is up, which stay alive until `end` is called for them. */
-  expired(nowMs: number): bigint[] {
+  expired(nowMs: number): readonly bigint[] {
+    if (nowMs < this.nothingBeforeMs || this.nextExpiryMs > nowMs) return NONE
     const counters: bigint[] = []
-    for (const [counter, lease] of this.alive) {
-      if (!lease.inUse && lease.expiresAtMs <= nowMs) counters.push(counter)
-    }
+    for (const [counter, expiresAtMs] of this.unused) if (expiresAtMs <= nowMs) counters.push(counter)
     return counters
   }
+
+  private expireAt(counter: bigint, expiresAtMs: ExpiresAtMs): void {
+    this.unused.set(counter, expiresAtMs)
+    this.nothingBeforeMs = Math.min(this.nothingBeforeMs, expiresAtMs)
+  }
 }
+
+const NONE: readonly bigint[] = []

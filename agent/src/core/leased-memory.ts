@@ -12,73 +12,76 @@
  *    when another device took them over.
  * M3 Only full blocks are stored, and what is stored is never written to by its holders.
  */
-import { BLOCK_TOKENS, blocksForTokens } from './block-allocator.js'
+import { BLOCK_TOKENS } from './block-allocator.js'
 import type { BlockTable } from './block-table.js'
-
-interface Holding {
-  /** Blocks of pages `first`, `first` + 1, … */
-  readonly blocks: number[]
-  /** Pages before it were given up. */
-  first: number
-  /** Of the sequence's first pages. */
-  hashes: readonly string[]
-  /** Leading pages whose blocks are full, as far as hashes are known; those given up included. */
-  full: number
-  pins: number
-  ended: boolean
-  /** Given up, but still touched by what pinned the lease. */
-  readonly leaving: number[]
-}
+import { Holding } from './holding.js'
 
 export class LeasedMemory {
   private readonly holdings = new Map<bigint, Holding>()
   private readonly loans = new Map<number, readonly number[]>()
   private lastLoan = 0
 
-  constructor(readonly table: BlockTable) {}
+  constructor(
+    readonly table: BlockTable,
+    readonly blockTokens = BLOCK_TOKENS,
+  ) {}
 
   /** Blocks of ended leases that are given back with their last pin. */
   get comingBlocks(): number {
     let blocks = 0
     for (const { ended, blocks: held, leaving } of this.holdings.values()) {
-      const coming = ended ? [...held, ...leaving] : leaving
-      blocks += coming.filter((block) => this.table.refsOf(block) === 1).length
+      if (ended) blocks += this.countAlone(held)
+      blocks += this.countAlone(leaving)
     }
     return blocks
   }
 
-  /** Whether `tokens` fit beside what is leased, sharing the stored blocks of `hashes`. */
-  fits(tokens: number, hashes: readonly string[]): boolean {
-    const run = this.storedRun(hashes, blocksForTokens(tokens))
-    // Blocks of the run that nobody holds must not be counted as room for the rest.
-    const { table } = this
-    const unheld = run.filter((block) => table.refsOf(block) === 0 && !table.isGuarded(block)).length
-    return blocksForTokens(tokens) - run.length <= table.availableBlocks - unheld
+  /** Blocks that a pinned lease holds or has given up: something touches them. */
+  pinnedBlocks(): Set<number> {
+    const pinned = new Set<number>()
+    for (const { pins, blocks, leaving } of this.holdings.values()) {
+      if (pins === 0) continue
+      for (const block of blocks) pinned.add(block)
+      for (const block of leaving) pinned.add(block)
+    }
+    return pinned
   }
 
   /** Whether the tiers could hold so many tokens were they empty. */
   couldEverFit(tokens: number): boolean {
-    return blocksForTokens(tokens) <= this.table.capacityBlocks
+    return this.pagesOf(tokens) <= this.table.capacityBlocks
+  }
+
+  /**
+   * Room for `tokens` that shares the stored blocks of `hashes`, for a lease that is named next; undefined, and nothing
+   * taken, where it does not fit beside what is leased.
+   */
+  claim(tokens: number, hashes: readonly string[]): Holding | undefined {
+    const { table } = this
+    const pages = this.pagesOf(tokens)
+    if (pages - hashes.length > table.availableBlocks) return undefined
+    const blocks = this.storedRun(hashes, pages)
+    const shared = blocks.length
+    // Blocks of the run that nobody holds must not be counted as room for the rest.
+    let unheld = 0
+    for (const block of blocks) if (table.refsOf(block) === 0 && !table.isGuarded(block)) unheld += 1
+    if (pages - shared > table.availableBlocks - unheld) return undefined
+    // Held before room is made, so that what is needed is never evicted for it.
+    for (const block of blocks) table.share(block)
+    for (const block of table.take(pages - shared) ?? []) blocks.push(block)
+    return new Holding(blocks, hashes, shared)
+  }
+
+  /** What was claimed belongs to this lease. */
+  assign(counter: bigint, holding: Holding): void {
+    this.holdings.set(counter, holding)
   }
 
   /** Room for `tokens` under a new lease; false, and nothing taken, where it does not fit. */
   grant(counter: bigint, tokens: number, hashes: readonly string[]): boolean {
-    if (!this.fits(tokens, hashes)) return false
-    const run = this.storedRun(hashes, blocksForTokens(tokens))
-    // Held before room is made, so that what is needed is never evicted for it.
-    for (const block of run) this.table.share(block)
-    const rest = this.table.take(blocksForTokens(tokens) - run.length) ?? []
-    const blocks = [...run, ...rest]
-    this.holdings.set(counter, {
-      blocks,
-      first: 0,
-      hashes: [...hashes],
-      full: run.length,
-      pins: 0,
-      ended: false,
-      leaving: [],
-    })
-    return true
+    const holding = this.claim(tokens, hashes)
+    if (holding !== undefined) this.assign(counter, holding)
+    return holding !== undefined
   }
 
   /** Room for `tokens` in all; false, and nothing changed, where it does not fit. */
@@ -91,53 +94,54 @@ export class LeasedMemory {
    * again is written to a block of its own.
    */
   extendSharing(counter: bigint, tokens: number, sharedMax: number): boolean {
-    const holding = this.living(counter)
+    const holding = this.holding(counter)
     const excess = holding.blocks.slice(sharedMax, holding.full)
-    const missing = blocksForTokens(tokens) - this.roomBlocks(holding) + excess.length
+    const missing = this.pagesOf(tokens) - holding.roomBlocks + excess.length
     const { table } = this
-    const freed = excess.filter((block) => table.refsOf(block) === 1 && !table.isGuarded(block)).length
+    const freed = holding.pins > 0 ? 0 : this.countAlone(excess, (block) => !table.isGuarded(block))
     if (missing > table.availableBlocks + freed) return false
     if (excess.length > 0) {
       holding.blocks.splice(sharedMax, excess.length)
       holding.full = sharedMax
+      holding.changed()
       this.giveBack(holding, excess)
     }
     if (missing <= 0) return true
-    const more = table.take(missing) ?? []
-    holding.blocks.push(...more)
-    if (holding.pins > 0) table.guard(more)
+    for (const block of table.take(missing) ?? []) holding.blocks.push(block)
     return true
+  }
+
+  /** Of a living lease. */
+  holding(counter: bigint): Holding {
+    const holding = this.holdings.get(counter)
+    if (holding === undefined || holding.ended) throw new Error(`Lease ${counter} holds no memory`)
+    return holding
   }
 
   /** The block ids of a living lease, in the order of the sequence, from page `firstPage` on. */
   blocks(counter: bigint): readonly number[] {
-    return this.living(counter).blocks
-  }
-
-  /** Pages before it were given up. */
-  firstPage(counter: bigint): number {
-    return this.living(counter).first
+    return this.holding(counter).blocks
   }
 
   /** Tokens that the lease has room for, pages that were given up included. */
   roomTokens(counter: bigint): number {
-    return this.roomBlocks(this.living(counter)) * BLOCK_TOKENS
+    return this.holding(counter).roomBlocks * this.blockTokens
   }
 
   /** Leading pages that are full and whose hashes are known. */
   fullPages(counter: bigint): number {
-    return this.living(counter).full
+    return this.holding(counter).full
   }
 
   /** What the first pages of a sequence will be, beyond what its grant said. */
   identify(counter: bigint, hashes: readonly string[]): void {
-    this.living(counter).hashes = [...hashes]
+    this.holding(counter).identify(hashes)
   }
 
   /** The first `pages` pages are full: those with a hash may be shared from now on. */
   filled(counter: bigint, pages: number): void {
-    const holding = this.living(counter)
-    const full = Math.min(pages, holding.hashes.length, this.roomBlocks(holding))
+    const holding = this.holding(counter)
+    const full = Math.min(pages, holding.hashes.length, holding.roomBlocks)
     while (holding.full < full) {
       const block = holding.blocks[holding.full - holding.first]
       const hash = holding.hashes[holding.full]
@@ -151,39 +155,41 @@ export class LeasedMemory {
    * before it has none: so a hash that comes too early is never taken for that of a page that is not full.
    */
   filledPage(counter: bigint, page: number, hash: string): void {
-    const holding = this.living(counter)
+    const holding = this.holding(counter)
     if (page !== holding.hashes.length || page !== holding.full) return
-    holding.hashes = [...holding.hashes, hash]
+    holding.addHash(hash)
     this.filled(counter, page + 1)
   }
 
   /** Gives back the first `pages` pages. */
   giveUp(counter: bigint, pages: number): void {
-    const holding = this.living(counter)
+    const holding = this.holding(counter)
     const blocks = holding.blocks.splice(0, Math.max(0, pages - holding.first))
     holding.first += blocks.length
+    holding.changed()
     this.giveBack(holding, blocks)
   }
 
   pin(counter: bigint): void {
-    const holding = this.living(counter)
-    if (holding.pins === 0) this.table.guard(holding.blocks)
-    holding.pins += 1
+    this.holding(counter).pins += 1
   }
 
   unpin(counter: bigint): void {
     const holding = this.holdings.get(counter)
     if (holding === undefined || holding.pins === 0) throw new Error(`Lease ${counter} is not pinned`)
+    this.letGo(counter, holding)
+  }
+
+  /** As `unpin`, of a lease whose holding is known to be pinned. */
+  letGo(counter: bigint, holding: Holding): void {
     holding.pins -= 1
     if (holding.pins > 0) return
-    this.table.unguard(holding.blocks)
-    this.table.unguard(holding.leaving)
-    this.table.drop(holding.leaving.splice(0))
+    if (holding.leaving.length > 0) this.table.drop(holding.leaving.splice(0))
     if (holding.ended) this.free(counter, holding)
   }
 
   end(counter: bigint): void {
-    const holding = this.living(counter)
+    const holding = this.holding(counter)
     holding.ended = true
     if (holding.pins === 0) this.free(counter, holding)
   }
@@ -208,12 +214,21 @@ export class LeasedMemory {
 
   /** Blocks have other ids now. */
   moved(places: ReadonlyMap<number, number>): void {
-    for (const { blocks } of this.holdings.values()) {
-      for (const [index, block] of blocks.entries()) {
-        const to = places.get(block)
-        if (to !== undefined) blocks[index] = to
+    for (const holding of this.holdings.values()) {
+      const { blocks } = holding
+      let isOther = false
+      for (let index = 0; index < blocks.length; index += 1) {
+        const to = places.get(blocks[index] ?? 0)
+        if (to === undefined) continue
+        blocks[index] = to
+        isOther = true
       }
+      if (isOther) holding.changed()
     }
+  }
+
+  private pagesOf(tokens: number): number {
+    return Math.ceil(tokens / this.blockTokens)
   }
 
   /** Blocks of the longest leading run of stored hashes, at most `blocksMax`. */
@@ -227,24 +242,21 @@ export class LeasedMemory {
     return run
   }
 
-  private roomBlocks(holding: Holding): number {
-    return holding.first + holding.blocks.length
+  /** Blocks that one lease alone holds. */
+  private countAlone(blocks: readonly number[], counts: (block: number) => boolean = () => true): number {
+    let alone = 0
+    for (const block of blocks) if (this.table.refsOf(block) === 1 && counts(block)) alone += 1
+    return alone
   }
 
   /** Blocks that the holding has no more; what still touches the lease keeps them until then. */
   private giveBack(holding: Holding, blocks: readonly number[]): void {
-    if (holding.pins > 0) holding.leaving.push(...blocks)
-    else this.table.drop(blocks)
+    if (holding.pins === 0) this.table.drop(blocks)
+    else for (const block of blocks) holding.leaving.push(block)
   }
 
   private free(counter: bigint, holding: Holding): void {
     this.holdings.delete(counter)
     this.table.drop(holding.blocks)
-  }
-
-  private living(counter: bigint): Holding {
-    const holding = this.holdings.get(counter)
-    if (holding === undefined || holding.ended) throw new Error(`Lease ${counter} holds no memory`)
-    return holding
   }
 }

@@ -2,73 +2,85 @@
  * Between two steps: pages move, decodes make sure of their room, waiting prefills come in, and the
  * rows of the next step are chosen.
  */
-import { blocksForTokens } from './block-allocator.js'
 import { ensureRoom } from './decode-room.js'
-import type { DeviceState, Sequence } from './device-state.js'
+import type { DeviceState, Leased, Sequence } from './device-state.js'
+import type { StepPart } from './events.js'
 import { begin, reusableBlocks } from './intake.js'
+import { repeatableSteps } from './repeatable-steps.js'
 import { planRows } from './step-planner.js'
 import type { TierMover } from './tier-mover.js'
 
 /** Starts a step where none runs and there are rows; lets in who waits in any case. */
 export function startNextStep(state: DeviceState, mover: TierMover, nowMs: number): void {
-  const idle = state.running === undefined
-  if (idle && mover.active && state.readSinceMove) {
+  if (state.running !== undefined) {
+    admitWaiting(state, nowMs)
+    return
+  }
+  if (mover.active && state.readSinceMove) {
     state.readSinceMove = false
     mover.move(state)
   }
-  const decodes = idle ? decodesWithRoom(state) : []
+  const decodes = decodesWithRoom(state)
   admitWaiting(state, nowMs)
-  if (!idle) return
-  const prefills = [...state.sequences.values()]
-    .filter(({ phase }) => phase === 'prefilling')
-    .map(({ id, computedTokens, promptTokens }) => ({ sequence: id, computedTokens, promptTokens }))
-  const { limits } = state.options
-  const sharedChunkTokens = state.costs.sharedChunkTokens(limits)
-  const rows = planRows(prefills, decodes, { ...limits, sharedChunkTokens })
+  const { options, costs, blockTokens } = state
+  const { limits } = options
+  const prefills = state.inPhase.prefilling.all.filter(hasLease)
+  const rows = planRows(prefills, decodes, limits, blockTokens, () => costs.sharedChunkTokens(limits))
   if (rows.length === 0) return
-  state.startStep(
-    rows.map((row) => {
-      const counter = state.sequences.get(row.sequence)?.counter ?? 0n
-      const firstPage = state.memory.firstPage(counter)
-      const blocks = blocksForTokens(row.start + row.count) - firstPage
-      return { ...row, firstPage, blocks: state.memory.blocks(counter).slice(0, blocks) }
-    }),
-  )
+  const parts: StepPart[] = []
+  const sequences: Leased[] = []
+  for (const { of, role, start, count, wantLogits } of rows) {
+    const { id: sequence, holding } = of
+    const blocks = holding.blocksBefore(state.blocksFor(start + count))
+    parts.push({ sequence, role, blocks, firstPage: holding.first, start, count, wantLogits })
+    sequences.push(of)
+  }
+  state.startStep({ parts, sequences })
+  const repeatable = repeatableSteps(state, mover)
+  state.repeatable = repeatable
+  state.emit({ type: 'run-step', parts, repeatable })
 }
 
 /** Prompt tokens that are still to be computed; of sequences that have memory, or of all. */
-export function prefillTokens(state: DeviceState, whose: 'admitted' | 'all'): number {
+export function prefillTokens({ inPhase }: DeviceState, whose: 'admitted' | 'all'): number {
+  const admitted = tokensLeft(inPhase.prefilling.all) + tokensLeft(inPhase.fetching.all)
+  return whose === 'all' ? admitted + tokensLeft(inPhase.waiting.all) : admitted
+}
+
+function tokensLeft(sequences: readonly Sequence[]): number {
   let tokens = 0
-  for (const { phase, promptTokens, computedTokens } of state.sequences.values()) {
-    const counts = phase === 'prefilling' || phase === 'fetching' || (phase === 'waiting' && whose === 'all')
-    if (counts) tokens += promptTokens - computedTokens
-  }
+  for (const { promptTokens, computedTokens } of sequences) tokens += promptTokens - computedTokens
   return tokens
 }
 
-function decodesWithRoom(state: DeviceState): { sequence: number; position: number }[] {
-  const candidates = [...state.sequences.values()].filter(({ phase }) => phase === 'decoding')
-  const fitting = candidates.filter((sequence) => {
-    // A sequence preempted for the sake of an older one is not asked any more.
-    if (!state.sequences.has(sequence.id) || sequence.counter === undefined) return false
-    return ensureRoom(state, sequence, sequence.counter)
-  })
+/** Those that decode in the next step, the oldest first. */
+function decodesWithRoom(state: DeviceState): Leased[] {
+  const { decodesAtOnce = Number.POSITIVE_INFINITY } = state.options
+  const fitting: Leased[] = []
+  // Of a copy: who gives way leaves the list, and is never older than whom it gives way to.
+  for (const sequence of [...state.inPhase.decoding.all]) {
+    if (fitting.length >= decodesAtOnce) break
+    if (sequence.phase !== 'decoding' || !hasLease(sequence)) continue
+    if (ensureRoom(state, sequence)) fitting.push(sequence)
+  }
   return fitting
-    .filter(({ id }) => state.sequences.has(id))
-    .map(({ id, promptTokens, sampledTokens }) => ({
-      sequence: id,
-      position: promptTokens + sampledTokens - 1,
-    }))
 }
 
 function admitWaiting(state: DeviceState, nowMs: number): void {
-  const waiting = [...state.sequences.values()].filter(({ phase }) => phase === 'waiting')
-  for (const sequence of waiting) {
+  const { waiting } = state.inPhase
+  const { table } = state.memory
+  for (let sequence = waiting.all[0]; sequence !== undefined; sequence = waiting.all[0]) {
+    const { refused } = state
+    // Nothing has come free since it was looked at.
+    if (refused?.sequence === sequence && refused.roomGained === table.roomGained) return
     const counter = leaseFor(state, sequence, nowMs)
     // First come, first served: nobody overtakes a long prompt, or it would wait for ever.
-    if (counter === undefined) return
+    if (counter === undefined) {
+      state.refused = { sequence, roomGained: table.roomGained }
+      return
+    }
     const tokensAhead = prefillTokens(state, 'admitted')
-    sequence.counter = counter
+    state.attach(sequence, counter)
     begin(state, sequence, 'computed')
     const blocks = [...state.memory.blocks(counter)]
     const cachedTokens = sequence.computedTokens
@@ -78,9 +90,13 @@ function admitWaiting(state: DeviceState, nowMs: number): void {
 
 function leaseFor(state: DeviceState, sequence: Sequence, nowMs: number): bigint | undefined {
   const { id, requestId, epoch, promptTokens, hashes } = sequence
-  const shared = hashes.slice(0, reusableBlocks(promptTokens))
+  const shared = hashes.slice(0, reusableBlocks(state, promptTokens))
   const owner = { role: 'prefill', requestId, epoch, hashes: shared, sequence: id } as const
   const counter = state.lease(owner, promptTokens, nowMs)
   if (counter !== undefined) state.memory.identify(counter, hashes)
   return counter
+}
+
+function hasLease(sequence: Sequence): sequence is Leased {
+  return sequence.holding !== undefined
 }

@@ -21,6 +21,16 @@ const UNSEEN: Heat = { reads: 1, mass: 0, idleSteps: 0 }
 interface Pages {
   /** Steps that were recorded. */
   steps: number
+  /**
+   * Pages up to here are known. As long as every step read all pages, nothing else need be: all of them are
+   * expected to be read, and were in the last step.
+   */
+  end: number
+  /** From the first step on that left something out. */
+  mixed: Mixed | undefined
+}
+
+interface Mixed {
   readonly reads: number[]
   readonly mass: number[]
   /** Step of the last read. */
@@ -30,26 +40,25 @@ interface Pages {
 export class PageHeat {
   private readonly leases = new Map<bigint, Pages>()
 
-  /** One step's attention read the pages from `firstPage` on; all of each where `use` is undefined. */
-  record(counter: bigint, firstPage: number, pages: number, use: PageUse | undefined): void {
-    const known = this.leases.get(counter) ?? { steps: 0, reads: [], mass: [], lastStep: [] }
+  /** The attention of `steps` steps, one unless said, read the pages from `firstPage` on; all of each where `use` is undefined. */
+  record(counter: bigint, firstPage: number, pages: number, use: PageUse | undefined, steps = 1): void {
+    const known = this.leases.get(counter) ?? { steps: 0, end: 0, mixed: undefined }
     this.leases.set(counter, known)
-    known.steps += 1
-    for (let index = 0; index < pages; index += 1) {
-      const page = firstPage + index
-      const reads = use === undefined ? 1 : (use.reads[index] ?? 0)
-      known.reads[page] = average(known.reads[page], reads)
-      known.mass[page] = average(known.mass[page], use?.mass[index] ?? 0)
-      // A page that was not there before was written in this step.
-      if (reads > 0 || known.lastStep[page] === undefined) known.lastStep[page] = known.steps
+    if (use === undefined && known.mixed === undefined) {
+      known.steps += steps
+      known.end = Math.max(known.end, firstPage + pages)
+      return
     }
+    known.mixed ??= allRead(known, firstPage)
+    for (let step = 0; step < steps; step += 1) recordMixed(known, known.mixed, firstPage, pages, use)
   }
 
   /** Of the pages of one lease, by their number. */
   of(counter: bigint): (page: number) => Heat {
     const known = this.leases.get(counter)
-    if (known === undefined) return () => UNSEEN
-    const { steps, reads, mass, lastStep } = known
+    if (known?.mixed === undefined) return () => UNSEEN
+    const { steps, mixed } = known
+    const { reads, mass, lastStep } = mixed
     return (page) => {
       const expected = reads[page]
       if (expected === undefined) return UNSEEN
@@ -61,6 +70,35 @@ export class PageHeat {
   forget(counter: bigint): void {
     this.leases.delete(counter)
   }
+}
+
+function recordMixed(
+  known: Pages,
+  { reads, mass, lastStep }: Mixed,
+  firstPage: number,
+  pages: number,
+  use: PageUse | undefined,
+): void {
+  known.steps += 1
+  for (let index = 0; index < pages; index += 1) {
+    const page = firstPage + index
+    const read = use === undefined ? 1 : (use.reads[index] ?? 0)
+    reads[page] = average(reads[page], read)
+    mass[page] = average(mass[page], use?.mass[index] ?? 0)
+    // A page that was not there before was written in this step.
+    if (read > 0 || lastStep[page] === undefined) lastStep[page] = known.steps
+  }
+}
+
+/** What was known of pages of which all were read in every step; those before `firstPage` are not asked for any more. */
+function allRead({ steps, end }: Pages, firstPage: number): Mixed {
+  const mixed: Mixed = { reads: [], mass: [], lastStep: [] }
+  for (let page = firstPage; page < end; page += 1) {
+    mixed.reads[page] = 1
+    mixed.mass[page] = 0
+    mixed.lastStep[page] = steps
+  }
+  return mixed
 }
 
 function average(before: number | undefined, newest: number): number {

@@ -22,8 +22,9 @@ export function placementRefusal(state: DeviceState, placement: Placement): Refu
   const { role, requestId, epoch, tokens } = placement
   if (state.draining) return 'draining'
   if (!state.memory.couldEverFit(tokens)) return 'too-large'
-  const sequences = [...state.sequences.values()].filter((other) => other.requestId === requestId)
-  const leases = [...state.facts.values()].filter((other) => other.requestId === requestId)
+  const sequences = state.sequencesOf.of(requestId)
+  const leases = state.leasesOf.of(requestId)
+  if (sequences.length === 0 && leases.length === 0) return undefined
   if ([...sequences, ...leases].some((other) => other.epoch > epoch)) return 'superseded'
   if (sequences.some((other) => other.epoch === epoch && other.role === role)) return 'duplicate'
   for (const other of sequences) if (other.epoch < epoch) state.endSequence(other, 'superseded')

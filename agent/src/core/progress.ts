@@ -4,27 +4,25 @@
  * Nothing here can be refused; an event about a sequence that has ended, or in a phase that it
  * has left, changes nothing.
  */
-import { blocksForTokens, fullBlocks } from './block-allocator.js'
-import type { DeviceState, Phase, Sequence } from './device-state.js'
+import { extendBetween } from './decode-room.js'
+import type { DeviceState, Leased, Phase, Sequence } from './device-state.js'
 import type { CoreEvent, PageUse, StepPart } from './events.js'
 import { fetchable } from './intake.js'
 
 type Event<Type extends CoreEvent['type']> = Extract<CoreEvent, { type: Type }>
-/** A sequence with memory. */
-type Leased = Sequence & { counter: bigint }
 
 export function fetched(state: DeviceState, event: Event<'fetched'>): void {
   const sequence = inPhase(state, event.sequence, 'fetching')
   if (sequence === undefined) return
-  arrived(state, sequence, Math.min(event.tokens, fetchable(sequence)))
-  sequence.phase = 'prefilling'
+  arrived(state, sequence, Math.min(event.tokens, fetchable(state, sequence)))
+  state.enter(sequence, 'prefilling')
 }
 
 export function received(state: DeviceState, { sequence: id, stopped }: Event<'received'>): void {
   const sequence = inPhase(state, id, 'receiving')
   if (sequence === undefined) return
   arrived(state, sequence, sequence.promptTokens)
-  sampled(state, sequence, stopped)
+  sampled(state, sequence, 1, stopped)
 }
 
 export function held(state: DeviceState, { sequence: id, tokens }: Event<'held'>): void {
@@ -58,102 +56,140 @@ export function lend(state: DeviceState, { hashes }: Event<'lend'>): void {
 export function attendReads(state: DeviceState, { sequence: id, ...use }: Event<'reads'>): void {
   const sequence = inPhase(state, id, 'attending')
   if (sequence === undefined) return
-  const pages = blocksForTokens(sequence.promptTokens)
-  recordReads(state, sequence, 0, state.memory.blocks(sequence.counter).slice(0, pages), use)
+  recordReads(state, sequence, state.blocksFor(sequence.promptTokens), use, 1)
 }
 
 export function stepFinished(state: DeviceState, event: Event<'step-finished'>): void {
-  const { cancelled, elapsedUs } = event
-  const parts = state.finishStep()
+  const { cancelled, elapsedUs, failed, steps = 1 } = event
+  if (steps > 1) {
+    const { repeatable, running } = state
+    if (steps > repeatable) throw new RangeError(`${steps} steps ran as one, where at most ${repeatable} may`)
+    if (running !== undefined) extendBetween(state, running.sequences, steps)
+  }
+  const { parts, sequences } = state.finishStep()
   if (cancelled) return
-  state.costs.ran(parts, elapsedUs)
-  for (const part of parts) {
-    const sequence = state.sequences.get(part.sequence)
-    if (sequence === undefined) continue
-    if (event.failed.includes(sequence.id)) state.endSequence(sequence, 'failed')
-    else if (hasLease(sequence)) advance(state, sequence, part, event)
+  state.costs.ran(parts, elapsedUs, steps)
+  for (const [index, sequence] of sequences.entries()) {
+    const part = parts[index]
+    if (part === undefined || sequence.phase === 'ended') continue
+    if (failed.length > 0 && failed.includes(sequence.id)) state.endSequence(sequence, 'failed')
+    else if (part.role === 'prefill') prefilled(state, sequence, part, event)
+    else decoded(state, sequence, part, event, steps)
   }
 }
 
 export function stepFailed(state: DeviceState): void {
-  for (const { sequence: id } of state.finishStep()) {
-    const sequence = state.sequences.get(id)
-    if (sequence !== undefined) state.endSequence(sequence, 'failed')
-  }
+  for (const sequence of state.finishStep().sequences) state.endSequence(sequence, 'failed')
 }
 
-/** Its rows are computed. */
-function advance(
+/** A chunk of its prompt is computed. */
+function prefilled(
   state: DeviceState,
   sequence: Leased,
-  { role, start, count: rows, firstPage, blocks, wantLogits }: StepPart,
-  { filled, reads, stopped }: Event<'step-finished'>,
+  { start, count: rows, wantLogits }: StepPart,
+  { stopped }: Event<'step-finished'>,
 ): void {
-  const { id, counter } = sequence
   sequence.computedTokens = start + rows
-  state.memory.filled(counter, fullBlocks(sequence.computedTokens))
-  if (role === 'decode') {
-    const use = reads.find((own) => own.sequence === id)
-    recordReads(state, sequence, firstPage, blocks, use)
-    const hash = filled.find((own) => own.sequence === id)?.hash
-    if (hash !== undefined) {
-      state.memory.filledPage(counter, fullBlocks(sequence.computedTokens) - 1, hash)
-    }
-  }
+  state.memory.filled(sequence.counter, state.fullBlocks(sequence.computedTokens))
   if (!wantLogits) return
-  if (sequence.role === 'prefill') sequence.phase = 'computed'
-  else sampled(state, sequence, stopped.includes(id))
+  if (sequence.role === 'prefill') state.enter(sequence, 'computed')
+  else sampled(state, sequence, 1, stopped.includes(sequence.id))
 }
 
-/** A sequence has one more token, which may be its last. */
-function sampled(state: DeviceState, sequence: Sequence, stopped: boolean): void {
-  sequence.sampledTokens += 1
+/** It has one token more for each step. */
+function decoded(
+  state: DeviceState,
+  sequence: Leased,
+  { start }: StepPart,
+  { filled, reads, stopped }: Event<'step-finished'>,
+  steps: number,
+): void {
+  const { id } = sequence
+  sequence.computedTokens = start + steps
+  const use = reads.length === 0 ? undefined : reads.find((own) => own.sequence === id)
+  for (let step = 0; step < steps; ) {
+    const pages = state.blocksFor(start + step + 1)
+    // Until the last of these pages is full, all steps read the same.
+    const alike = Math.min(steps - step, pages * state.blockTokens - (start + step))
+    recordReads(state, sequence, pages, use, alike)
+    step += alike
+  }
+  const hash = filled.length === 0 ? undefined : filled.find((own) => own.sequence === id)?.hash
+  if (hash !== undefined) {
+    const pages = state.fullBlocks(sequence.computedTokens)
+    state.memory.filled(sequence.counter, pages)
+    state.memory.filledPage(sequence.counter, pages - 1, hash)
+  }
+  sampled(state, sequence, steps, stopped.length > 0 && stopped.includes(id))
+}
+
+/** A sequence has more tokens, of which the newest may be its last. */
+function sampled(state: DeviceState, sequence: Sequence, tokens: number, stopped: boolean): void {
+  sequence.sampledTokens += tokens
   if (stopped) state.endSequence(sequence, 'stop')
   else if (sequence.sampledTokens >= sequence.sampleTokensMax) state.endSequence(sequence, 'length')
-  else if (!sequence.offloaded) sequence.phase = 'offloading'
+  else if (!sequence.offloaded) state.enter(sequence, 'offloading')
   else if (sequence.phase !== 'decoding') startDecoding(state, sequence)
 }
 
 function startDecoding(state: DeviceState, sequence: Sequence): void {
-  sequence.phase = 'decoding'
+  state.enter(sequence, 'decoding')
   if (sequence.offload?.mode !== 'partial' || sequence.counter === undefined) return
-  const pages = Math.min(sequence.offload.pages, fullBlocks(sequence.promptTokens))
+  const pages = Math.min(sequence.offload.pages, state.fullBlocks(sequence.promptTokens))
   state.memory.giveUp(sequence.counter, pages)
 }
 
 /** KV of the first `tokens` tokens has come from another device. */
 function arrived(state: DeviceState, sequence: Leased, tokens: number): void {
-  const { counter, computedTokens } = sequence
+  const { counter, holding, computedTokens } = sequence
   if (tokens <= computedTokens) return
-  const blocks = state.memory.blocks(counter).slice(fullBlocks(computedTokens), blocksForTokens(tokens))
-  for (const block of blocks) count(state, block, 'inBlocks')
+  const to = state.blocksFor(tokens)
+  for (let page = state.fullBlocks(computedTokens); page < to; page += 1) {
+    const block = holding.blocks[page]
+    if (block !== undefined) count(state, block, 'inBlocks')
+  }
   sequence.computedTokens = tokens
-  state.memory.filled(counter, fullBlocks(tokens))
+  state.memory.filled(counter, state.fullBlocks(tokens))
 }
 
-/** A step's attention read these blocks: all of each where `use` is undefined. */
+/** The attention of `steps` steps read all blocks before `page`: all of each where `use` is undefined. */
 function recordReads(
   state: DeviceState,
-  sequence: Leased,
-  firstPage: number,
-  blocks: readonly number[],
+  { counter, holding, traffic }: Leased,
+  page: number,
   use: PageUse | undefined,
+  steps: number,
 ): void {
   const { table } = state.memory
-  const { blockBytes } = state.options
-  const blocksRead = sequence.traffic.map(() => 0)
-  for (const [index, block] of blocks.entries()) {
-    const tier = table.tierOf(block)
-    blocksRead[tier] = (blocksRead[tier] ?? 0) + (use === undefined ? 1 : (use.reads[index] ?? 0))
-  }
-  for (const [tier, traffic] of sequence.traffic.entries()) {
-    const bytes = Math.round((blocksRead[tier] ?? 0) * blockBytes)
-    traffic.readBytes += bytes
+  const { blockBytes, tiers } = state.options
+  const tierOf = (block: number) => table.tierOf(block)
+  const pages = Math.min(page - holding.first, holding.blocks.length)
+  const blocksRead =
+    use === undefined
+      ? holding.tiersBefore(page, tiers.length, tierOf)
+      : readsByTier(holding.blocksBefore(page), use, tiers.length, tierOf)
+  for (const [tier, own] of traffic.entries()) {
+    const bytes = Math.round((blocksRead[tier] ?? 0) * blockBytes) * steps
+    own.readBytes += bytes
     state.counters.add(tier, 'readBytes', bytes)
   }
-  if (state.options.tiers.length < 2) return
-  state.heat.record(sequence.counter, firstPage, blocks.length, use)
+  if (tiers.length < 2 || state.options.tierPolicy === 'static') return
+  state.heat.record(counter, holding.first, pages, use, steps)
   state.readSinceMove = true
+}
+
+function readsByTier(
+  blocks: readonly number[],
+  { reads }: PageUse,
+  tiers: number,
+  tierOf: (block: number) => number,
+): number[] {
+  const read = new Array<number>(tiers).fill(0)
+  for (const [index, block] of blocks.entries()) {
+    const tier = tierOf(block)
+    read[tier] = (read[tier] ?? 0) + (reads[index] ?? 0)
+  }
+  return read
 }
 
 function count(state: DeviceState, block: number, what: 'inBlocks' | 'outBlocks'): void {
@@ -166,5 +202,5 @@ function inPhase(state: DeviceState, id: number, phase: Phase): Leased | undefin
 }
 
 function hasLease(sequence: Sequence): sequence is Leased {
-  return sequence.counter !== undefined
+  return sequence.holding !== undefined
 }

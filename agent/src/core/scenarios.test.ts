@@ -161,6 +161,8 @@ function answerOf(action: CoreAction): string {
       )
       return `step: ${rows.join(', ')}`
     }
+    case 'repeat-less':
+      return `the step stands for ${action.repeatable} at most`
     case 'cancel-step':
       return 'cancel the step'
     case 'sequence-ended':

@@ -26,7 +26,7 @@ const prefill = (count: number): StepPart => ({
 
 describe('StepCosts', () => {
   it('allows one block while nothing is known', () => {
-    expect(new StepCosts().sharedChunkTokens(LIMITS)).toBe(16)
+    expect(new StepCosts(16).sharedChunkTokens(LIMITS)).toBe(16)
   })
 
   it('finds the longest chunk that keeps a shared step short, on any device', () => {
@@ -34,7 +34,7 @@ describe('StepCosts', () => {
     const rowUs = fc.integer({ min: 0, max: 50_000 })
     fc.assert(
       fc.property(decodeStepUs, rowUs, (decodeStepUs, rowUs) => {
-        const costs = new StepCosts()
+        const costs = new StepCosts(16)
         const stepUs = (rows: number) => decodeStepUs + rows * rowUs
         costs.ran([decode], stepUs(0))
         for (let step = 0; step < 40; step += 1) {
@@ -51,7 +51,7 @@ describe('StepCosts', () => {
   })
 
   it('follows a device that becomes slower', () => {
-    const costs = new StepCosts()
+    const costs = new StepCosts(16)
     costs.ran([decode], 10_000)
     costs.ran([decode, prefill(64)], 16_400)
     expect(costs.sharedChunkTokens(LIMITS)).toBe(64)

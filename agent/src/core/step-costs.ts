@@ -6,7 +6,6 @@
  * would be too long on a device where a row costs much and needlessly short where it
  * costs little.
  */
-import { BLOCK_TOKENS } from './block-allocator.js'
 import type { StepPart } from './events.js'
 import type { StepLimits } from './step-planner.js'
 
@@ -20,11 +19,20 @@ export class StepCosts {
   private decodeStepUs: number | undefined
   private prefillRowUs: number | undefined
 
-  /** A step ran to its end. */
-  ran(parts: readonly StepPart[], elapsedUs: number): void {
-    const rows = parts.reduce((sum, { role, count }) => sum + (role === 'prefill' ? count : 0), 0)
-    if (rows === 0) this.decodeStepUs = average(this.decodeStepUs, elapsedUs)
-    else {
+  constructor(private readonly blockTokens: number) {}
+
+  /** `steps` steps ran to their ends, each of which took so long: as if told of one after the other. */
+  ran(parts: readonly StepPart[], elapsedUs: number, steps = 1): void {
+    let rows = 0
+    for (const { role, count } of parts) if (role === 'prefill') rows += count
+    if (rows === 0) {
+      for (let step = 0; step < steps; step += 1) {
+        const before = this.decodeStepUs
+        this.decodeStepUs = average(before, elapsedUs)
+        // It has come as near as numbers do.
+        if (this.decodeStepUs === before) break
+      }
+    } else {
       // Every step reads all weights, as one that only decodes does; what is above that is the rows'.
       const rowUs = Math.max(0, elapsedUs - (this.decodeStepUs ?? 0)) / rows
       this.prefillRowUs = average(this.prefillRowUs, rowUs)
@@ -33,11 +41,11 @@ export class StepCosts {
 
   /** Most prompt rows of a step that decodes share: whole blocks, at least one; one while nothing is known. */
   sharedChunkTokens({ sharedChunkTokens }: StepLimits): number {
-    const { decodeStepUs, prefillRowUs } = this
-    if (decodeStepUs === undefined || prefillRowUs === undefined) return BLOCK_TOKENS
+    const { decodeStepUs, prefillRowUs, blockTokens } = this
+    if (decodeStepUs === undefined || prefillRowUs === undefined) return blockTokens
     const spareUs = (SHARED_STEP_STRETCH - 1) * decodeStepUs
     const rows = Math.min(sharedChunkTokens, prefillRowUs === 0 ? sharedChunkTokens : spareUs / prefillRowUs)
-    return Math.max(BLOCK_TOKENS, Math.floor(rows / BLOCK_TOKENS) * BLOCK_TOKENS)
+    return Math.max(blockTokens, Math.floor(rows / blockTokens) * blockTokens)
   }
 }
 

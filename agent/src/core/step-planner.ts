@@ -7,7 +7,6 @@
  * short when decodes share the step, since then every row makes their next token later: how short
  * follows from what rows cost on the device (step-costs.ts).
  */
-import { BLOCK_TOKENS } from './block-allocator.js'
 
 export interface StepLimits {
   /** Most rows the driver takes. */
@@ -18,16 +17,16 @@ export interface StepLimits {
   readonly sharedChunkTokens: number
 }
 
-/** A prompt that is partly computed. */
-export interface PrefillCandidate {
-  readonly sequence: number
-  readonly computedTokens: number
+/** A sequence that decodes, or whose prompt is partly computed. */
+export interface RowCandidate {
   readonly promptTokens: number
+  readonly computedTokens: number
+  readonly sampledTokens: number
 }
 
 /** Rows of one sequence in a step: `count` tokens from position `start`. */
-export interface PlannedRows {
-  readonly sequence: number
+export interface PlannedRows<Candidate> {
+  readonly of: Candidate
   readonly role: 'prefill' | 'decode'
   readonly start: number
   readonly count: number
@@ -35,30 +34,33 @@ export interface PlannedRows {
 }
 
 /**
- * `prefills` in order of arrival; `decodes` with the position of their next token.
- * Empty where there is nothing to do.
+ * `prefills` and `decodes` in order of arrival; a decode's row is its newest token. `sharedChunkTokens` is only asked
+ * for where decodes and prefills meet. Empty where there is nothing to do.
  */
-export function planRows(
-  prefills: readonly PrefillCandidate[],
-  decodes: readonly { readonly sequence: number; readonly position: number }[],
-  limits: StepLimits,
-): PlannedRows[] {
-  const rows: PlannedRows[] = decodes.slice(0, limits.rowsMax).map(({ sequence, position }) => ({
-    sequence,
-    role: 'decode',
-    start: position,
-    count: 1,
-    wantLogits: true,
-  }))
-  const chunk = rows.length > 0 ? limits.sharedChunkTokens : limits.chunkTokens
-  let budget = Math.min(chunk, limits.rowsMax - rows.length)
-  for (const { sequence, computedTokens, promptTokens } of prefills) {
+export function planRows<Candidate extends RowCandidate>(
+  prefills: readonly Candidate[],
+  decodes: readonly Candidate[],
+  { rowsMax, chunkTokens }: StepLimits,
+  blockTokens: number,
+  sharedChunkTokens: () => number,
+): PlannedRows<Candidate>[] {
+  const rows: PlannedRows<Candidate>[] = []
+  for (const of of decodes) {
+    if (rows.length >= rowsMax) break
+    const start = of.promptTokens + of.sampledTokens - 1
+    rows.push({ of, role: 'decode', start, count: 1, wantLogits: true })
+  }
+  if (prefills.length === 0) return rows
+  const chunk = rows.length > 0 ? sharedChunkTokens() : chunkTokens
+  let budget = Math.min(chunk, rowsMax - rows.length)
+  for (const of of prefills) {
     if (budget <= 0) break
-    const left = promptTokens - computedTokens
+    const start = of.computedTokens
+    const left = of.promptTokens - start
     // A chunk that does not reach the prompt's end stops at a block's end, so that it fills whole blocks to send.
-    const aligned = Math.floor((computedTokens + budget) / BLOCK_TOKENS) * BLOCK_TOKENS - computedTokens
+    const aligned = Math.floor((start + budget) / blockTokens) * blockTokens - start
     const count = left <= budget ? left : aligned > 0 ? aligned : budget
-    rows.push({ sequence, role: 'prefill', start: computedTokens, count, wantLogits: count === left })
+    rows.push({ of, role: 'prefill', start, count, wantLogits: count === left })
     budget -= count
   }
   return rows

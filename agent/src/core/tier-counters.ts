@@ -21,11 +21,11 @@ export class TierCounters {
     this.counts = tiers.map(() => ({ ...NOTHING }))
   }
 
-  /** `blocks` were looked for; `hits`: the tiers in which some of them were found. */
+  /** `blocks` were looked for; `hits`: how many of them were found in each tier. */
   looked(blocks: number, hits: readonly number[]): void {
     let missing = blocks
     for (const [tier, counts] of this.counts.entries()) {
-      const found = hits.filter((hit) => hit === tier).length
+      const found = hits[tier] ?? 0
       counts.lookups += missing
       counts.hits += found
       missing -= found

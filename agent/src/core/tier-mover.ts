@@ -6,7 +6,6 @@
  * are the first to make room in a near tier; they go to a farther one while that has room,
  * which costs a copy and keeps them, and count as free where nothing farther has.
  */
-import { blocksForTokens } from './block-allocator.js'
 import type { CoreOptions } from './core-options.js'
 import type { DeviceState, Sequence } from './device-state.js'
 import { tierPolicy } from './tier-policies.js'
@@ -35,6 +34,16 @@ export class TierMover {
   /** Whether anything could ever move. */
   get active(): boolean {
     return this.options.tierPolicy !== 'static' && this.options.tiers.length > 1
+  }
+
+  /** Calls of `move` from now on that change nothing. */
+  get stepsAtRest(): number {
+    return Math.max(0, this.restSteps)
+  }
+
+  /** As many calls of `move`, while it rests. */
+  rest(steps: number): void {
+    this.restSteps -= steps
   }
 
   /** To be called between steps. */
@@ -118,7 +127,8 @@ export class TierMover {
     const { memory } = state
     const { table } = memory
     const settled: (readonly [counter: bigint, sequence: Sequence])[] = []
-    const unsettled = new Set<number>()
+    /** A transfer fills or reads them. */
+    const unsettled = memory.pinnedBlocks()
     for (const { counter, sequence: id } of state.facts.values()) {
       const sequence = id === undefined ? undefined : state.sequences.get(id)
       if (sequence !== undefined && isSettled(sequence)) settled.push([counter, sequence])
@@ -129,9 +139,9 @@ export class TierMover {
     const shared = new Map<number, { -readonly [Name in keyof Movable]: Movable[Name] }>()
     for (const [counter, { computedTokens }] of settled) {
       const blocks = memory.blocks(counter)
-      const first = memory.firstPage(counter)
+      const { first } = memory.holding(counter)
       const heat = state.heat.of(counter)
-      for (let index = 0; index < blocksForTokens(computedTokens) - first; index += 1) {
+      for (let index = 0; index < state.blocksFor(computedTokens) - first; index += 1) {
         const block = blocks[index] ?? 0
         const { reads, mass, idleSteps } = heat(first + index)
         const known = shared.get(block)

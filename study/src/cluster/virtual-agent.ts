@@ -222,6 +222,9 @@ export class VirtualAgent extends Party implements KvSource {
       case 'run-step':
         this.#run(action.parts, action.repeatable, atMs)
         break
+      case 'repeat-less':
+        this.#runLess(action.repeatable)
+        break
       case 'cancel-step':
         this.#cancelStep()
         break
@@ -307,6 +310,15 @@ export class VirtualAgent extends Party implements KvSource {
       if (role === 'prefill') this.works.get(sequence)?.chunkStarts?.(start, count, startMs, firstMs)
     }
     this.world.queue.at(startMs + runMs(step, steps), () => this.#endsBy(step))
+  }
+
+  /** An event came by which later steps of the run would be others. */
+  #runLess(steps: number): void {
+    const step = this.#running
+    if (step === undefined || step.steps <= steps) return
+    const shorter = { ...step, steps }
+    this.#running = shorter
+    this.world.queue.at(step.startMs + runMs(shorter, steps), () => this.#endsBy(shorter))
   }
 
   /** Bytes of KV by memory, where there are several. */
