@@ -7,6 +7,7 @@
 import type { Sampling, Token } from '@kvasir/proto/kvasir/inference/v1/inference'
 import type { AttentionMethodName, AttentionWish } from './core/attention-wish.js'
 import type { BlockHashes } from './core/block-hashes.js'
+import type { CompletionHistory } from './core/completion-record.js'
 import type { ProfileName } from './core/facts.js'
 import type {
   DeviceModelReport,
@@ -78,6 +79,8 @@ export interface GenerationService {
   cluster(): ClusterReport
   /** What `GET /v1/kv` shows. */
   kv(): KvReport
+  /** What `GET /v1/completions/history` shows: the last finished requests, for calibration. */
+  completions(): CompletionHistory
   /** Asks devices to give up the blocks that nobody leases; never throws for one of them. */
   evict(deviceIds: readonly string[], drop: boolean): Promise<readonly KvEviction[]>
   /** Every model that some device has, is getting or could not get, by name. */

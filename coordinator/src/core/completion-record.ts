@@ -2,7 +2,7 @@
  * What a finished request tells the cost model. Times are measured on the device's
  * own clock; parts that did not happen are absent.
  */
-import type { ProfileName } from './facts.js'
+import type { DeviceFacts, ProfileName } from './facts.js'
 
 export interface CompletionRecord {
   readonly modelDigest: string
@@ -47,4 +47,24 @@ export interface CompletionRecord {
     readonly bytes: number
     readonly fetchMs: number
   }
+}
+
+/** A finished request as it is kept: what was predicted when it was placed first, and what came of it. */
+export interface KeptCompletion {
+  readonly requestId: string
+  readonly record: CompletionRecord
+  readonly predicted: { readonly ttftMs: number; readonly tpotMs: number } | null
+  /** As the coordinator saw it; null where it never came. */
+  readonly measured: {
+    readonly queueMs: number | null
+    readonly ttftMs: number | null
+    readonly tpotMs: number | null
+  }
+}
+
+/** All that a calibration needs: the last finished requests, and the devices that they ran on. */
+export interface CompletionHistory {
+  readonly devices: readonly DeviceFacts[]
+  /** Oldest first. */
+  readonly completions: readonly KeptCompletion[]
 }

@@ -37,6 +37,8 @@ export function registerReadRoutes(
 
   app.get('/v1/cluster', async () => service.cluster())
 
+  app.get('/v1/completions/history', async () => service.completions())
+
   app.get<ById>('/v1/requests/:id', async (request) => {
     const tenantSalt = keys.tenantSalt(request.headers.authorization)
     const report = service.request(requestIdOf(request.params.id), tenantSalt)

@@ -13,7 +13,7 @@ import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN } from '@kvasir/runtime/protocol'
 import { callServerStream, checkHealth } from '@kvasir/runtime/rpc-client'
 import { NO_HASHES } from '../core/block-hashes.js'
-import type { CompletionRecord } from '../core/completion-record.js'
+import type { CompletionHistory, CompletionRecord } from '../core/completion-record.js'
 import { CoordinatorCore, TICK_MS } from '../core/coordinator-core.js'
 import type { DeviceRef } from '../core/facts.js'
 import type { KvSnapshot } from '../core/kv-follower.js'
@@ -39,6 +39,7 @@ import { type RetrievalNode, retrievalNodes } from '../retrieval/retrieval-devic
 import { type AdvertisedModel, advertisedModels, modelReports, modelTraits } from './cluster-models.js'
 import { deviceReports } from './cluster-report.js'
 import { ClusterWatch } from './cluster-watch.js'
+import { CompletionLog } from './completion-log.js'
 import { type DeviceClient, DeviceClients } from './device-clients.js'
 import { readSnapshot } from './device-facts.js'
 import { evictBlocks } from './kv-evictor.js'
@@ -78,6 +79,7 @@ export interface Serving extends GenerationService {
 }
 
 const ENDED_REQUESTS_MAX = 1_000
+const COMPLETIONS_MAX = 4_096
 const DRAIN_POLL_MS = 20
 /** For the releases that follow a cancellation to leave the process. */
 const CLOSE_GRACE_MS = 100
@@ -92,6 +94,7 @@ class ServingShell implements Serving {
   readonly #watch: ClusterWatch
   readonly #clients: DeviceClients
   readonly #store = new RequestStore(ENDED_REQUESTS_MAX)
+  readonly #completions = new CompletionLog(COMPLETIONS_MAX)
   readonly #events: CoordinatorEvent[] = []
   readonly #ticker: NodeJS.Timeout
   readonly #modelListeners: (() => void)[] = []
@@ -156,6 +159,10 @@ class ServingShell implements Serving {
   kv(): KvReport {
     const nowMs = this.#options.clock.nowMs()
     return kvReport(this.#core, (device) => this.#watch.advertisement(device), nowMs)
+  }
+
+  completions(): CompletionHistory {
+    return this.#completions.history()
   }
 
   evict(deviceIds: readonly string[], drop: boolean): Promise<readonly KvEviction[]> {
@@ -246,7 +253,10 @@ class ServingShell implements Serving {
 
   #ended(session: RequestSession, completion: CompletionRecord | undefined): void {
     this.#store.end(session)
-    if (completion) this.#tell({ type: 'completed', record: completion })
+    if (!completion) return
+    const facts = (deviceId: string) => this.#core.view.device(deviceId)?.facts
+    this.#completions.add(session.report(), completion, facts)
+    this.#tell({ type: 'completed', record: completion })
   }
 
   #tell(event: CoordinatorEvent): void {

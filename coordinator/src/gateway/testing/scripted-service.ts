@@ -103,6 +103,7 @@ export function scriptedService(report: Partial<RequestReport> = {}): ScriptedSe
     },
     cluster: () => CLUSTER,
     kv: () => KV,
+    completions: () => ({ devices: [], completions: [] }),
     evict: async (deviceIds) => deviceIds.map((deviceId) => ({ deviceId, blocks: 3, error: null })),
     models: () => service.modelReports,
     modelTraits: (digest) => {

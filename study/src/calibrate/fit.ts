@@ -1,0 +1,84 @@
+/**
+ * Fits the cost model to what was measured: one efficiency for each (device, model, role), one rate for each pair of
+ * devices. Each is the median over the records, so that one bad moment moves nothing; the coordinator itself learns the
+ * same numbers record by record, with the newest weighing most.
+ */
+import type { ProfileName, Role } from '@kvasir/coordinator/core/facts'
+import type { DeviceObservation, LinkObservation, Observation } from './observations.js'
+
+/** Fewer say too little of a device. */
+export const RECORDS_MIN = 3
+
+export interface FittedEfficiency {
+  readonly deviceId: string
+  readonly modelDigest: string
+  readonly profile: ProfileName
+  readonly role: Role
+  readonly efficiency: number
+  readonly records: number
+}
+
+export interface FittedRate {
+  readonly fromDeviceId: string
+  readonly toDeviceId: string
+  readonly bytesPerSecond: number
+  readonly records: number
+}
+
+export interface Fit {
+  readonly efficiencies: readonly FittedEfficiency[]
+  readonly rates: readonly FittedRate[]
+}
+
+export function fitted(observations: readonly Observation[]): Fit {
+  const roles = new Map<string, DeviceObservation[]>()
+  const links = new Map<string, LinkObservation[]>()
+  for (const observation of observations) {
+    if (observation.stage === 'transfer') push(links, linkKey(observation), observation)
+    // What is left of a mostly reused prompt takes one step, which says little of whole prompts.
+    else if (observation.stage !== 'reused-prefill') push(roles, roleKey(observation), observation)
+  }
+  return {
+    efficiencies: [...roles.values()].flatMap((group) => {
+      const [first] = group
+      if (first === undefined || group.length < RECORDS_MIN) return []
+      const { deviceId, modelDigest, profile, role } = first
+      const efficiency = median(group.map(({ idealMs, measuredMs }) => idealMs / measuredMs))
+      return [{ deviceId, modelDigest, profile, role, efficiency, records: group.length }]
+    }),
+    rates: [...links.values()].flatMap((group) => {
+      const [first] = group
+      if (first === undefined || group.length < RECORDS_MIN) return []
+      const { fromDeviceId, toDeviceId } = first
+      const perSecond = group.map(({ bytes, measuredMs, latencyMs }) => {
+        // A latency that is advertised too high must not make the rate seem boundless.
+        return (bytes * 1e3) / Math.max(measuredMs - latencyMs, measuredMs / 2)
+      })
+      return [{ fromDeviceId, toDeviceId, bytesPerSecond: median(perSecond), records: group.length }]
+    }),
+  }
+}
+
+export function roleKey(
+  of: Pick<DeviceObservation, 'deviceId' | 'modelDigest' | 'profile' | 'role'>,
+): string {
+  return [of.deviceId, of.modelDigest, of.profile, of.role].join('\n')
+}
+
+export function linkKey(of: Pick<LinkObservation, 'fromDeviceId' | 'toDeviceId'>): string {
+  return [of.fromDeviceId, of.toDeviceId].join('\n')
+}
+
+/** The middle one, or the mean of the two; NaN of none. */
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  const upper = sorted[middle] ?? Number.NaN
+  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
+}
+
+function push<Value>(groups: Map<string, Value[]>, key: string, value: Value): void {
+  const group = groups.get(key)
+  if (group) group.push(value)
+  else groups.set(key, [value])
+}
