@@ -4,6 +4,7 @@
  * Karami et al. (RTGen) compare five scheduling policies whose names are not published; `fcfs`, `edf`, `least-slack`,
  * `earliest-finish` and `static-affinity` are ours, inferred from what such a comparison needs.
  */
+import type { PickPolicy } from './policies/pick-policy.js'
 
 /** Which of one tenant's waiting requests of one priority is placed first. */
 export const ORDER_NAMES = ['fcfs', 'edf', 'least-slack', 'value'] as const
@@ -16,8 +17,8 @@ export type PickName = (typeof PICK_NAMES)[number]
 export interface PolicySetting {
   /** Default fcfs. */
   readonly order?: OrderName
-  /** Default house. */
-  readonly pick?: PickName
+  /** By name, or one of a study's own. Default house. */
+  readonly pick?: PickName | PickPolicy
   /** False: a device that prefers prefill never decodes while one that prefers decode is there. Default true. */
   readonly decodeAssist?: boolean
 }

@@ -118,7 +118,8 @@ function placeIn(
     isOffloadAsked: isRemote(input.attention.wish),
     turn: input.turn ?? 0,
   }
-  const { ranked, prefillRule, decodeRule } = PICKS[policy.pick ?? 'house'].pick(board)
+  const { pick = 'house' } = policy
+  const { ranked, prefillRule, decodeRule } = (typeof pick === 'string' ? PICKS[pick] : pick).pick(board)
   const [best] = ranked
   // Now that it is known who prefills, and so prepares.
   const plan = best && attention.plan(best.decoder.model, best.prefiller.model.device)

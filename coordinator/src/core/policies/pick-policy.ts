@@ -28,6 +28,6 @@ export interface Picked {
 }
 
 export interface PickPolicy {
-  readonly name: PickName
+  readonly name: PickName | 'given'
   pick(board: PickBoard): Picked
 }
