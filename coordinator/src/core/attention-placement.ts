@@ -23,6 +23,7 @@ import type { DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
 import { BYTES_PER_SECOND, type ModelTable, PREFERS_PREFILL, ROW_NUMBERS } from './device-table.js'
 import type { DeviceFacts } from './facts.js'
+import { BLOCK_TOKENS, blockTokensOf } from './kv-blocks.js'
 import type { LoadedModel } from './loaded-model.js'
 import type { RowList } from './row-list.js'
 import type { StepBounds } from './row-times.js'
@@ -123,7 +124,7 @@ export class AttentionPlacement {
   #ask(decoder: LoadedModel): AttentionAsk {
     // Without spreading: it is made for every device that could decode.
     const { wish, settled, isSparseDefault, isPlaceBinding } = this.#attention
-    const { choosesPages } = decoder.device.traits
+    const choosesPages = isPaged(decoder)
     const contextTokens = this.#contextTokens
     const batch = decoder.slotsUsed + 1
     return { wish, settled, isSparseDefault, isPlaceBinding, choosesPages, contextTokens, batch }
@@ -136,14 +137,20 @@ export class AttentionPlacement {
     return this.#times
   }
 
-  #attendantsFor({ device }: LoadedModel): readonly DeviceFacts[] {
+  #attendantsFor(decoder: LoadedModel): readonly DeviceFacts[] {
+    const { device } = decoder
     const { traits } = device
-    if (!traits.choosesPages || (traits.prefers === 'decode' && !this.#isRemote)) return NOBODY
+    if (!isPaged(decoder) || (traits.prefers === 'decode' && !this.#isRemote)) return NOBODY
     const others = this.#attendants.includes(device.facts)
       ? this.#attendants.filter((facts) => facts !== device.facts)
       : this.#attendants
     return others.length > ATTENDANTS_MAX ? others.slice(0, ATTENDANTS_MAX) : others
   }
+}
+
+/** Whether the device chooses pages of this model. */
+function isPaged({ device, facts }: LoadedModel): boolean {
+  return device.traits.choosesPages && blockTokensOf(facts) === BLOCK_TOKENS
 }
 
 const NOBODY: readonly DeviceFacts[] = []

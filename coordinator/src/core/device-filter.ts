@@ -22,6 +22,7 @@ import {
   PREFERS_PREFILL,
   ROW_NUMBERS,
   THERE,
+  TOKENS_A_BLOCK,
   WINDOWED,
   WITH_MODELS,
 } from './device-table.js'
@@ -120,8 +121,9 @@ export class DeviceFilter {
     const { prefillTokens, avoided } = this.#input
     const { protocolVersion: version, protocolVersionMin: versionMin } = this.#limits
     const nowMs = this.#nowMs
-    const promptTokens = wholeBlocks(prefillTokens)
-    const decodeTokens = wholeBlocks(this.#input.reserveTokens)
+    let blockTokens = BLOCK_TOKENS
+    let promptTokens = wholeBlocks(prefillTokens, blockTokens)
+    let decodeTokens = wholeBlocks(this.#input.reserveTokens, blockTokens)
     const pages = Math.floor(prefillTokens / BLOCK_TOKENS)
     const attendTokens = pages * BLOCK_TOKENS
     for (let row = begin; row < end; row += 1) {
@@ -147,6 +149,11 @@ export class DeviceFilter {
       let off = LEFT
       if (avoided.size > 0 && this.#isAvoided(row)) off = FAILED_BEFORE
       else if ((refusedUntilMs[row] ?? 0) > nowMs) off = REFUSED
+      if (numbers[first + TOKENS_A_BLOCK] !== blockTokens) {
+        blockTokens = numbers[first + TOKENS_A_BLOCK] ?? BLOCK_TOKENS
+        promptTokens = wholeBlocks(prefillTokens, blockTokens)
+        decodeTokens = wholeBlocks(this.#input.reserveTokens, blockTokens)
+      }
       const tokensMax = numbers[first + KV_TOKENS_MAX] ?? 0
       const tokensFree = numbers[first + KV_TOKENS_FREE] ?? 0
 

@@ -46,6 +46,7 @@ export const WEIGHT_BYTES = 9
 export const KEY_WIDTH = 10
 export const POOL_BYTES_PER_TOKEN = 11
 export const PREFILL_TOKENS_AHEAD = 12
+export const TOKENS_A_BLOCK = 13
 /** Shares of the roofline that the device itself was seen to reach; NaN before. */
 export const PREFILL_EFFICIENCY = 14
 export const DECODE_EFFICIENCY = 15

@@ -33,10 +33,12 @@ import {
   SLOTS_USED,
   STEP_OPS_PER_SECOND,
   THERE,
+  TOKENS_A_BLOCK,
   WEIGHT_BYTES,
   WINDOWED,
 } from './device-table.js'
 import type { ModelFacts, ModelLoad, TierFacts } from './facts.js'
+import { BLOCK_TOKENS, blockTokensOf } from './kv-blocks.js'
 
 /** What an epoch takes of a model on a device. */
 export interface Commitment {
@@ -170,6 +172,7 @@ export class LoadedModel {
     numbers[first + WEIGHT_BYTES] = facts.weightBytes
     numbers[first + KEY_WIDTH] = keyWidth(facts)
     numbers[first + POOL_BYTES_PER_TOKEN] = facts.poolBytesPerToken
+    numbers[first + TOKENS_A_BLOCK] = blockTokensOf(facts)
     this.#writeUse()
   }
 
@@ -193,10 +196,11 @@ export class LoadedModel {
     let flags = this.isThere ? THERE : 0
     if (traits.canPrefill) flags |= CAN_PREFILL
     if (traits.canDecode) flags |= CAN_DECODE
-    if (traits.canAttend) flags |= CAN_ATTEND
+    const isPaged = blockTokensOf(this.facts) === BLOCK_TOKENS
+    if (traits.canAttend && isPaged) flags |= CAN_ATTEND
     if (traits.prefers === 'prefill') flags |= PREFERS_PREFILL
     if (traits.prefers === 'decode') flags |= PREFERS_DECODE
-    if (traits.choosesPages) flags |= CHOOSES_PAGES
+    if (traits.choosesPages && isPaged) flags |= CHOOSES_PAGES
     if (this.facts.slidingWindowTokens !== undefined) flags |= WINDOWED
     if (this.slotsUsed >= facts.decodeSlots) flags |= FULL
     for (const model of models) if (model !== this && model.prefillTokensAhead > 0) flags |= CONTENDED

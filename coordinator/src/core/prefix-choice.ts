@@ -11,9 +11,9 @@
 import { hashRange } from './block-hashes.js'
 import type { ClusterView, DeviceView } from './cluster-view.js'
 import type { CostModel } from './cost-model.js'
-import { CONTENDED, type ModelTable } from './device-table.js'
+import { CONTENDED, type ModelTable, ROW_NUMBERS, TOKENS_A_BLOCK } from './device-table.js'
 import type { ProfileName } from './facts.js'
-import { BLOCK_TOKENS } from './kv-blocks.js'
+import { BLOCK_TOKENS, blockTokensOf } from './kv-blocks.js'
 import type { KvDirectory } from './kv-directory.js'
 import type { LoadedModel } from './loaded-model.js'
 import type { PrefixMatch } from './prefix-match.js'
@@ -74,14 +74,15 @@ export class PrefixChoice {
   }
 
   /** Tokens that need not be sent to a device which another one prefills for. */
-  heldTokens({ table, device }: LoadedModel): number {
+  heldTokens({ table, device, facts }: LoadedModel): number {
     const stamp = this.#stampOf(table)
-    return table.heldStamps[device.row] === stamp ? (table.heldBlocks[device.row] ?? 0) * BLOCK_TOKENS : 0
+    if (table.heldStamps[device.row] !== stamp) return 0
+    return (table.heldBlocks[device.row] ?? 0) * blockTokensOf(facts)
   }
 
   /** Tokens that a prefilling device need not compute since it holds them. */
   localTokens(model: LoadedModel): number {
-    return Math.min(this.heldTokens(model), this.#reusableTokens)
+    return Math.min(this.heldTokens(model), this.#reusableTokens(blockTokensOf(model.facts)))
   }
 
   /** With nothing fetched, milliseconds: the quick look by which the devices to plan for are chosen. */
@@ -98,14 +99,16 @@ export class PrefixChoice {
   /** Fills in `localMs` of the models in these rows. */
   fillLocalMs(table: ModelTable, { rows, ms, length }: RowList): void {
     const stamp = this.#stampOf(table)
-    const { flags, heldStamps, heldBlocks } = table
+    const { flags, heldStamps, heldBlocks, numbers } = table
     const { prefillTokens } = this.#prompt
-    const reusableTokens = this.#reusableTokens
     const sharedEfficiency = this.#sharedEfficiency
     for (let at = 0; at < length; at += 1) {
       const row = rows[at] ?? 0
-      const heldTokens = heldStamps[row] === stamp ? (heldBlocks[row] ?? 0) * BLOCK_TOKENS : 0
-      const haveTokens = Math.min(heldTokens, reusableTokens)
+      let haveTokens = 0
+      if (heldStamps[row] === stamp) {
+        const blockTokens = numbers[row * ROW_NUMBERS + TOKENS_A_BLOCK] ?? BLOCK_TOKENS
+        haveTokens = Math.min((heldBlocks[row] ?? 0) * blockTokens, this.#reusableTokens(blockTokens))
+      }
       const isContended = ((flags[row] ?? 0) & CONTENDED) !== 0
       ms[at] = isContended
         ? this.#prefillMsAt(table, row, haveTokens)
@@ -118,11 +121,13 @@ export class PrefixChoice {
     const { deviceId } = model.device.facts
     const localTokens = this.localTokens(model)
     const aheadMs = this.#aheadMs(model)
+    const blockTokens = blockTokensOf(model.facts)
+    const reusableTokens = this.#reusableTokens(blockTokens)
     let bestMs = this.#prefillMs(model, localTokens)
     let restTokens = localTokens
     let restMs = bestMs
     for (const holder of this.#holders(model, localTokens)) {
-      const tokens = Math.min(holder.blocks * BLOCK_TOKENS, this.#reusableTokens)
+      const tokens = Math.min(holder.blocks * blockTokens, reusableTokens)
       if (holder.deviceId === deviceId || tokens <= localTokens) continue
       if (tokens !== restTokens) restMs = this.#prefillMs(model, tokens)
       restTokens = tokens
@@ -141,10 +146,12 @@ export class PrefixChoice {
     const localTokens = this.localTokens(model)
     const localMs = this.#prefillMs(model, localTokens)
     const aheadMs = this.#aheadMs(model)
+    const blockTokens = blockTokensOf(model.facts)
+    const reusableTokens = this.#reusableTokens(blockTokens)
     let best: { fetch: PlannedFetch; totalMs: number } | undefined
     const seen: UnusedSource[] = []
     for (const holder of this.#holders(model, localTokens)) {
-      const tokens = Math.min(holder.blocks * BLOCK_TOKENS, this.#reusableTokens)
+      const tokens = Math.min(holder.blocks * blockTokens, reusableTokens)
       if (holder.deviceId === deviceId || tokens <= localTokens) continue
       const source = this.#source(holder.deviceId)
       const { tier, from } = source
@@ -181,7 +188,7 @@ export class PrefixChoice {
    * need not hold the first ones: what leaves a cache, and goes to the host's memory, are the last blocks of a run.
    */
   #holders({ facts }: LoadedModel, localTokens: number): readonly Holder[] {
-    const localBlocks = localTokens / BLOCK_TOKENS
+    const localBlocks = localTokens / blockTokensOf(facts)
     if (localBlocks === 0) return this.#match(facts.variant).longest(0, SOURCES_MAX + 1)
     const key = `${localBlocks} ${facts.variant}`
     const known = this.#followers.get(key)
@@ -243,8 +250,9 @@ export class PrefixChoice {
     return ms
   }
 
-  get #reusableTokens(): number {
-    return Math.floor((this.#prompt.prefillTokens - 1) / BLOCK_TOKENS) * BLOCK_TOKENS
+  /** Tokens of whole blocks of which at least one token is left. */
+  #reusableTokens(blockTokens: number): number {
+    return Math.floor((this.#prompt.prefillTokens - 1) / blockTokens) * blockTokens
   }
 
   /** Of the first block; a device with one tier need not say. */
