@@ -43,7 +43,6 @@ export function renderTable(
           colWidths: [...layout.widths],
           wordWrap: true,
         }),
-    ...(head === undefined ? {} : { head: head.map((text) => color.dim(text)) }),
     chars: {
       top: '',
       'top-mid': '',
@@ -63,6 +62,8 @@ export function renderTable(
     },
     style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
   })
+  // A heading of fewer lines than others stands right above its cells.
+  if (head !== undefined) table.push(head.map((text) => ({ content: color.dim(text), vAlign: 'bottom' })))
   for (const row of rows) table.push([...row])
   return table
     .toString()

@@ -2,7 +2,7 @@
 import type { StudyDocument } from '@kvasir/study/report/document'
 import { flatFigures } from '@kvasir/study/report/flat-figures'
 import type { Figures, StudyTable } from '@kvasir/study/study'
-import { formatForeign } from '../format.js'
+import { formatForeign, wrapText } from '../format.js'
 import { color, print } from '../terminal.js'
 import { renderStudyTable } from './study-table.js'
 
@@ -42,18 +42,5 @@ function figuresTable(figures: Figures): StudyTable {
 }
 
 function bullets(texts: readonly string[], width: number): string {
-  return texts.map((text) => `• ${wrap(formatForeign(text), width - 2).join('\n  ')}`).join('\n')
-}
-
-/** At spaces; a word that is longer than a line stands alone. */
-function wrap(text: string, width: number): readonly string[] {
-  const lines: string[] = []
-  let line = ''
-  for (const word of text.split(' ')) {
-    if (line !== '' && line.length + 1 + word.length > width) {
-      lines.push(line)
-      line = word
-    } else line = line === '' ? word : `${line} ${word}`
-  }
-  return [...lines, line]
+  return texts.map((text) => `• ${wrapText(formatForeign(text), width - 2).join('\n  ')}`).join('\n')
 }

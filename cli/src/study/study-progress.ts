@@ -6,6 +6,9 @@ import { MultiBar, Presets } from 'cli-progress'
 import { say } from '../terminal.js'
 
 const lineEveryMs = 5_000
+/** Of work that takes minutes, fewer lines say as much. */
+const longFromMs = 60_000
+const lineEveryLongMs = 30_000
 /** Before, a share is too small to tell anything from. */
 const estimateFromMs = 1_000
 const estimateFromShare = 0.01
@@ -82,10 +85,14 @@ function lines(): StudyProgress {
   let shownMs = performance.now()
   let latest: { share: number; what: string; detail: string } | undefined
   const showLatest = (): void => {
-    if (latest === undefined || latest.share >= 1 || performance.now() - shownMs < lineEveryMs) return
-    shownMs = performance.now()
+    if (latest === undefined || latest.share >= 1) return
     const { share, what, detail } = latest
-    const parts = [`${Math.floor(share * 100)} %`, detail, timeLeft(share, phase.tookMs(what))]
+    const tookMs = phase.tookMs(what)
+    // Rather at this turn of the timer than at the next.
+    const everyMs = (tookMs < longFromMs ? lineEveryMs : lineEveryLongMs) * 0.9
+    if (performance.now() - shownMs < everyMs) return
+    shownMs = performance.now()
+    const parts = [`${Math.floor(share * 100)} %`, detail, timeLeft(share, tookMs)]
     say(`${what}: ${parts.filter((text) => text !== '').join(', ')}`)
   }
   // Long points tell nothing for a while; that it still runs is worth a line.

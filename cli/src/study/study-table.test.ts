@@ -34,8 +34,8 @@ test('numbers stand to the right below their heading and unit, what is missing a
   )
   expect(text.split('\n')).toEqual([
     'Throughput',
-    'Device      Rate',
-    '        tokens/s',
+    '            Rate',
+    'Device  tokens/s',
     'u280       1,235',
     'cpu            –',
     'Modelled.',
@@ -60,6 +60,21 @@ test('a long text is wrapped and not cut', () => {
   )
   expect(text.replaceAll(/\s+/g, ' ')).toContain(said)
   expect(text.split('\n').length).toBeGreaterThan(2)
+})
+
+test('a long heading is folded to the width of what is below it', () => {
+  const columns = [
+    { key: 'a', label: 'replayed, nothing fitted', unit: '×' },
+    { key: 'b', label: 'paper' },
+  ]
+  const text = renderStudyTable({ title: '', columns, rows: [{ a: 1.2, b: 1.3 }] }, 100)
+  expect(text.split('\n')).toEqual([
+    'replayed,',
+    '  nothing',
+    '   fitted',
+    '        ×  paper',
+    '      1.2    1.3',
+  ])
 })
 
 test('of very many rows it says where the rest is', () => {

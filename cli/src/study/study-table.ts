@@ -4,7 +4,7 @@
  */
 import { numberText } from '@kvasir/study/report/number-text'
 import type { Cell, StudyTable } from '@kvasir/study/study'
-import { formatForeign } from '../format.js'
+import { formatForeign, wrapText } from '../format.js'
 import { type Align, color, renderTable } from '../terminal.js'
 
 /** More are read in results.json and the report. */
@@ -12,7 +12,11 @@ const rowsMax = 60
 const textCellsMax = 44
 const gapCells = 2
 
+/** Headings are folded to about what is below them. */
+const headCellsMin = 12
+
 interface Column {
+  /** May have several lines. */
   readonly head: string
   readonly cells: readonly string[]
   readonly align: Align
@@ -49,10 +53,19 @@ function toColumn(
 ): Column {
   const values = rows.map((row) => row[key] ?? null)
   const cells = values.map(cellText)
-  const head = formatForeign(label) + (unit === undefined ? '' : `\n${formatForeign(unit)}`)
-  const longest = Math.max(...[...head.split('\n'), ...cells].map((text) => text.length), 1)
+  const cellsMax = Math.min(textCellsMax, Math.max(headCellsMin, ...cells.map((text) => text.length)))
+  const head = [
+    ...wrapText(formatForeign(label), cellsMax),
+    ...(unit === undefined ? [] : [formatForeign(unit)]),
+  ]
+  const longest = Math.max(...[...head, ...cells].map((text) => text.length), 1)
   const isText = values.some((value) => typeof value === 'string')
-  return { head, cells, align: isText ? 'left' : 'right', width: Math.min(longest, textCellsMax) }
+  return {
+    head: head.join('\n'),
+    cells,
+    align: isText ? 'left' : 'right',
+    width: Math.min(longest, textCellsMax),
+  }
 }
 
 function cellText(cell: Cell): string {

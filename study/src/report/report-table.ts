@@ -28,11 +28,14 @@ ${more > 0 ? html`<p class="note">${String(more)} more rows are in results.json.
 ${table.note === undefined ? '' : html`<p class="note">${table.note}</p>`}</section>`
 }
 
+/** Texts of at most so many characters stay on one line. */
+const shortMax = 24
+const shortClass = html` class="short"`
 const numberClass = html` class="number"`
 
 function cellMarkup(cell: Cell, isNumber: boolean): Markup {
   if (cell === null) return html`<td${isNumber ? numberClass : ''}>–</td>`
-  if (typeof cell === 'string') return html`<td>${cell}</td>`
+  if (typeof cell === 'string') return html`<td${cell.length <= shortMax ? shortClass : ''}>${cell}</td>`
   return html`<td class="number" data-value="${cell}">${numberText(cell)}</td>`
 }
 
