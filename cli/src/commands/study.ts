@@ -2,12 +2,14 @@
 
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { GlitchesOptions } from '@kvasir/study/studies/glitches'
+import type { ScaleOptions } from '@kvasir/study/studies/scale'
 import type { StudyOptions } from '@kvasir/study/study'
 import type { Command } from 'commander'
 import { closest } from 'fastest-levenshtein'
 import { EXIT, type ExitCode } from '../exit-codes.js'
+import type { ValidateOptions } from '../study-validate/study-validate.js'
 import { color, print, renderTable } from '../terminal.js'
-import { positiveOption } from './option-values.js'
+import { numberOption, positiveOption } from './option-values.js'
 import type { Run } from './run-command.js'
 import { addStudy } from './study-entry.js'
 
@@ -47,6 +49,30 @@ function addStudies(study: Command, run: Run): void {
         .option('--corners', 'only the shortest and longest prompts and outputs', false),
     run: async (options: GlitchesOptions & StudyOptions, context) =>
       (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),
+  })
+  addStudy(study, run, {
+    name: 'scale',
+    description:
+      'decisions from 10 to 1,000 devices, against every way to place, and over a million requests',
+    options: (command) =>
+      command.option(
+        '--requests <number>',
+        'requests of the large run, and at most of the others',
+        positiveOption(100_000_000),
+        1_000_000,
+      ),
+    run: async (options: ScaleOptions & StudyOptions, context) =>
+      (await import('@kvasir/study/studies/scale')).studyScale(options, context),
+  })
+  addStudy(study, run, {
+    name: 'validate',
+    description: 'one workload on a live cluster of paced agents and in virtual time: how far they lie apart',
+    options: (command) =>
+      command
+        .option('--requests <number>', 'requests', positiveOption(10_000), 180)
+        .option('--load <share>', 'of the rate that the cluster sustains', numberOption(0.05, 1.5), 0.8),
+    run: async (options: ValidateOptions & StudyOptions, context) =>
+      (await import('../study-validate/study-validate.js')).studyValidate(options, context),
   })
 }
 

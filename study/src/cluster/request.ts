@@ -79,10 +79,13 @@ export interface DeviceUsage {
 export interface RunSummary {
   readonly virtualMs: number
   readonly devices: readonly DeviceUsage[]
-  /** Events that either core took, device steps that ran (those in a coalesced run each for itself), and transfers' events. */
+  /**
+   * Events of the run: what either core took, messages, changes of links' shares. Steps that ran as one count each for itself, with the
+   * tokens that each gave, as they would step by step.
+   */
   readonly events: number
-  /** Of those, device steps that were no event of their own. */
-  readonly coalescedSteps: number
+  /** Of those, handled one by one. */
+  readonly eventsHandled: number
   /** Device steps, each for itself. */
   readonly steps: number
 }

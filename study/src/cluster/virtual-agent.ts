@@ -371,7 +371,8 @@ export class VirtualAgent extends Party implements KvSource {
     const ms = runMs(step, steps)
     const { counters } = this.world
     counters.steps += steps
-    counters.coalescedSteps += steps - 1
+    // Of each step but the last: its end, and for every sequence the message with its token and what the coordinator makes of it.
+    counters.eventsMerged += (steps - 1) * (1 + 2 * step.parts.length)
     const { prefillTokens, work } = step
     this.meter.ran({ steps, ms, prefillTokens, decodes: work.decodes.length }, this.#times.stepWatts(work))
     this.#running = undefined

@@ -45,7 +45,7 @@ export class VirtualCluster {
   readonly #queue = new EventQueue()
   readonly #network: Network
   readonly #links = new SharedLinks(this.#queue)
-  readonly #counters = { coreEvents: 0, steps: 0, coalescedSteps: 0 }
+  readonly #counters = { coreEvents: 0, steps: 0, eventsMerged: 0 }
   readonly #machines = new Map<string, MachinePlace>()
   readonly #devices = new Map<string, DevicePlace>()
   readonly #coordinator: VirtualCoordinator
@@ -295,7 +295,8 @@ export class VirtualCluster {
   }
 
   #summary(): RunSummary {
-    const { coreEvents, steps, coalescedSteps } = this.#counters
+    const { coreEvents, steps, eventsMerged } = this.#counters
+    const eventsHandled = coreEvents + this.#links.events + this.#network.messages
     const devices = [...this.#devices.values()].map((place) => this.#usage(place))
     const hosts = [...this.#machines.values()].flatMap(({ host, planned }) =>
       host ? [hostUsage(host, planned, this.nowMs)] : [],
@@ -303,8 +304,8 @@ export class VirtualCluster {
     return {
       virtualMs: this.nowMs,
       devices: [...devices, ...hosts],
-      events: coreEvents + coalescedSteps + this.#links.events + this.#network.messages,
-      coalescedSteps,
+      events: eventsHandled + eventsMerged,
+      eventsHandled,
       steps,
     }
   }

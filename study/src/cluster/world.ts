@@ -64,6 +64,8 @@ export interface ClusterOptions {
   /** Steps that only decode run as one event where nothing happens meanwhile; default true. */
   readonly coalesce?: boolean
   readonly transit?: Transit
+  /** A device that begins anew listens where its earlier life did, so that calls meant for that reach it; default false. */
+  readonly fixedAddresses?: boolean
   readonly makeCoordinator?: (limits: RequestLimits) => AnyCoordinatorCore
   readonly makeAgent?: (options: CoreOptions) => AnyAgentCore
   readonly probe?: Probe
@@ -109,7 +111,7 @@ export interface World {
   readonly queue: EventQueue
   readonly network: Network
   readonly links: SharedLinks
-  readonly counters: { coreEvents: number; steps: number; coalescedSteps: number }
+  readonly counters: { coreEvents: number; steps: number; eventsMerged: number }
   coordinator(): CoordinatorParty
   /** The life of a device that runs now; a dead one is still found, until it is restarted. */
   device(deviceId: string): KvSource | undefined

@@ -1,0 +1,66 @@
+/** Clusters of any size for `study scale`: machines with two A100 and six U280 each, serving one model. */
+import { deviceModel } from '@kvasir/catalogue/device-model'
+import type { Catalogue } from '@kvasir/catalogue/specs'
+import { InvalidInputError } from '@kvasir/runtime/errors'
+import type { ClusterPlan, PlannedDevice } from '../cluster/cluster-plan.js'
+
+const MODEL = 'llama-3.1-8b'
+const PRESET = 'vllm'
+const MACHINE_DEVICES = 8
+const MACHINE_GPUS = 2
+const GPU = { device: 'a100-80-pcie', link: 'pcie4-x16', decodeSlots: 64 }
+const FPGA = { device: 'u280', link: 'pcie3-x16', decodeSlots: 2 }
+const NETWORK = '100gbe'
+const BLOCK_TOKENS = 16
+/** int8 values, and a scale of two bytes for each head of a token's K and V. */
+const SCALE_BYTES = 2
+
+export function scalePlan(catalogue: Catalogue, devices: number): ClusterPlan {
+  const model = found(catalogue.models, MODEL)
+  const planned = (index: number): PlannedDevice => {
+    const isGpu = index % MACHINE_DEVICES < MACHINE_GPUS
+    const { device, link, decodeSlots } = isGpu ? GPU : FPGA
+    const on = deviceModel(catalogue, { device, model: MODEL, preset: PRESET })
+    return {
+      deviceId: `${isGpu ? 'gpu' : 'fpga'}-${index}`,
+      // What is in the farther memory costs a walk over all pages of each step; this study is about numbers of devices.
+      model: { ...on, kvMemories: on.kvMemories.slice(0, 1) },
+      capabilities: isGpu ? ['prefill', 'decode'] : ['decode', 'prefill'],
+      decodeSlots,
+      decodesAtOnce: isGpu ? decodeSlots : 1,
+      chunkTokens: 8_192,
+      sharedChunkTokens: 2_048,
+      tierPolicy: 'static',
+      link: found(catalogue.links, link),
+    }
+  }
+  const machines = Math.ceil(devices / MACHINE_DEVICES)
+  const scales = (2 * model.layers * model.kvHeads * SCALE_BYTES) / model.kvValuesPerToken
+  return {
+    name: `${devices} devices`,
+    model,
+    preset: PRESET,
+    profile: 'paper',
+    blockTokens: BLOCK_TOKENS,
+    wireBytesPerToken: Math.round(model.kvValuesPerToken * (1 + scales)),
+    mergeLayers: 2,
+    messageMs: 0.1,
+    machines: Array.from({ length: machines }, (_, machine) => ({
+      id: `machine-${machine}`,
+      devices: Array.from(
+        { length: Math.min(MACHINE_DEVICES, devices - machine * MACHINE_DEVICES) },
+        (_unused, index) => planned(machine * MACHINE_DEVICES + index),
+      ),
+      hostTiers: [],
+      hostIdleWatts: 0,
+      hostDollars: 0,
+      network: found(catalogue.links, NETWORK),
+    })),
+  }
+}
+
+function found<T>(entries: ReadonlyMap<string, T>, id: string): T {
+  const entry = entries.get(id)
+  if (entry === undefined) throw new InvalidInputError(`The catalogue has no ${id}, which study scale needs.`)
+  return entry
+}
