@@ -56,6 +56,7 @@ const commands: readonly [name: string, command: () => string][] = [
   ['driver', () => 'driver check -- node fpga-agent/dist/emulated-driver.js --threads 1'],
   ['explain', () => `explain ${requestId}`],
   ['trace', () => `trace ${requestId}`],
+  ['study', () => 'study glitches --corners --requests 8'],
   ['down', () => 'down'],
 ]
 
@@ -75,7 +76,7 @@ test("the cluster's text and that of --local are the same", () => {
   expect(texts[0]).toBe(texts[1])
 })
 
-test('every schema belongs to a command that was run; benches and studies run too long for here', () => {
+test('every schema belongs to a command that was run; a bench runs too long for here', () => {
   const schemas = readdirSync(folder).map((file) => file.replace('.json', ''))
-  expect(schemas.filter((name) => !checked.has(name))).toEqual(['bench', 'study'])
+  expect(schemas.filter((name) => !checked.has(name))).toEqual(['bench'])
 })
