@@ -56,7 +56,7 @@ const commands: readonly [name: string, command: () => string][] = [
   ['driver', () => 'driver check -- node fpga-agent/dist/emulated-driver.js --threads 1'],
   ['explain', () => `explain ${requestId}`],
   ['trace', () => `trace ${requestId}`],
-  ['study', () => 'study glitches --corners --requests 8'],
+  ['study', () => 'study glitches --corners --requests 4'],
   ['down', () => 'down'],
 ]
 
