@@ -3,6 +3,16 @@
  * settings file (docs/configuration.md).
  */
 import { z } from 'zod'
+import { ORDER_NAMES, PICK_NAMES } from './core/placement-policy.js'
+
+const WEIGHT_MAX = 1_000_000
+
+/** `key-1=2` → ['key-1', 2]; undefined where it is no such thing. The name may hold an equals sign itself. */
+export function weightOf(text: string): readonly [tenant: string, weight: number] | undefined {
+  const match = /^(.+)=(\d+(?:\.\d+)?)$/.exec(text)
+  const weight = Number(match?.[2])
+  return match?.[1] !== undefined && weight > 0 && weight <= WEIGHT_MAX ? [match[1], weight] : undefined
+}
 
 const port = z.int().min(0).max(65_535)
 
@@ -72,6 +82,37 @@ export const coordinatorConfigSchema = z
       .describe(
         'Attention of requests that ask for none: auto may choose pages in contexts above 4,096 tokens.',
       ),
+    admission: z
+      .boolean()
+      .default(true)
+      .describe('Whether requests that would miss the deadline of their first token are refused early.'),
+    ttftDeadlineMs: z
+      .int()
+      .min(1)
+      .optional()
+      .describe('Time to the first token of requests that give none, milliseconds; none by default.'),
+    tenantWeights: z
+      .array(
+        z
+          .string()
+          .refine(
+            (text) => weightOf(text) !== undefined,
+            'use TENANT=WEIGHT, such as key-1=2, with a weight above 0',
+          ),
+      )
+      .default([])
+      .describe(
+        'Shares of tenants that contend, TENANT=WEIGHT; of others 1. With API keys tenants are key-1, key-2, …',
+      ),
+    orderPolicy: z
+      .enum(ORDER_NAMES)
+      .default('fcfs')
+      .describe("Which of one tenant's waiting requests of one priority comes first."),
+    pickPolicy: z.enum(PICK_NAMES).default('house').describe('Which pair of devices a request gets.'),
+    decodeAssist: z
+      .boolean()
+      .default(true)
+      .describe('Whether devices that prefer prefill decode where others that prefer it are busy.'),
     traceSampleRatio: z.number().min(0).max(1).default(1).describe('Share of ordinary traces that is kept.'),
     slowRequestMs: z
       .number()

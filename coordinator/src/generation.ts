@@ -46,6 +46,12 @@ export interface GenerationRequest {
   readonly reusePrefix: boolean
   /** How decoding attends, as the client asked; undefined leaves it to the coordinator. */
   readonly attention: AttentionWish | undefined
+  /** Among whom devices are shared fairly; default ''. */
+  readonly tenant?: string
+  /** Higher is more urgent, from -10 to 10; default 0. */
+  readonly priority?: number
+  /** Until the first token; absent: as the coordinator is set. */
+  readonly ttftDeadlineMs?: number | undefined
   /** What was retrieved for the prompt, for the report. */
   readonly retrieval: RetrievalReport | null
   /** When KV blocks are sent; layer by layer unless told otherwise, which measurements compare with. */
@@ -192,6 +198,19 @@ export interface RetrievalReport {
   readonly stages: readonly StageReport[]
 }
 
+/** How a request stood to others while it waited for its first place. */
+export interface AdmissionReport {
+  readonly priority: number
+  /** Null where it has none. */
+  readonly ttftDeadlineMs: number | null
+  /** Null before it has a place. */
+  readonly waitedMs: number | null
+  /** Work that was before it when it came, tokens of prompts and expected answers. */
+  readonly tokensAhead: number
+  /** Why it waited, and in which order; one sentence. */
+  readonly reason: string
+}
+
 export interface KvReport {
   readonly directory: {
     /** Distinct blocks known, the most that are kept, and device entries dropped to stay below it. */
@@ -252,6 +271,7 @@ export interface RequestReport {
   readonly numericsChanged: boolean
   /** Steps whose best two logits differed by less than 1e-4. */
   readonly nearTies: number
+  readonly admission: AdmissionReport
   readonly finishReason: string | null
   readonly error: string | null
   readonly predicted: { readonly ttftMs: number; readonly tpotMs: number } | null

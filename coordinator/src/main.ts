@@ -12,7 +12,7 @@ import { createLogger, type Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION } from '@kvasir/runtime/protocol'
 import { startTelemetry } from '@kvasir/runtime/telemetry'
 import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
-import { type CoordinatorConfig, coordinatorConfigSchema } from './config.js'
+import { type CoordinatorConfig, coordinatorConfigSchema, weightOf } from './config.js'
 import { advertiseCoordinator } from './coordinator-record.js'
 import { createGateway } from './gateway/gateway.js'
 import { listenOnPort } from './gateway/port-choice.js'
@@ -68,6 +68,7 @@ async function start(context: ProcessContext): Promise<Running> {
     placementDeadlineMs: config.placementDeadlineMs,
     requestDeadlineMs: config.requestDeadlineMs,
     attentionDefault: config.attentionDefault,
+    ...admissionOf(config),
   })
   const corpora = createCorpora({ nodes: () => serving.retrievalNodes(), clock, log })
   serving.onModels(() => textModels.update(serving.advertisedModels()))
@@ -146,6 +147,22 @@ function startTraces(config: CoordinatorConfig, coordinatorId: string, log: Logg
       traces.sweep(0)
       await forwarder?.close(FORWARD_CLOSE_MS)
     },
+  }
+}
+
+function pairOf(text: string): (readonly [string, number])[] {
+  const pair = weightOf(text)
+  return pair ? [pair] : []
+}
+
+function admissionOf({ admission, ttftDeadlineMs, tenantWeights, ...config }: CoordinatorConfig) {
+  return {
+    admission: {
+      isOn: admission,
+      ...(ttftDeadlineMs === undefined ? {} : { ttftDeadlineMs }),
+      tenantWeights: Object.fromEntries(tenantWeights.flatMap(pairOf)),
+    },
+    policy: { order: config.orderPolicy, pick: config.pickPolicy, decodeAssist: config.decodeAssist },
   }
 }
 

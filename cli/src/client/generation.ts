@@ -24,6 +24,9 @@ export interface GenerationWish {
   readonly cachePrompt?: boolean
   readonly profile?: string
   readonly mergeLayers?: number
+  /** Higher is more urgent. */
+  readonly priority?: number
+  readonly ttftDeadlineMs?: number
   /** How decoding attends; docs/api.md says what it takes. */
   readonly attention?: object
   /** What to retrieve documents from. */
@@ -141,6 +144,8 @@ function requestBody(wish: GenerationWish): object {
     ...(wish.cachePrompt === undefined ? {} : { cache_prompt: wish.cachePrompt }),
     ...(wish.profile === undefined ? {} : { profile: wish.profile }),
     ...(wish.mergeLayers === undefined ? {} : { kv: { merge_layers: wish.mergeLayers } }),
+    ...(wish.priority === undefined ? {} : { priority: wish.priority }),
+    ...(wish.ttftDeadlineMs === undefined ? {} : { slo: { ttft_ms: wish.ttftDeadlineMs } }),
     ...(wish.attention === undefined ? {} : { attention: wish.attention }),
     ...(wish.retrieval === undefined ? {} : { retrieval: wish.retrieval }),
   }

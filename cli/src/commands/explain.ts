@@ -41,7 +41,7 @@ function explain(report: RequestReport, all: boolean): string {
   ]
   if (report.placements.length === 0) lines.push('', 'It was not placed.')
   for (const placement of report.placements) lines.push('', ...explainPlacement(placement, all))
-  lines.push('', comparison(report))
+  lines.push('', explainWait(report), comparison(report))
   if (report.kv.bytes > 0) {
     lines.push(
       '',
@@ -91,6 +91,14 @@ function explainPlacement(placement: PlacementReport, all: boolean): string[] {
 
 function standsFor(modelledBytes: number | null): string {
   return modelledBytes === null ? '' : ` (which stand for ${formatBytes(modelledBytes)})`
+}
+
+function explainWait({ admission: { priority, ttftDeadlineMs, reason } }: RequestReport): string {
+  const asked = [
+    ...(priority === 0 ? [] : [`priority ${priority}`]),
+    ...(ttftDeadlineMs === null ? [] : [`first token due within ${formatDuration(ttftDeadlineMs)}`]),
+  ]
+  return `${reason}${asked.length === 0 ? '' : ` It asked for ${asked.join(', ')}.`}`
 }
 
 function turnedAway(role: string, counts: Readonly<Record<string, number>>): string[] {

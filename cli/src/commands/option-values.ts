@@ -1,4 +1,5 @@
 /** Parsers of option values; a wrong value is a usage error that commander reports by name. */
+import { PRIORITY_MAX, PRIORITY_MIN } from '@kvasir/coordinator/core/admission-setting'
 import { InvalidArgumentError } from 'commander'
 
 /** A whole number from 0 to `max`. */
@@ -26,6 +27,13 @@ export function numberOption(min: number, max: number): (text: string) => number
     if (text.trim() !== '' && value >= min && value <= max) return value
     throw new InvalidArgumentError(`Give a number from ${min} to ${max}.`)
   }
+}
+
+/** How urgent a request is. */
+export function priorityOption(text: string): number {
+  const value = Number(text)
+  if (/^-?\d+$/.test(text) && value >= PRIORITY_MIN && value <= PRIORITY_MAX) return value
+  throw new InvalidArgumentError(`Give a whole number from ${PRIORITY_MIN} to ${PRIORITY_MAX}.`)
 }
 
 /** Bytes a second, as a plain number or with k, M or G: 25M is 25,000,000. */

@@ -23,7 +23,7 @@ import { formatForeign } from '../format.js'
 import { modelledText } from '../pace-text.js'
 import { print, printJson, say, withProgress } from '../terminal.js'
 import { profileOption } from './models.js'
-import { countOption, numberOption, positiveOption } from './option-values.js'
+import { countOption, numberOption, positiveOption, priorityOption } from './option-values.js'
 import { interruptSignal, type Run } from './run-command.js'
 import { modelDefault } from './up-options.js'
 
@@ -31,6 +31,8 @@ export interface RunOptions {
   readonly maxTokens: number
   readonly seed?: number
   readonly temperature: number
+  readonly priority?: number
+  readonly ttftDeadline?: number
   readonly topP: number
   readonly local?: boolean
   readonly json?: boolean
@@ -91,6 +93,12 @@ export function runCommandOf(program: Command, run: Run): void {
     .option('--budget <size>', 'what sparse attention reads: tokens, or a share of the context such as 25%')
     .option('--attend <place>', 'where attention runs: auto, local, partial or indices')
     .option('--no-cache', 'neither use cached KV blocks nor leave any')
+    .option('--priority <number>', 'higher is more urgent (default: 0)', priorityOption)
+    .option(
+      '--ttft-deadline <ms>',
+      'refuse it early where its first token would take longer',
+      positiveOption(86_400_000),
+    )
     .option('--corpus <name>', 'retrieve documents for the prompt from this corpus')
     .option('--retrieve <count>', 'documents to retrieve (default: 4)', positiveOption(50))
     .option('--local', 'use the engine in this process, without a cluster')
@@ -160,6 +168,8 @@ async function runOnCluster(
     ...(options.cache ? {} : { cachePrompt: false }),
     ...(options.profile === undefined ? {} : { profile: options.profile }),
     ...(options.mergeLayers === undefined ? {} : { mergeLayers: Number(options.mergeLayers) }),
+    ...(options.priority === undefined ? {} : { priority: options.priority }),
+    ...(options.ttftDeadline === undefined ? {} : { ttftDeadlineMs: options.ttftDeadline }),
     ...attentionOf(options),
     ...retrievalOf(options),
   }

@@ -4,11 +4,15 @@
  * Everything that is thrown on the way to an answer goes through `ApiError.from` once, at
  * the edge; whatever is not known to be the client's fault is a 5xx without inner details.
  */
+
 import { type ErrorCode, KvasirError } from '@kvasir/runtime/errors'
+import type { ShedReason } from '../core/protocol.js'
+import { ShedError } from '../shed-error.js'
 
 export type ApiErrorType =
   | 'invalid_request_error'
   | 'authentication_error'
+  | 'rate_limit_error'
   | 'service_unavailable_error'
   | 'server_error'
 
@@ -28,8 +32,10 @@ export interface ApiErrorFields {
   readonly code: string
   /** The field of the request at fault. */
   readonly param?: string | undefined
-  /** Given with every 503. */
+  /** Given with every 429 and 503. */
   readonly retryAfterMs?: number | undefined
+  /** Why the request was given up while it waited. */
+  readonly shed?: ShedReason | undefined
   readonly cause?: unknown
 }
 
@@ -40,6 +46,7 @@ export class ApiError extends Error {
   readonly code: string
   readonly param: string | null
   readonly retryAfterMs: number | undefined
+  readonly shed: ShedReason | undefined
 
   constructor(fields: ApiErrorFields) {
     super(fields.message, { cause: fields.cause })
@@ -47,17 +54,20 @@ export class ApiError extends Error {
     this.status = fields.status
     this.code = fields.code
     this.param = fields.param ?? null
+    this.shed = fields.shed
     this.retryAfterMs = fields.retryAfterMs ?? (fields.status === 503 ? RETRY_AFTER_MS : undefined)
   }
 
   static from(thrown: unknown): ApiError {
     if (thrown instanceof ApiError) return thrown
+    if (thrown instanceof ShedError) return fromShedError(thrown)
     if (thrown instanceof KvasirError) return fromKvasirError(thrown)
     return fromFrameworkError(thrown) ?? fromKvasirError(KvasirError.from(thrown))
   }
 
   get type(): ApiErrorType {
     if (this.status === 401) return 'authentication_error'
+    if (this.status === 429) return 'rate_limit_error'
     if (this.status === 503) return 'service_unavailable_error'
     return this.status < 500 ? 'invalid_request_error' : 'server_error'
   }
@@ -85,6 +95,19 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
   cancelled: 503,
   corrupt: 500,
   internal: 500,
+}
+
+/** As OpenAI's clients and gateways in front expect it where a client should slow down. */
+function fromShedError(error: ShedError): ApiError {
+  const { message, retryAfterMs, shed } = error
+  return new ApiError({ status: 429, message, code: SHED_CODE[shed], retryAfterMs, shed, cause: error })
+}
+
+const SHED_CODE: Readonly<Record<ShedReason, string>> = {
+  late: 'deadline_unmeetable',
+  missed: 'deadline_unmeetable',
+  priority: 'shed',
+  share: 'shed',
 }
 
 function fromKvasirError(error: KvasirError): ApiError {

@@ -50,6 +50,8 @@ export class Exchange {
   private completionTokens = 0
   private cachedTokens = 0
   private kvBytes = 0
+  private priority = 0
+  private queueMs: number | undefined
   private finished = false
   private error: ApiError | undefined
   private ended = false
@@ -77,6 +79,7 @@ export class Exchange {
 
   planned(plan: GenerationPlan): void {
     this.model = plan.model
+    this.priority = plan.priority
     this.span.setAttributes({
       [GEN_AI.requestModel]: plan.model,
       [GEN_AI.requestTemperature]: plan.temperature,
@@ -103,6 +106,7 @@ export class Exchange {
     this.finished = true
     this.cachedTokens = end.usage.prompt_tokens_details.cached_tokens
     this.kvBytes = report?.kv.bytes ?? 0
+    this.queueMs = report?.measured.queueMs ?? undefined
     this.span.setAttributes({
       [GEN_AI.responseId]: id,
       [GEN_AI.responseModel]: this.model,
@@ -178,6 +182,9 @@ export class Exchange {
       cachedTokens: this.cachedTokens,
       completionTokens: this.completionTokens,
       kvBytes: this.kvBytes,
+      priority: this.priority,
+      queueMs: this.queueMs,
+      shed: this.error?.shed,
     }
   }
 

@@ -46,6 +46,12 @@ export interface GenerationPlan {
   readonly mergeLayers: MergeLayers | undefined
   /** How decoding attends; absent: the coordinator decides. */
   readonly attention: AttentionWish | undefined
+  /** Higher is more urgent. */
+  readonly priority: number
+  /** Until the first token; absent: the coordinator's default. */
+  readonly ttftDeadlineMs: number | undefined
+  /** As the client calls its own user. */
+  readonly user: string | undefined
   /** Documents to put before the question. */
   readonly retrieval: RetrievalWish | undefined
 }
@@ -73,6 +79,9 @@ export function sharedPlan(fields: SharedFields & { model: string }) {
     profile: fields.profile,
     mergeLayers: fields.kv?.merge_layers,
     attention: attentionWish(fields.attention),
+    priority: fields.priority ?? 0,
+    ttftDeadlineMs: fields.slo?.ttft_ms,
+    user: fields.user,
     retrieval: retrievalWish(fields.retrieval),
   }
 }

@@ -13,6 +13,7 @@ import { ATTRIBUTE, SPAN } from '@kvasir/runtime/telemetry-names'
 import { context } from '@opentelemetry/api'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Generation } from '../generation.js'
+import { claimedTenant, ttftDeadlineOf } from './admission-fields.js'
 import {
   type AnswerEnd,
   type AnswerExtension,
@@ -98,6 +99,7 @@ export function registerGenerationRoutes(
     const profile = profileOf(plan, model, traits, gateway.profileDefault)
     checkAttention(plan.attention, model, traits)
     const pullTiming = pullTimingOf(request.headers)
+    const ttftDeadlineMs = plan.ttftDeadlineMs ?? ttftDeadlineOf(request.headers)
     exchange.planned(plan)
     const tenantSalt = keys.tenantSalt(request.headers.authorization)
     const retrieved = await retrieveFor(exchange, plan, model, tenantSalt)
@@ -116,6 +118,9 @@ export function registerGenerationRoutes(
       blockHashes: prompt.blockHashes,
       reusePrefix: plan.cachePrompt,
       attention: plan.attention,
+      tenant: keys.tenant(request.headers.authorization) ?? claimedTenant(plan.user),
+      priority: plan.priority,
+      ttftDeadlineMs,
       retrieval: retrieved?.report ?? null,
       mergeLayers: plan.mergeLayers,
       ...pullTiming,

@@ -5,7 +5,9 @@
  * Labels have few values: models that exist, devices that advertise, fixed words.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { ShedReason } from '../core/protocol.js'
 import type { GenerationService } from '../generation.js'
+import { SHED_REASONS } from '../shed-error.js'
 import type { TraceStore } from '../trace-store/trace-store.js'
 import { kvMetrics } from './kv-metrics.js'
 
@@ -28,6 +30,11 @@ export interface EndedRequest {
   readonly cachedTokens: number
   readonly completionTokens: number
   readonly kvBytes: number
+  readonly priority: number
+  /** From its submission to its place on devices. */
+  readonly queueMs: number | undefined
+  /** Why it was given up while it waited. */
+  readonly shed: ShedReason | undefined
 }
 
 export interface GatewayMetrics {
@@ -88,6 +95,21 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
     registers,
   })
 
+  const admission = new Counter({
+    name: 'kvasir_admission_total',
+    help: 'Completion requests by what admission made of them: served, or shed and why.',
+    labelNames: ['outcome'],
+    registers,
+  })
+  for (const outcome of ['served', ...SHED_REASONS]) admission.inc({ outcome }, 0)
+  const queueWait = new Histogram({
+    name: 'kvasir_queue_wait_seconds',
+    help: 'From the submission of a completion request that finished to its place on devices, by priority.',
+    labelNames: ['priority'],
+    buckets: FIRST_TOKEN_BUCKETS,
+    registers,
+  })
+
   const readCluster = clusterGauges(registry, service)
   const readKv = kvMetrics(registry, service)
   const readTraces = traceGauges(registry, traces)
@@ -98,9 +120,14 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
     requestEnded(request) {
       inFlight.dec()
       ended.inc({ outcome: request.outcome })
+      if (request.shed !== undefined) admission.inc({ outcome: request.shed })
       if (request.outcome === 'refused') return
       const labels = { gen_ai_operation_name: request.operation, gen_ai_request_model: request.model }
       duration.observe({ ...labels, outcome: request.outcome }, request.durationMs / 1000)
+      if (request.ttftMs !== undefined) admission.inc({ outcome: 'served' })
+      if (request.queueMs !== undefined) {
+        queueWait.observe({ priority: String(request.priority) }, request.queueMs / 1000)
+      }
       if (request.ttftMs !== undefined) firstToken.observe(labels, request.ttftMs / 1000)
       if (request.tpotMs !== undefined) perToken.observe(labels, request.tpotMs / 1000)
       tokens.inc({ kind: 'prompt' }, request.promptTokens)

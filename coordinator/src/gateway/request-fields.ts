@@ -1,10 +1,11 @@
 /**
  * The fields that chat and text completions share, and the rule for all others: a field
  * that would change the answer and is not implemented is refused by name. Fields that
- * cannot change it (`user`, `metadata`, a penalty of 0, …) are accepted and have no effect.
+ * cannot change it (`metadata`, a penalty of 0, …) are accepted and have no effect.
  */
 import { z } from 'zod'
 import { MERGE_LAYERS } from '../generation.js'
+import { priorityField, sloField } from './admission-fields.js'
 import { badRequest } from './api-error.js'
 import { attentionField } from './attention-field.js'
 import { retrievalField } from './retrieval-field.js'
@@ -55,6 +56,8 @@ export const sharedShape = {
   kv: kvField.optional(),
   attention: attentionField.optional(),
   retrieval: retrievalField.optional(),
+  priority: priorityField.optional(),
+  slo: sloField.optional(),
   user: z.string().optional(),
   metadata: z.record(z.string(), z.string()).optional(),
   safety_identifier: z.string().optional(),

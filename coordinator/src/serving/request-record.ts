@@ -2,8 +2,10 @@
  * What a request's report shows, gathered while it lives.
  */
 import { type Decision, explain, filterCounts } from '../core/decision.js'
+import type { WaitNote } from '../core/protocol.js'
 import type { GenerationRequest, PlacementReport, RequestReport } from '../generation.js'
 import { roundMs } from '../round-ms.js'
+import { admissionReport } from './admission-report.js'
 import { type AttentionSums, addAttention, NO_ATTENTION } from './attention-calls.js'
 import type { EpochFigures } from './epoch-figures.js'
 import { cachedTokens, prefixReport } from './prefix-report.js'
@@ -18,7 +20,7 @@ const REFERENCE_NUMERICS = 'f32'
 /** What the report takes from the request; its prompt need not outlive it. */
 type ReportedRequest = Pick<
   GenerationRequest,
-  'requestId' | 'model' | 'profile' | 'reusePrefix' | 'retrieval'
+  'requestId' | 'model' | 'profile' | 'reusePrefix' | 'retrieval' | 'priority' | 'ttftDeadlineMs'
 > & {
   readonly promptTokens: number
 }
@@ -36,6 +38,8 @@ export class RequestRecord {
   #sources = 0
   #mayDiffer = false
   #predicted: { readonly ttftMs: number; readonly tpotMs: number } | null = null
+  /** Of the first placement. */
+  #wait: WaitNote | undefined
   #placedAtMs: number | null = null
   #firstTokenAtMs: number | null = null
   #lastTokenAtMs: number | null = null
@@ -50,13 +54,19 @@ export class RequestRecord {
   #prefillUs: number | null = null
 
   constructor(request: GenerationRequest, traceId: string, nowMs: number) {
-    const { requestId, model, profile, promptTokens, reusePrefix, retrieval } = request
-    this.#request = { requestId, model, profile, promptTokens: promptTokens.length, reusePrefix, retrieval }
+    const { requestId, model, profile, promptTokens, reusePrefix, retrieval, priority, ttftDeadlineMs } =
+      request
+    this.#request = {
+      ...{ requestId, model, profile, promptTokens: promptTokens.length, reusePrefix, retrieval },
+      ...(priority === undefined ? {} : { priority }),
+      ttftDeadlineMs,
+    }
     this.#traceId = traceId
     this.#submittedAtMs = nowMs
   }
 
-  placed(decision: Decision, modelled: RequestReport['modelled'], nowMs: number): void {
+  placed(decision: Decision, wait: WaitNote, modelled: RequestReport['modelled'], nowMs: number): void {
+    this.#wait ??= wait
     this.state = 'reserving'
     this.#modelled = modelled
     this.#placements.push(decision)
@@ -114,6 +124,7 @@ export class RequestRecord {
       cachedTokens: cachedTokens(promptTokens, reuse),
       numericsChanged: this.#sources > 1 && this.#mayDiffer,
       nearTies,
+      admission: admissionReport(this.#request, this.#wait),
       finishReason: this.finishReason,
       error: this.error,
       predicted: this.#predicted,

@@ -111,7 +111,7 @@ export class RequestSession implements Generation {
   act(action: CoordinatorAction): void {
     switch (action.type) {
       case 'reserve':
-        this.#reserve(action.decision, action.tokens)
+        this.#reserve(action)
         break
       case 'run':
         this.#record.state = action.prefill ? 'prefill' : 'decode'
@@ -150,7 +150,7 @@ export class RequestSession implements Generation {
     this.#placeSpan ??= startSpan(SPAN.place, { [ATTRIBUTE.requestId]: this.requestId }, this.#parent)
   }
 
-  #reserve(decision: Decision, tokens: number): void {
+  #reserve({ decision, tokens, wait }: Extract<CoordinatorAction, { type: 'reserve' }>): void {
     const modelled = this.#modelledIn(decision)
     this.#placeSpan?.setAttributes({
       [ATTRIBUTE.epoch]: decision.epoch,
@@ -163,7 +163,7 @@ export class RequestSession implements Generation {
     })
     this.#placeSpan?.end()
     this.#placeSpan = undefined
-    this.#record.placed(decision, modelled, this.#setting.clock.nowMs())
+    this.#record.placed(decision, wait, modelled, this.#setting.clock.nowMs())
     const { request, clients, tell, onMissed } = this.#setting
     this.#epoch = new EpochCalls({
       request,

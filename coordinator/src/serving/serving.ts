@@ -12,11 +12,13 @@ import { DeadlineError, type KvasirError, messageOf, UnavailableError } from '@k
 import type { Logger } from '@kvasir/runtime/log'
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN } from '@kvasir/runtime/protocol'
 import { callServerStream, checkHealth } from '@kvasir/runtime/rpc-client'
+import type { AdmissionSetting } from '../core/admission-setting.js'
 import { NO_HASHES } from '../core/block-hashes.js'
 import type { CompletionHistory, CompletionRecord } from '../core/completion-record.js'
 import { CoordinatorCore, TICK_MS } from '../core/coordinator-core.js'
 import type { DeviceRef } from '../core/facts.js'
 import type { KvSnapshot } from '../core/kv-follower.js'
+import type { PolicySetting } from '../core/placement-policy.js'
 import type { CoordinatorAction, CoordinatorEvent } from '../core/protocol.js'
 import type {
   ClusterReport,
@@ -36,6 +38,7 @@ import type {
   UnloadOrder,
 } from '../model-reports.js'
 import { type RetrievalNode, retrievalNodes } from '../retrieval/retrieval-devices.js'
+import { ShedError } from '../shed-error.js'
 import { type AdvertisedModel, advertisedModels, modelReports, modelTraits } from './cluster-models.js'
 import { deviceReports } from './cluster-report.js'
 import { ClusterWatch } from './cluster-watch.js'
@@ -61,6 +64,8 @@ export interface ServingOptions {
   readonly requestDeadlineMs?: number
   /** What requests that ask for no attention get: `auto` may be sparse in long contexts. Default auto. */
   readonly attentionDefault?: 'auto' | 'dense'
+  readonly admission?: AdmissionSetting
+  readonly policy?: PolicySetting
 }
 
 export interface Serving extends GenerationService {
@@ -114,6 +119,8 @@ class ServingShell implements Serving {
       placementDeadlineMs: options.placementDeadlineMs ?? 10_000,
       requestDeadlineMs: options.requestDeadlineMs ?? 600_000,
       attentionDefault: options.attentionDefault ?? 'auto',
+      admission: options.admission ?? {},
+      policy: options.policy ?? {},
     })
     this.#watch = new ClusterWatch(options.bus, options.log, (event) => this.#tell(event))
     this.#clients = new DeviceClients(this.#watch)
@@ -146,6 +153,9 @@ class ServingShell implements Serving {
       maxTokens: request.maxTokens,
       blockHashes: request.reusePrefix ? request.blockHashes : NO_HASHES,
       attention: request.attention,
+      tenant: request.tenant,
+      priority: request.priority,
+      ttftDeadlineMs: request.ttftDeadlineMs,
     })
     // Refused at once: the queue is full.
     if (session.failure) throw session.failure
@@ -326,12 +336,14 @@ class ServingShell implements Serving {
   #fail(action: Extract<CoordinatorAction, { type: 'fail' }>): void {
     const session = this.#store.live(action.requestId)
     if (!session) return
-    const { code, message, retryAfterMs, requestId } = action
+    const { code, message, retryAfterMs, requestId, shed } = action
     const ids = { requestId }
     const error =
       code === 'deadline'
         ? new DeadlineError(message, { ids })
-        : new UnavailableError(message, { ids, retryAfterMs })
+        : shed
+          ? new ShedError(message, shed, requestId, retryAfterMs)
+          : new UnavailableError(message, { ids, retryAfterMs })
     session.fail(error, code === 'rejected')
   }
 }

@@ -157,6 +157,10 @@ const REPORT: RequestReport = {
   cachedTokens: 0,
   numericsChanged: false,
   nearTies: 0,
+  admission: {
+    ...{ priority: 0, ttftDeadlineMs: null, waitedMs: 0, tokensAhead: 0 },
+    reason: 'It did not wait: devices had room at once.',
+  },
   finishReason: 'length',
   error: null,
   predicted: null,
