@@ -50,6 +50,15 @@ describe('StepCosts', () => {
     )
   })
 
+  it('lets a prompt run whole beside decodes where it is told to', () => {
+    const costs = new StepCosts(16)
+    costs.ran([decode], 10_000)
+    costs.ran([decode, prefill(64)], 10_000 + 64 * 5_000)
+    expect(costs.sharedChunkTokens(LIMITS)).toBe(16)
+    const whole = { ...LIMITS, sharedStepStretch: Number.POSITIVE_INFINITY }
+    expect(costs.sharedChunkTokens(whole)).toBe(LIMITS.sharedChunkTokens)
+  })
+
   it('follows a device that becomes slower', () => {
     const costs = new StepCosts(16)
     costs.ran([decode], 10_000)

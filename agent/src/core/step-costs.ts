@@ -9,7 +9,7 @@
 import type { StepPart } from './events.js'
 import type { StepLimits } from './step-planner.js'
 
-/** A step that decodes share may take so many times as long as one in which nothing is prefilled. */
+/** A step that decodes share may take so many times as long as one in which nothing is prefilled, unless told otherwise. */
 export const SHARED_STEP_STRETCH = 4
 /** Weight of the newest step; the rest is what was learned before. */
 const NEWEST = 0.5
@@ -40,10 +40,10 @@ export class StepCosts {
   }
 
   /** Most prompt rows of a step that decodes share: whole blocks, at least one; one while nothing is known. */
-  sharedChunkTokens({ sharedChunkTokens }: StepLimits): number {
+  sharedChunkTokens({ sharedChunkTokens, sharedStepStretch = SHARED_STEP_STRETCH }: StepLimits): number {
     const { decodeStepUs, prefillRowUs, blockTokens } = this
     if (decodeStepUs === undefined || prefillRowUs === undefined) return blockTokens
-    const spareUs = (SHARED_STEP_STRETCH - 1) * decodeStepUs
+    const spareUs = (sharedStepStretch - 1) * decodeStepUs
     const rows = Math.min(sharedChunkTokens, prefillRowUs === 0 ? sharedChunkTokens : spareUs / prefillRowUs)
     return Math.max(blockTokens, Math.floor(rows / blockTokens) * blockTokens)
   }

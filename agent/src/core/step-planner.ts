@@ -15,6 +15,8 @@ export interface StepLimits {
   readonly chunkTokens: number
   /** Most prefill rows of a step that decodes share. */
   readonly sharedChunkTokens: number
+  /** Such a step may take so many times as long as one in which nothing is prefilled; 4 where absent. */
+  readonly sharedStepStretch?: number
 }
 
 /** A sequence that decodes, or whose prompt is partly computed. */

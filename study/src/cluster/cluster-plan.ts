@@ -24,6 +24,8 @@ export interface PlannedDevice {
   /** Most prompt rows of one step, alone and beside decodes. */
   readonly chunkTokens: number
   readonly sharedChunkTokens: number
+  /** A step that both share may take so many times as long as one that only decodes; absent: as agents do. */
+  readonly sharedStepStretch?: number
   readonly tierPolicy: 'static' | 'reactive' | 'balanced'
   /** Of the link to its machine. */
   readonly link: LinkSpec

@@ -113,6 +113,7 @@ export class VirtualAgent extends Party implements KvSource {
         rowsMax: ROWS_MAX,
         chunkTokens: planned.chunkTokens,
         sharedChunkTokens: planned.sharedChunkTokens,
+        ...(planned.sharedStepStretch === undefined ? {} : { sharedStepStretch: planned.sharedStepStretch }),
       },
     }
     this.core = options.makeAgent?.(coreOptions) ?? new AgentCore(coreOptions)

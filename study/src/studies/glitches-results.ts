@@ -127,7 +127,7 @@ function findingsOf(
     ),
     `Without them: ${GPU_IDS.map((gpu) => of(gpu, unfitted(gpu))).join('; ')}. What is gained over FPGAs follows from the paper's table alone, what is gained over GPUs does not.`,
     `Replay and closed form are at most ${percent} % apart in any workload.`,
-    `Against GPUs that read weights as fast as vLLM does, still one sequence at a time, the gain is gone (closed form): ${GPU_IDS.map((gpu) => of(gpu, vllm(gpu))).join('; ')}.`,
+    `Against GPUs that read weights as fast as vLLM does, still one sequence at a time, it is (closed form) ${GPU_IDS.map((gpu) => of(gpu, vllm(gpu))).join('; ')}.`,
   ]
 }
 

@@ -107,6 +107,8 @@ function planned(
     decodesAtOnce: 1,
     chunkTokens: PROMPT_TOKENS_MAX,
     sharedChunkTokens: PROMPT_TOKENS_MAX,
+    // A prompt that FPGAs wait for comes before what the GPU decodes itself.
+    sharedStepStretch: Number.POSITIVE_INFINITY,
     tierPolicy: 'static',
     link,
   }
