@@ -37,9 +37,6 @@ export interface StudyRunOptions {
 export async function runStudy(options: StudyRunOptions): Promise<ExitCode> {
   makeFolder(options.folder)
   const interrupted = interruptSignal()
-  interrupted.addEventListener('abort', () => {
-    say('stopping: what is done is kept; Ctrl-C again ends at once')
-  })
   let document: StudyDocument
   try {
     document = await compute(options, interrupted)
@@ -61,6 +58,9 @@ async function compute(options: StudyRunOptions, signal: AbortSignal): Promise<S
   const beganMs = performance.now()
   const workers = options.workers ?? availableParallelism()
   const progress = studyProgress()
+  signal.addEventListener('abort', () => {
+    progress.say('stopping: what is done is kept; Ctrl-C again ends at once')
+  })
   const pool = new PointPool({
     workers,
     signal,

@@ -9,6 +9,10 @@ const lineEveryMs = 5_000
 /** Of work that takes minutes, fewer lines say as much. */
 const longFromMs = 60_000
 const lineEveryLongMs = 30_000
+const barMin = 8
+const barMax = 30
+/** What stands beside the bar, about. */
+const textCells = 52
 /** Before, a share is too small to tell anything from. */
 const estimateFromMs = 1_000
 const estimateFromShare = 0.01
@@ -57,9 +61,8 @@ function bar(): StudyProgress {
   const multi = new MultiBar(
     {
       format: '{what} |{bar}| {percentage} % {detail}',
-      barsize: 30,
+      barsize: Math.max(barMin, Math.min(barMax, (process.stderr.columns ?? 0) - textCells)),
       clearOnComplete: true,
-      hideCursor: true,
       stream: process.stderr,
       gracefulExit: false,
     },

@@ -41,7 +41,7 @@ export function renderStudyTable(table: StudyTable, width: number): string {
     table.title === '' ? '' : color.bold(formatForeign(table.title)),
     texts.join('\n\n'),
     more > 0 ? color.dim(`… and ${more} more rows in results.json`) : '',
-    table.note === undefined ? '' : color.dim(formatForeign(table.note)),
+    table.note === undefined ? '' : color.dim(wrapText(formatForeign(table.note), width).join('\n')),
   ]
     .filter((text) => text !== '')
     .join('\n')
