@@ -13,6 +13,8 @@ import type { VirtualCall } from './virtual-call.js'
 
 /** As the real agent's: how long a computed prompt waits for its receiver. */
 const PULL_MS = 10_000
+/** Of about a megabyte, from a device's memory. */
+const MESSAGE_READ_MS = 10
 
 export interface KvReceiver {
   readonly agent: VirtualAgent
@@ -108,9 +110,11 @@ export class OutgoingKv {
     this.on.failed(this.#receiver?.agent.id ?? '')
   }
 
-  /** The sender's sequence has ended. */
+  /** The sender's sequence has ended; the message that is being read is read to its end. */
   drop(): void {
-    if (!this.#isOver) this.#finish()
+    if (this.#isOver) return
+    const { queue } = this.agent.world
+    this.#finish((unpin) => queue.after(MESSAGE_READ_MS, unpin))
   }
 
   #begin(): void {
@@ -164,12 +168,14 @@ export class OutgoingKv {
     })
   }
 
-  #finish(): void {
+  #finish(soon = (unpin: () => void) => unpin()): void {
     this.#isOver = true
-    if (this.#flow && this.#counter !== undefined) {
-      this.agent.world.links.cancel(this.#flow)
-      if (!this.agent.isDead) this.agent.apply({ type: 'unpin', counter: this.#counter })
-    }
+    const counter = this.#counter
+    if (this.#flow === undefined || counter === undefined) return
+    this.agent.world.links.cancel(this.#flow)
+    soon(() => {
+      if (!this.agent.isDead) this.agent.apply({ type: 'unpin', counter })
+    })
   }
 
   get #groupShare(): number {

@@ -253,7 +253,7 @@ export class VirtualEpoch implements EpochClient {
     else this.#tell({ type: 'reserved', ...this.#id })
   }
 
-  /** Calls the life of the device that was meant. */
+  /** Calls the life of the device that was meant, or the one that is at its address now. */
   #open(
     what: CallName | 'release',
     device: DeviceRef,
@@ -262,9 +262,10 @@ export class VirtualEpoch implements EpochClient {
       if (what !== 'release') this.failed(what, 'unreachable', device.deviceId)
     },
   ): VirtualCall | undefined {
-    const { network, queue, plan } = this.#world
+    const { network, queue, plan, options } = this.#world
     const agent = this.#world.device(device.deviceId)
-    if (!(agent instanceof VirtualAgent) || agent.ref.incarnation !== device.incarnation) {
+    const isReached = options.fixedAddresses === true || agent?.ref.incarnation === device.incarnation
+    if (!(agent instanceof VirtualAgent) || !isReached) {
       queue.after(2 * plan.messageMs, broken)
       return undefined
     }

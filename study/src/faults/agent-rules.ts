@@ -44,6 +44,7 @@ interface Sequence {
 
 export class AgentRules {
   readonly deviceId: string
+  readonly incarnation: bigint
   readonly #options: CoreOptions
   readonly #core: Pick<AnyAgentCore, 'blocks' | 'load' | 'storedHashes'>
   readonly #ledger: RequestLedger
@@ -53,6 +54,7 @@ export class AgentRules {
   readonly #sequences = new Map<number, Sequence>()
   readonly #stored = new Set<string>()
   readonly #blockTokens: number
+  #lastCounter = 0n
   #running: readonly { readonly part: StepPart; readonly lease: Lease }[] | undefined
 
   constructor(
@@ -61,6 +63,7 @@ export class AgentRules {
     ledger: RequestLedger,
   ) {
     this.deviceId = options.deviceId
+    this.incarnation = options.incarnation
     this.#options = options
     this.#core = core
     this.#ledger = ledger
@@ -72,6 +75,11 @@ export class AgentRules {
   /** Hashes of full blocks, as the core told of them. */
   get stored(): ReadonlySet<string> {
     return this.#stored
+  }
+
+  /** The newest lease that it issued. */
+  get lastCounter(): bigint {
+    return this.#lastCounter
   }
 
   on(event: CoreEvent, actions: readonly CoreAction[], nowMs: number): void {
@@ -156,6 +164,9 @@ export class AgentRules {
         break
       case 'attached':
         if (event.type === 'decode') this.#attached(event, action)
+        break
+      case 'released':
+        if (event.type === 'release') this.#released(event)
         break
       case 'lent':
         if (event.type === 'lend' && action.loan !== 0) {
@@ -268,10 +279,16 @@ export class AgentRules {
     if (kv === 'computed') this.#begin(sequence, cachedTokens)
   }
 
+  #released({ lease }: Event<'release'>): void {
+    if (lease.deviceId === this.deviceId && lease.incarnation === this.#options.incarnation) return
+    this.#fail('I1', `releases lease ${lease.counter}, which is of life ${lease.incarnation}`)
+  }
+
   #issue(lease: Pick<Lease, 'counter' | 'role' | 'requestId' | 'epoch' | 'sequence'>, nowMs: number): Lease {
     const { counter, requestId } = lease
     if (this.#leases.has(counter)) this.#fail('I1', `issues lease ${counter} twice`, requestId)
     const issued: Lease = { ...lease, issuedMs: nowMs, pins: 0, blocks: this.#blocksOf(counter) }
+    this.#lastCounter = counter
     this.#leases.set(counter, issued)
     this.#held.leases.set(counter, issued)
     return issued

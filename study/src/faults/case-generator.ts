@@ -17,7 +17,7 @@ const OWN_BLOCKS = 1_000_000
 export function caseOf(seed: number): FaultCase {
   const dice = new Dice(seed)
   const cluster = clusterOf(dice)
-  const stormMs = dice.between(1_500, 8_000)
+  const stormMs = dice.pick([700, 2_000, 5_000])
   const faults = dice.chance(0.04) ? [] : faultsOf(dice, cluster, stormMs)
   const stormy = requestsOf(dice, cluster, stormMs)
   const overMs = faults.reduce((ms, { atMs, forMs }) => Math.max(ms, atMs + forMs), stormMs)
@@ -44,8 +44,9 @@ function clusterOf(dice: Dice): CaseCluster {
     mergeLayers: dice.pick([1, 2, 4]),
     messageMs: dice.pick([0.5, 1, 3]),
     coalesce: dice.chance(0.5),
-    leaseTtlMs: dice.pick([1_000, 2_000, 5_000]),
-    waitingMax: dice.pick([1, 2, 8, 64]),
+    fixedAddresses: dice.chance(0.5),
+    leaseTtlMs: dice.pick([250, 600, 2_000, 5_000]),
+    waitingMax: dice.pick([1, 3, 16, 64]),
     queuedMax: dice.pick([1, 3, 8, 16]),
     placementDeadlineMs: dice.pick([1_500, 4_000, 8_000]),
     requestDeadlineMs: dice.pick([5_000, 12_000, 20_000]),
@@ -61,7 +62,7 @@ function deviceOf(dice: Dice, index: number): CaseDevice {
   // The first two can serve anything together, and each alone.
   const kind = index === 0 ? 'prefers-prefill' : index === 1 ? 'prefers-decode' : dice.pick(KINDS)
   const decodeSlots = dice.between(1, 4)
-  const near = dice.between(6, 40)
+  const near = dice.between(6, 32)
   return {
     deviceId: `${kind === 'prefers-prefill' ? 'gpu' : 'fpga'}-${index}`,
     kind,
@@ -72,7 +73,7 @@ function deviceOf(dice: Dice, index: number): CaseDevice {
     tierPolicy: dice.pick(['static', 'reactive', 'balanced']),
     tokenMs: dice.pick([0.2, 0.5, 1]) * (kind === 'prefers-prefill' ? 1 : 3),
     stepMs: dice.pick([3, 8, 20]),
-    linkBytesPerMs: dice.pick([500, 3_000, 20_000]),
+    linkBytesPerMs: dice.pick([150, 600, 3_000, 20_000]),
   }
 }
 
@@ -85,7 +86,7 @@ const KINDS: readonly [CaseDevice['kind'], ...CaseDevice['kind'][]] = [
 function requestsOf(dice: Dice, cluster: CaseCluster, stormMs: number): VirtualRequest[] {
   const families = dice.between(1, 3)
   const { blockTokens } = cluster
-  const arrivals = Array.from({ length: dice.between(1, 24) }, () => dice.between(0, stormMs)).sort(
+  const arrivals = Array.from({ length: dice.between(2, 32) }, () => dice.between(0, stormMs)).sort(
     (a, b) => a - b,
   )
   return arrivals.map((arrivalMs, index) => {
@@ -98,7 +99,7 @@ function requestsOf(dice: Dice, cluster: CaseCluster, stormMs: number): VirtualR
     const blocks = Array.from({ length: full }, (_, page) =>
       page < shared ? family * FAMILY_BLOCKS + page : OWN_BLOCKS + index * FAMILY_BLOCKS + page,
     )
-    const outputTokens = dice.chance(0.2) ? dice.between(1, 2) : dice.between(1, 90)
+    const outputTokens = dice.chance(0.2) ? dice.between(1, 2) : dice.between(1, dice.chance(0.15) ? 450 : 90)
     return {
       requestId: `r${index}`,
       arrivalMs,
@@ -132,6 +133,8 @@ const DRAWN: readonly [FaultKind, ...FaultKind[]] = [
   'broken-calls',
   'late-calls',
   'repeated-calls',
+  'repeated-calls',
+  'stale-events',
   'stale-events',
 ]
 
@@ -168,11 +171,14 @@ function faultsOf(dice: Dice, cluster: CaseCluster, stormMs: number): ClusterFau
           device: dice.pick(anyone),
           atMs,
           forMs,
-          share: dice.pick([0.1, 0.4, 1]),
+          share:
+            kind.endsWith('-calls') && kind !== 'repeated-calls'
+              ? dice.pick([0.1, 0.4, 1])
+              : dice.pick([0.3, 1]),
           delayMs: dice.pick([20, 200, 900]),
           dice: dice.between(1, 1_000_000),
         }
     }
   }
-  return Array.from({ length: dice.between(1, 8) }, draw).sort((a, b) => a.atMs - b.atMs)
+  return Array.from({ length: dice.between(1, 10) }, draw).sort((a, b) => a.atMs - b.atMs)
 }

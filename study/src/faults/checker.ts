@@ -24,6 +24,9 @@ const FREE_WITHIN_MS = 1_000
 /** After the time to live, until the next report lets the agent's time pass. */
 const REPORT_SLACK_MS = 1_100
 const STALE_MAX = 32
+const RELEASES_MAX = 32
+
+type Release = Extract<CoreEvent, { type: 'release' }>
 
 export class Checker {
   readonly #case: FaultCase
@@ -36,6 +39,8 @@ export class Checker {
   #coordinator: CoordinatorRules | undefined
   #core: AnyCoordinatorCore | undefined
   #ending: (EndedEpoch & { dueMs: number })[] = []
+  /** To be made again. */
+  #releases: Release[] = []
   readonly #stale: Extract<CoordinatorEvent, { epoch: number }>[] = []
 
   constructor(faultCase: FaultCase, faults: MessageFaults, counts: CaseCounts, history: History | undefined) {
@@ -79,12 +84,13 @@ export class Checker {
     const rules = new AgentRules(options, core, this.#ledger)
     this.#agents.set(deviceId, rules)
     const step = (event: CoreEvent, nowMs: number): CoreAction[] => {
-      const actions = this.#stepAgent(rules, core, event, nowMs)
-      const isUnary = event.type === 'reserve' || event.type === 'release'
-      if (!isUnary || !this.#faults.isRepeated(deviceId, nowMs)) return actions
+      const before = event.type === 'tick' ? this.#releaseAgain(rules, core, nowMs) : []
+      const actions = [...before, ...this.#stepAgent(rules, core, event, nowMs)]
+      if (event.type === 'release') this.#keepRelease(event)
+      if (event.type !== 'reserve' || !this.#faults.isRepeated(deviceId, nowMs)) return actions
       // The first answer was lost, so that the client asked again.
       const again = this.#stepAgent(rules, core, event, nowMs)
-      return [...actions.filter(({ type }) => !ANSWERS.has(type)), ...again]
+      return [...withoutAnswers(actions), ...again]
     }
     return {
       step,
@@ -130,6 +136,25 @@ export class Checker {
     const stored = new Map([...this.#agents].map(([deviceId, agent]) => [deviceId, agent.stored] as const))
     const ids = this.#case.requests.map(({ requestId }) => requestId)
     if (this.#core) checkDirectory(this.#core, stored, ids, this.#ledger)
+  }
+
+  #keepRelease(event: Release): void {
+    this.#releases.push(event)
+    if (this.#releases.length > RELEASES_MAX) this.#releases.shift()
+  }
+
+  /** Calls that are made again reach whoever is at that address then: best a life that has issued such a lease too. */
+  #releaseAgain(rules: AgentRules, core: AnyAgentCore, nowMs: number): CoreAction[] {
+    const { deviceId, incarnation, lastCounter } = rules
+    const again = this.#releases.filter(({ lease }) => {
+      if (lease.deviceId !== deviceId) return false
+      if (lease.incarnation === incarnation) return this.#faults.isRepeated(deviceId, nowMs)
+      const isReached = this.#case.cluster.fixedAddresses && lease.counter <= lastCounter
+      return isReached && this.#faults.isRepeatedLate(deviceId, nowMs)
+    })
+    if (again.length === 0) return []
+    this.#releases = this.#releases.filter((event) => !again.includes(event))
+    return again.flatMap((event) => withoutAnswers(this.#stepAgent(rules, core, event, nowMs)))
   }
 
   #stepCoordinator(
@@ -207,11 +232,18 @@ export class Checker {
   #deliverStale(rules: CoordinatorRules, core: AnyCoordinatorCore, nowMs: number): CoordinatorAction[] {
     const actions: CoordinatorAction[] = []
     for (const event of this.#stale.splice(0)) {
-      if (rules.openEpoch(event.requestId) === event.epoch) this.#stale.push(event)
+      const epoch = rules.openEpoch(event.requestId)
+      // Best where another epoch could take it for its own.
+      if (epoch === event.epoch || (epoch === undefined && rules.isAlive(event.requestId)))
+        this.#stale.push(event)
       else actions.push(...this.#stepCoordinator(rules, core, event, nowMs))
     }
     return actions
   }
+}
+
+function withoutAnswers(actions: readonly CoreAction[]): CoreAction[] {
+  return actions.filter(({ type }) => !ANSWERS.has(type))
 }
 
 const ANSWERS: ReadonlySet<CoreAction['type']> = new Set(['granted', 'refused', 'released'])

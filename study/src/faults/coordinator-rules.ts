@@ -65,6 +65,10 @@ export class CoordinatorRules {
     return this.#live.get(requestId)?.open?.number
   }
 
+  isAlive(requestId: string): boolean {
+    return this.#live.has(requestId)
+  }
+
   /** Where the epoch in force decodes. */
   decodesOn(requestId: string): string {
     return this.#live.get(requestId)?.open?.decision.decode.deviceId ?? ''
@@ -75,6 +79,7 @@ export class CoordinatorRules {
     if (event.type === 'submit') this.#submitted(event, nowMs)
     this.#suspects(event, actions)
     const isOfOpen = 'epoch' in event && this.openEpoch(event.requestId) === event.epoch
+    if ('epoch' in event && !isOfOpen) checkFenced(event, actions)
     for (const action of actions) this.#take(event, action, isOfOpen, nowMs)
     if (event.type === 'tick') this.#checkTick(nowMs)
     else if (event.type === 'submit') this.#checkQueue()
@@ -305,6 +310,18 @@ export class CoordinatorRules {
         )
       }
     }
+  }
+}
+
+/** What an epoch says that is over changes nothing; room that it may have told of can place its request anew. */
+function checkFenced(
+  event: Extract<CoordinatorEvent, { epoch: number }>,
+  actions: readonly CoordinatorAction[],
+): void {
+  const { requestId } = event
+  for (const action of actions) {
+    if (!('requestId' in action) || action.requestId !== requestId || action.type === 'reserve') continue
+    fail('I3', `${requestId} does ${action.type} by ${eventText(event)}, which is not in force`, requestId)
   }
 }
 

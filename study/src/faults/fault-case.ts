@@ -25,6 +25,8 @@ export interface CaseCluster {
   readonly messageMs: number
   /** Steps that only decode run as one event where nothing happens meanwhile. */
   readonly coalesce: boolean
+  /** A device that begins anew has the address of its earlier life. */
+  readonly fixedAddresses: boolean
   readonly leaseTtlMs: number
   readonly waitingMax: number
   readonly queuedMax: number

@@ -133,7 +133,7 @@ export class HeldBlocks {
       ledger.isNamed(holding.requestId, page) &&
       name === ledger.pageName(other.requestId, this.#firstPage[block] ?? -1)
     if (isSame && this.contents.holds(block, name, blockTokens)) return
-    const state = other.pins > 0 ? ', which a transfer or step still touches' : ''
+    const state = other.pins > 0 || holding.pins > 0 ? ', which a transfer or step still touches' : ''
     throw new Violation(
       'I1',
       `${this.deviceId} grants block ${block} to ${holding.requestId} and to ${other.requestId}${state}.`,

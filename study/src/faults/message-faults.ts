@@ -51,6 +51,15 @@ export class MessageFaults {
     return this.#strikes('repeated-calls', device, nowMs)
   }
 
+  /** Whether a call that was made during such a fault is made again after it. */
+  isRepeatedLate(device: string, nowMs: number): boolean {
+    const isOne = this.#running.some(({ fault }) => {
+      return fault.kind === 'repeated-calls' && fault.device === device && fault.atMs <= nowMs
+    })
+    if (isOne) this.#befell('repeated-calls')
+    return isOne
+  }
+
   /** Whether what a call to the device said comes again after its epoch's end. */
   isStale(device: string, nowMs: number): boolean {
     return this.#strikes('stale-events', device, nowMs)

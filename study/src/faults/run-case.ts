@@ -56,6 +56,7 @@ export function runCase(
     limits: { queuedMax, placementDeadlineMs, requestDeadlineMs },
     agentLimits: { leaseTtlMs, waitingMax },
     coalesce: shape.coalesce,
+    fixedAddresses: shape.fixedAddresses,
     transit: (message, nowMs) => messages.transit(message, nowMs),
     makeCoordinator: (limits) =>
       checker.coordinator(limits, plant.coordinator?.(limits) ?? new CoordinatorCore(limits)),
