@@ -37,8 +37,6 @@ export class Flow {
   /** Time that it would have taken at the share it had, were everything available at once. */
   busyMs = 0
   settledMs: number
-  /** Of one filling. */
-  isFixed = false
 
   constructor(
     readonly path: readonly SharedLink[],
@@ -174,54 +172,57 @@ function fairShare({ path }: Flow): number {
   return share
 }
 
-/** Progressive filling: the tightest link first, or the transfer that wants less than any link would give it. */
+/**
+ * Progressive filling. A transfer that wants no more than each of its links would give it gets what it wants, which leaves the
+ * others more; where none is left, those on the tightest link get their share of it.
+ */
 function fill(flows: ReadonlySet<Flow>): void {
   const links = new Set<SharedLink>()
-  let unfixed = 0
+  let open: Flow[] = []
   for (const flow of flows) {
-    flow.isFixed = flow.demandBytesPerMs === 0
     flow.rateBytesPerMs = 0
-    if (flow.isFixed) continue
-    unfixed += 1
+    if (flow.demandBytesPerMs === 0) continue
+    open.push(flow)
     for (const link of flow.path) {
-      if (!links.has(link)) {
+      if (links.has(link)) link.open += 1
+      else {
         links.add(link)
         link.left = link.bytesPerMs
-        link.open = 0
+        link.open = 1
       }
-      link.open += 1
     }
   }
-  while (unfixed > 0) {
-    let least = Number.POSITIVE_INFINITY
-    for (const link of links) if (link.open > 0) least = Math.min(least, link.left / link.open)
-    const isFree = least === Number.POSITIVE_INFINITY
-    let fixed = 0
-    for (const flow of flows) {
-      if (flow.isFixed) continue
+  while (open.length > 0) {
+    const unmet: Flow[] = []
+    for (const flow of open) {
       const demand = flow.demandBytesPerMs
-      if (demand <= least) fixed += fix(flow, demand)
+      if (demand <= shareLeft(flow)) give(flow, demand)
+      else unmet.push(flow)
     }
-    if (fixed === 0 && isFree) {
-      for (const flow of flows) if (!flow.isFixed) fixed += fix(flow, Number.MAX_SAFE_INTEGER)
-    }
-    if (fixed === 0) {
-      for (const flow of flows) {
-        if (flow.isFixed) continue
-        const isTight = flow.path.some((link) => link.left / link.open <= least * (1 + 1e-12))
-        if (isTight) fixed += fix(flow, least)
-      }
-    }
-    unfixed -= fixed
+    open = unmet.length < open.length ? unmet : fillTightest(unmet)
   }
 }
 
-function fix(flow: Flow, rateBytesPerMs: number): number {
-  flow.isFixed = true
-  flow.rateBytesPerMs = rateBytesPerMs
+/** Gives the transfers on the tightest link their share; returns the others. */
+function fillTightest(open: readonly Flow[]): Flow[] {
+  let least = Number.POSITIVE_INFINITY
+  for (const flow of open) least = Math.min(least, shareLeft(flow))
+  const tight = open.filter((flow) => shareLeft(flow) <= least * (1 + 1e-12))
+  for (const flow of tight) give(flow, least)
+  return open.filter((flow) => !tight.includes(flow))
+}
+
+/** What each of its links has for it, were all others on it as eager. */
+function shareLeft({ path }: Flow): number {
+  let share = Number.POSITIVE_INFINITY
+  for (const { left, open } of path) share = Math.min(share, left / open)
+  return share
+}
+
+function give(flow: Flow, rateBytesPerMs: number): void {
+  flow.rateBytesPerMs = Math.min(rateBytesPerMs, Number.MAX_SAFE_INTEGER)
   for (const link of flow.path) {
-    link.left = Math.max(0, link.left - rateBytesPerMs)
+    link.left = Math.max(0, link.left - flow.rateBytesPerMs)
     link.open -= 1
   }
-  return 1
 }
