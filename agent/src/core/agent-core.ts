@@ -41,6 +41,11 @@ export class AgentCore {
 
   step(event: CoreEvent, nowMs: number): CoreAction[] {
     const { state } = this
+    const steps = event.type === 'step-finished' ? (event.steps ?? 1) : 1
+    if (steps > 1) {
+      progress.ranAsOne(state, steps)
+      this.mover.rest(steps - 1)
+    }
     for (const counter of state.leases.expired(nowMs)) state.endLease(counter, 'cancelled')
     const refusal = this.handle(event, nowMs)
     if (refusal !== undefined) state.emit({ type: 'refused', reason: refusal })
@@ -133,7 +138,6 @@ export class AgentCore {
         break
       case 'step-finished':
         progress.stepFinished(state, event)
-        if (this.mover.active) this.mover.rest((event.steps ?? 1) - 1)
         break
       case 'step-failed':
         progress.stepFailed(state)

@@ -59,13 +59,15 @@ export function attendReads(state: DeviceState, { sequence: id, ...use }: Event<
   recordReads(state, sequence, state.blocksFor(sequence.promptTokens), use, 1)
 }
 
+/** What happened between steps that ran as one: before anything that the time of their end brings about. */
+export function ranAsOne(state: DeviceState, steps: number): void {
+  const { repeatable, running } = state
+  if (steps > repeatable) throw new RangeError(`${steps} steps ran as one, where at most ${repeatable} may`)
+  if (running !== undefined) extendBetween(state, running.sequences, steps)
+}
+
 export function stepFinished(state: DeviceState, event: Event<'step-finished'>): void {
   const { cancelled, elapsedUs, failed, steps = 1 } = event
-  if (steps > 1) {
-    const { repeatable, running } = state
-    if (steps > repeatable) throw new RangeError(`${steps} steps ran as one, where at most ${repeatable} may`)
-    if (running !== undefined) extendBetween(state, running.sequences, steps)
-  }
   const { parts, sequences } = state.finishStep()
   if (cancelled) return
   state.costs.ran(parts, elapsedUs, steps)
