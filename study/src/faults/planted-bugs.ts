@@ -1,4 +1,5 @@
 /** The mistakes that the study must find, each by itself. */
+import { InvalidInputError } from '@kvasir/runtime/errors'
 import {
   directoryTrusted,
   forgottenRelease,
@@ -27,3 +28,11 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   deadlineNotArmed,
   queueUnbounded,
 ]
+
+/** Throws InvalidInputError where there is none of that name. */
+export function plantedBug(name: string): PlantedBug {
+  const bug = PLANTED_BUGS.find((one) => one.name === name)
+  if (bug) return bug
+  const names = PLANTED_BUGS.map((one) => one.name).join(', ')
+  throw new InvalidInputError(`There is no planted mistake ${name}; there are ${names}.`, { param: 'plant' })
+}
