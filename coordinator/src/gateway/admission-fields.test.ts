@@ -121,6 +121,7 @@ describe('a request that is shed', () => {
     })
     const metrics = await gateway.app.inject({ method: 'GET', url: '/metrics' })
     expect(metrics.body).toContain(`kvasir_admission_total{outcome="${reason}"} 1`)
+    expect(metrics.body).toContain('kvasir_requests_ended_total{outcome="shed"} 1')
   })
 
   test('is counted apart from those that are served', async () => {

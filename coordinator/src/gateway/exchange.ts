@@ -201,6 +201,7 @@ export class Exchange {
 
   private outcome(): Outcome {
     if (this.finished) return 'finished'
+    if (this.error?.shed !== undefined) return 'shed'
     if (this.error !== undefined) return this.error.status < 500 ? 'refused' : 'failed'
     if (this.stopped === 'slow-client') return 'slow_client'
     return this.stopped === 'client-gone' ? 'client_gone' : 'failed'

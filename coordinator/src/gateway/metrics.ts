@@ -15,7 +15,7 @@ const DURATION_BUCKETS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 
 const FIRST_TOKEN_BUCKETS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
 const TOKEN_BUCKETS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
 
-export type Outcome = 'finished' | 'refused' | 'failed' | 'client_gone' | 'slow_client'
+export type Outcome = 'finished' | 'refused' | 'shed' | 'failed' | 'client_gone' | 'slow_client'
 
 /** One completion request that has ended. */
 export interface EndedRequest {
@@ -121,7 +121,7 @@ export function createMetrics(service: GenerationService, traces: TraceStore): G
       inFlight.dec()
       ended.inc({ outcome: request.outcome })
       if (request.shed !== undefined) admission.inc({ outcome: request.shed })
-      if (request.outcome === 'refused') return
+      if (request.outcome === 'refused' || request.outcome === 'shed') return
       const labels = { gen_ai_operation_name: request.operation, gen_ai_request_model: request.model }
       duration.observe({ ...labels, outcome: request.outcome }, request.durationMs / 1000)
       if (request.ttftMs !== undefined) admission.inc({ outcome: 'served' })

@@ -14,6 +14,8 @@ import { attentionReport, attentionStages, prefixStages } from './stage-reports.
 /** Placements shown; of a request that moved more often, the newest. */
 const PLACEMENTS_MAX = 16
 
+const ENDED: ReadonlySet<RequestReport['state']> = new Set(['finished', 'failed', 'cancelled'])
+
 /** Equal bits on every device that says so. */
 const REFERENCE_NUMERICS = 'f32'
 
@@ -124,7 +126,7 @@ export class RequestRecord {
       cachedTokens: cachedTokens(promptTokens, reuse),
       numericsChanged: this.#sources > 1 && this.#mayDiffer,
       nearTies,
-      admission: admissionReport(this.#request, this.#wait),
+      admission: admissionReport(this.#request, this.#wait, ENDED.has(this.state)),
       finishReason: this.finishReason,
       error: this.error,
       predicted: this.#predicted,
