@@ -10,6 +10,7 @@ import type { DeviceFacts } from './facts.js'
 import { KvDirectory } from './kv-directory.js'
 import { learnFrom, tellEfficiencies } from './learning.js'
 import { type PlacementInput, place } from './placement.js'
+import type { PolicySetting } from './placement-policy.js'
 import { StageCosts } from './stage-costs.js'
 import { TEST_MODEL_DIGEST, type TestModel, testDevice, testLoad } from './testing/devices.js'
 import { hashesOf } from './testing/named-hashes.js'
@@ -80,6 +81,10 @@ const anyRequest = fc.record({
   isSettled: fc.constantFrom(false, false, false, true),
   isPlaceBinding: fc.boolean(),
 })
+/** Mostly what serves by default. */
+const anyPolicy: fc.Arbitrary<PolicySetting> = fc.constantFrom<PolicySetting>(
+  ...[{}, {}, {}, {}, { decodeAssist: false }, { pick: 'earliest-finish' as const }],
+)
 const anyRecord = fc.record({
   prefill: fc.nat(),
   decode: fc.nat(),
@@ -181,12 +186,14 @@ describe('placement', () => {
           records: fc.array(anyRecord, { maxLength: 20 }),
         }),
         fc.array(anyRequest, { minLength: 4, maxLength: 4 }),
-        (built, requests) => {
+        anyPolicy,
+        (built, requests, policy) => {
           const { avoided, ...cluster } = clusterOf(built)
           for (const request of requests) {
             const input = inputOf(request, avoided)
-            const outcome = place(input, cluster, LIMITS, NOW_MS)
-            expect(outcome).toEqual(plainPlace(input, cluster, LIMITS, NOW_MS))
+            const limits = { ...LIMITS, policy }
+            const outcome = place(input, cluster, limits, NOW_MS)
+            expect(outcome).toEqual(plainPlace(input, cluster, limits, NOW_MS))
             if (!outcome.placed) rules.add('nowhere')
             else {
               const { prefillRule, decodeRule, attention, prefix, passedOver } = outcome.decision
@@ -204,6 +211,7 @@ describe('placement', () => {
       ...[
         'another profile',
         'dense',
+        'earliest-finish',
         'fetch',
         'free-slot',
         'holds-prefix',

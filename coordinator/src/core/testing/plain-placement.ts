@@ -19,12 +19,15 @@ import type { PlacementLimits } from '../device-filter.js'
 import { modelOn, type ProfileName, preferredRole, type Role } from '../facts.js'
 import type { LoadedModel } from '../loaded-model.js'
 import type { PlacementInput, PlacementOutcome, PlacementView } from '../placement.js'
+import type { PolicySetting } from '../placement-policy.js'
 import { PrefixChoice } from '../prefix-choice.js'
 import type { PrefixPlan } from '../prefix-plan.js'
 import { blocksOn } from './blocks-on.js'
 
 const BLOCK = 16
 const PAIRED_MAX = 8
+
+type PlainLimits = PlacementLimits & { readonly policy?: PolicySetting }
 
 interface Weighed {
   readonly model: LoadedModel
@@ -43,7 +46,7 @@ interface Pair {
 export function plainPlace(
   input: PlacementInput,
   cluster: PlacementView,
-  limits: PlacementLimits,
+  limits: PlainLimits,
   nowMs: number,
 ): PlacementOutcome {
   const tried: PassedOver[] = []
@@ -64,7 +67,7 @@ class PlainPlacement {
     readonly profile: ProfileName,
     readonly input: PlacementInput,
     readonly cluster: PlacementView,
-    readonly limits: PlacementLimits,
+    readonly limits: PlainLimits,
     readonly nowMs: number,
   ) {
     const { view, costs, directory } = cluster
@@ -73,19 +76,35 @@ class PlainPlacement {
   }
 
   place(): Decision | PassedOver {
-    const { input, profile } = this
+    const { input } = this
     const { attention, prefillTokens } = input
     const isOffloading = mayOffload({ ...attention, contextTokens: prefillTokens }, this.#steps)
     const prefillers = this.#able('prefill').map((model) => ({ model, roleMs: this.#localMs(model) }))
     const decodeModels = this.#able('decode')
     const attendants = isOffloading ? this.#able('attend') : []
+    const isAssisted = this.limits.policy?.decodeAssist !== false || !this.#hasDecoder()
     const decoders = decodeModels.flatMap((model) => {
+      if (!isAssisted && !prefers(model, 'decode')) {
+        this.#turnAway('decode', 'assist')
+        return []
+      }
       const plan = this.#attention(model, model.device, attendants)
       if (!plan) this.#turnAway('decode', 'attend')
       return plan ? [{ model, roleMs: plan.stepMs, attention: plan }] : []
     })
     const first = prefillers.filter(({ model }) => prefers(model, 'prefill'))
     const prefilling = this.#planned(first.length > 0 ? first : prefillers)
+    if (this.limits.policy?.pick === 'earliest-finish') {
+      const byPreference = [true, false].flatMap((isFirst) => {
+        return quickest(decoders.filter(({ model }) => prefers(model, 'decode') === isFirst))
+      })
+      return this.#decision(
+        this.#pairs(this.#planned(prefillers), byPreference),
+        attendants,
+        'earliest-finish',
+        'earliest-finish',
+      )
+    }
     const usual = this.#pairs(prefilling, quickest(decoders.filter(({ model }) => prefers(model, 'decode'))))
     const unusual = this.#pairs(
       prefilling,
@@ -106,6 +125,16 @@ class PlainPlacement {
         decodeRule = 'free-slot'
       }
     }
+    return this.#decision(ranked, attendants, prefillRule, decodeRule)
+  }
+
+  #decision(
+    ranked: readonly Pair[],
+    attendants: readonly LoadedModel[],
+    prefillRule: Decision['prefillRule'],
+    decodeRule: Decision['decodeRule'],
+  ): Decision | PassedOver {
+    const { input, profile } = this
     const best = ranked[0]
     if (!best) return { profile, filtered: this.#counts }
     const { prefiller, decoder } = best
@@ -130,6 +159,15 @@ class PlainPlacement {
       filtered: this.#counts,
       passedOver: null,
     }
+  }
+
+  #hasDecoder(): boolean {
+    const { view } = this.cluster
+    const named = { digest: this.input.modelDigest, profile: this.profile }
+    return [...view.devices()].some(({ facts, ref }) => {
+      const isThere = view.model(ref, named)?.isThere === true && preferredRole(facts) === 'decode'
+      return isThere && isReadyOrDraining(view, facts.deviceId, this.nowMs)
+    })
   }
 
   #told({ prefiller, decoder }: Pair) {
@@ -266,6 +304,10 @@ class PlainPlacement {
     })
     return isTrusted && pair.totalMs < 0.25 * than.totalMs
   }
+}
+
+function isReadyOrDraining(view: ClusterView, deviceId: string, nowMs: number): boolean {
+  return view.state(deviceId, nowMs) !== 'lost'
 }
 
 function zeros(): number[] {
