@@ -1,6 +1,7 @@
 /** `kvasir study NAME`: what a cluster would do, in virtual time, as tables, figures and a report with plots. */
 
 import { InvalidInputError } from '@kvasir/runtime/errors'
+import type { FaultsOptions } from '@kvasir/study/studies/faults'
 import type { GlitchesOptions } from '@kvasir/study/studies/glitches'
 import type { ScaleOptions } from '@kvasir/study/studies/scale'
 import type { StudyOptions } from '@kvasir/study/study'
@@ -9,7 +10,7 @@ import { closest } from 'fastest-levenshtein'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import type { ValidateOptions } from '../study-validate/study-validate.js'
 import { color, print, renderTable } from '../terminal.js'
-import { numberOption, positiveOption } from './option-values.js'
+import { numberOption, positiveOption, seedOption } from './option-values.js'
 import type { Run } from './run-command.js'
 import { addStudy } from './study-entry.js'
 
@@ -45,10 +46,21 @@ function addStudies(study: Command, run: Run): void {
     description: '1 GPU and 7 FPGAs against 8 of a kind, as in the paper GLITCHES (HPEC 2024)',
     options: (command) =>
       command
-        .option('--requests <number>', 'requests of each workload', positiveOption(100_000), 160)
+        .option('--requests <number>', 'requests of each workload', positiveOption(100_000), 96)
         .option('--corners', 'only the shortest and longest prompts and outputs', false),
     run: async (options: GlitchesOptions & StudyOptions, context) =>
       (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),
+  })
+  addStudy(study, run, {
+    name: 'faults',
+    description: 'random faults in small clusters, the invariants checked after every event',
+    options: (command) =>
+      command
+        .option('--seeds <number>', 'cases to play, from --seed on', positiveOption(10_000_000), 200)
+        .option('--replay <seed>', 'play one case and tell what happened in it', seedOption)
+        .option('--plant <mistake>', 'with --replay: one of the mistakes that the study plants'),
+    run: async (options: FaultsOptions & StudyOptions, context) =>
+      (await import('@kvasir/study/studies/faults')).studyFaults(options, context),
   })
   addStudy(study, run, {
     name: 'scale',
@@ -69,7 +81,7 @@ function addStudies(study: Command, run: Run): void {
     description: 'one workload on a live cluster of paced agents and in virtual time: how far they lie apart',
     options: (command) =>
       command
-        .option('--requests <number>', 'requests', positiveOption(10_000), 180)
+        .option('--requests <number>', 'requests', positiveOption(10_000), 120)
         .option('--load <share>', 'of the rate that the cluster sustains', numberOption(0.05, 1.5), 0.8),
     run: async (options: ValidateOptions & StudyOptions, context) =>
       (await import('../study-validate/study-validate.js')).studyValidate(options, context),
