@@ -1,8 +1,10 @@
 /** Clusters of any size for `study scale`: machines with two A100 and six U280 each, serving one model. */
 import { deviceModel } from '@kvasir/catalogue/device-model'
+import { deviceTimes } from '@kvasir/catalogue/device-times'
 import type { Catalogue } from '@kvasir/catalogue/specs'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { ClusterPlan, PlannedDevice } from '../cluster/cluster-plan.js'
+import { azureLikeRequests } from './scale-workload.js'
 
 const MODEL = 'llama-3.1-8b'
 const PRESET = 'vllm'
@@ -57,6 +59,21 @@ export function scalePlan(catalogue: Catalogue, devices: number): ClusterPlan {
       network: found(catalogue.links, NETWORK),
     })),
   }
+}
+
+/** Requests a second whose prompts the GPUs of such a cluster could prefill, were there nothing else to do. */
+export function prefillsPerS(catalogue: Catalogue, seed: number, devices: number): number {
+  const prompts = [...azureLikeRequests({ seed, requests: 2_000, ratePerS: 1 })]
+  const gpus = scalePlan(catalogue, devices).machines.flatMap((machine) =>
+    machine.devices.filter(({ capabilities }) => capabilities[0] === 'prefill'),
+  )
+  const [gpu] = gpus
+  if (gpu === undefined) return Number.NaN
+  const times = deviceTimes(gpu.model)
+  const sumMs = prompts.reduce((sum, { promptTokens }) => {
+    return sum + times.stepMs({ prefills: [{ start: 0, count: promptTokens }], decodes: [] })
+  }, 0)
+  return (gpus.length * prompts.length * 1_000) / sumMs
 }
 
 function found<T>(entries: ReadonlyMap<string, T>, id: string): T {

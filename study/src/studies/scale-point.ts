@@ -17,7 +17,6 @@ export interface ScaleInput {
   readonly seed: number
   readonly devices: number
   readonly requests: number
-  /** Infinity: all at once, which finds what can be sustained. */
   readonly ratePerS: number
   readonly ttftDeadlineMs?: number
 }
@@ -25,7 +24,9 @@ export interface ScaleInput {
 export interface ScaleResult {
   readonly finished: number
   readonly failed: number
-  /** First tokens within the deadline, a second of the time in which requests came. */
+  /** First tokens within the deadline. */
+  readonly good: number
+  /** Those a second of the time in which requests came. */
   readonly goodputPerS: number
   readonly finishedPerS: number
   readonly ttftP50Ms: number
@@ -67,9 +68,6 @@ function play(catalogue: Catalogue, input: ScaleInput, tell: (share: number) => 
     seed: input.seed,
     limits: {
       attentionDefault: 'dense',
-      ...(Number.isFinite(input.ratePerS)
-        ? {}
-        : { queuedMax: input.requests, placementDeadlineMs: 3_600_000, requestDeadlineMs: 3_600_000 }),
     },
     ...(isTimed ? { makeCoordinator: (limits: RequestLimits) => new TimedCore(limits, decisionUs) } : {}),
     onOutcome: ({ end, request, firstTokenMs, endMs, tokens }) => {
@@ -97,12 +95,12 @@ function play(catalogue: Catalogue, input: ScaleInput, tell: (share: number) => 
   const summary = cluster.run(delayed(input))
   const { user, system } = process.cpuUsage(before)
   const arrivalS = Math.max(lastArrivalMs - BEGIN_MS, 1) / 1_000
-  const busyS = Number.isFinite(input.ratePerS) ? arrivalS : (summary.virtualMs - BEGIN_MS) / 1_000
   return {
     finished,
     failed,
-    goodputPerS: good / busyS,
-    finishedPerS: finished / busyS,
+    good,
+    goodputPerS: good / arrivalS,
+    finishedPerS: finished / arrivalS,
     ttftP50Ms: percentile(ttftMs, 0.5),
     ttftP99Ms: percentile(ttftMs, 0.99),
     tpotMeanMs: tpotSumMs / tpots,
@@ -150,7 +148,15 @@ function percentile(values: readonly number[], share: number): number {
 function nothing(): Omit<ScaleResult, 'quality'> {
   const none = Number.NaN
   return {
-    ...{ finished: 0, failed: 0, goodputPerS: none, finishedPerS: none, ttftP50Ms: none, ttftP99Ms: none },
+    ...{
+      finished: 0,
+      failed: 0,
+      good: 0,
+      goodputPerS: none,
+      finishedPerS: none,
+      ttftP50Ms: none,
+      ttftP99Ms: none,
+    },
     ...{ tpotMeanMs: none, virtualS: 0, events: 0, steps: 0, cpuS: 0, heapBytesMax: 0 },
     ...{ decideP50Us: none, decideP99Us: none },
   }
