@@ -1,6 +1,7 @@
 /** A seed told to a person: what it broke, the smallest case that breaks it too, and what happened there, line by line. */
 import { caseOf } from './case-generator.js'
 import { type FaultCase, faultText } from './fault-case.js'
+import type { HistoryLine } from './history.js'
 import { type Plant, runCase } from './run-case.js'
 import { shrink } from './shrink.js'
 
@@ -8,7 +9,9 @@ export interface Story {
   /** One sentence. */
   readonly verdict: string
   readonly isViolated: boolean
-  readonly lines: readonly string[]
+  /** What is there and what is left of it, a sentence each. */
+  readonly scene: readonly string[]
+  readonly history: readonly HistoryLine[]
 }
 
 /** Of seconds rather than minutes. */
@@ -21,7 +24,12 @@ export function storyOf(seed: number, plant: Plant | undefined): Story {
   const { violation, history } = runCase(whole, { ...options, isRecorded: true })
   if (violation === null) {
     const verdict = `Seed ${seed}: every rule held.`
-    return { verdict, isViolated: false, lines: [...sceneLines(whole), ...history.all().slice(-LINES_MAX)] }
+    return {
+      verdict,
+      isViolated: false,
+      scene: sceneOf(whole),
+      history: plain(history.all().slice(-LINES_MAX)),
+    }
   }
   const small = shrink(whole, violation, (candidate) => runCase(candidate, options).violation, RUNS_MAX)
   const again = runCase(small.faultCase, { ...options, isRecorded: true })
@@ -30,15 +38,16 @@ export function storyOf(seed: number, plant: Plant | undefined): Story {
   return {
     verdict: `Seed ${seed} breaks ${found.rule}: ${found.message}`,
     isViolated: true,
-    lines: [
-      `It takes ${left} (found in ${small.runs} runs).`,
-      ...sceneLines(small.faultCase),
-      ...again.history.about(found.about, LINES_MAX),
-    ],
+    scene: [`It takes ${left} (found in ${small.runs} runs).`, ...sceneOf(small.faultCase)],
+    history: plain(again.history.about(found.about, LINES_MAX)),
   }
 }
 
-function sceneLines({ cluster, requests, faults }: FaultCase): string[] {
+function plain(lines: readonly HistoryLine[]): HistoryLine[] {
+  return lines.map(({ atMs, who, what }) => ({ atMs, who, what }))
+}
+
+function sceneOf({ cluster, requests, faults }: FaultCase): string[] {
   const devices = cluster.machines.flatMap(({ id, devices: own }) =>
     own.map(({ deviceId, decodeSlots, tierBlocks }) => {
       return `${deviceId} in ${id} (${decodeSlots} slots, ${tierBlocks.join('+')} blocks)`

@@ -3,8 +3,15 @@ import type { CoreAction, CoreEvent } from '@kvasir/agent/core/events'
 import { hashCount } from '@kvasir/coordinator/core/block-hashes'
 import type { CoordinatorAction, CoordinatorEvent } from '@kvasir/coordinator/core/protocol'
 
-interface Line {
-  readonly text: string
+export interface HistoryLine {
+  readonly atMs: number
+  /** coordinator, a device, or fault. */
+  readonly who: string
+  /** `<` what it was told, `>` what it answered. */
+  readonly what: string
+}
+
+interface Line extends HistoryLine {
   /** Request and device that it is about. */
   readonly about: readonly string[]
 }
@@ -14,14 +21,8 @@ const LINES_MAX = 50_000
 export class History {
   readonly #lines: Line[] = []
 
-  get length(): number {
-    return this.#lines.length
-  }
-
-  say(atMs: number, who: string, text: string, about: readonly string[] = []): void {
-    if (this.#lines.length >= LINES_MAX) return
-    const line = `${atMs.toFixed(1).padStart(9)}  ${who.padEnd(11)}  ${text}`
-    this.#lines.push({ text: line, about: [who, ...about] })
+  say(atMs: number, who: string, what: string, about: readonly string[] = []): void {
+    if (this.#lines.length < LINES_MAX) this.#lines.push({ atMs, who, what, about })
   }
 
   coordinator(event: CoordinatorEvent, actions: readonly CoordinatorAction[], atMs: number): void {
@@ -29,7 +30,7 @@ export class History {
     if (isSilent && (event.type === 'tick' || event.type === 'load' || event.type === 'completed')) return
     this.say(atMs, 'coordinator', `< ${coordinatorEventText(event)}`, aboutOf(event))
     for (const action of actions) {
-      this.say(atMs, 'coordinator', `  > ${coordinatorActionText(action)}`, aboutOf(action))
+      this.say(atMs, 'coordinator', `> ${coordinatorActionText(action)}`, aboutOf(action))
     }
   }
 
@@ -43,21 +44,20 @@ export class History {
     if (actions.length === 0 && event.type === 'tick') return
     this.say(atMs, deviceId, `< ${agentEventText(event, names)}`, aboutAgent(event, names))
     for (const action of actions) {
-      this.say(atMs, deviceId, `  > ${agentActionText(action, names)}`, aboutAgent(action, names))
+      this.say(atMs, deviceId, `> ${agentActionText(action, names)}`, aboutAgent(action, names))
     }
   }
 
-  all(): string[] {
-    return this.#lines.map(({ text }) => text)
+  all(): readonly HistoryLine[] {
+    return this.#lines
   }
 
   /** The last lines about any of these, with what befell the cluster. */
-  about(whom: readonly string[], linesMax: number): string[] {
+  about(whom: readonly string[], linesMax: number): readonly HistoryLine[] {
     const wanted = new Set([...whom, 'fault', 'VIOLATION'])
     return this.#lines
-      .filter(({ about }) => about.some((one) => wanted.has(one)))
+      .filter(({ who, about }) => wanted.has(who) || about.some((one) => wanted.has(one)))
       .slice(-linesMax)
-      .map(({ text }) => text)
   }
 }
 

@@ -1,5 +1,6 @@
 /** What the fault study found, as tables, figures and plots. */
 import type { CaseCounts } from '../faults/case-counts.js'
+import type { Story } from '../faults/case-story.js'
 import { FAULT_KINDS } from '../faults/fault-case.js'
 import { RULES } from '../faults/violation.js'
 import type { StudyPlot, StudyResult, StudyTable } from '../study.js'
@@ -17,6 +18,8 @@ export interface FaultsFound {
   readonly seeds: number
   readonly counts: CaseCounts
   readonly broken: readonly BrokenSeed[]
+  /** Of the first ones. */
+  readonly stories: readonly { readonly seed: number; readonly story: Story }[]
   readonly bugs: readonly FoundBug[]
   readonly pointsSkipped: number
 }
@@ -27,7 +30,7 @@ export function replayCommand(seed: number, plant?: string): string {
 }
 
 export function faultsResult(found: FaultsFound): StudyResult {
-  const { seeds, counts, broken, bugs, pointsSkipped } = found
+  const { seeds, counts, broken, stories, bugs, pointsSkipped } = found
   const plantedBugsFound = bugs.filter((bug) => bug.broken !== undefined).length
   const unseen = FAULT_KINDS.filter((kind) => counts.faults[kind] === 0)
   return {
@@ -60,6 +63,7 @@ export function faultsResult(found: FaultsFound): StudyResult {
     ],
     tables: [
       ...(broken.length > 0 ? [brokenTable(broken)] : []),
+      ...stories.map(({ seed, story }) => storyTable(seed, undefined, story)),
       bugTable(bugs),
       faultTable(counts),
       courseTable(counts),
@@ -72,6 +76,37 @@ export function faultsResult(found: FaultsFound): StudyResult {
       `Rules: ${RULES.join(', ')}. I1 to I6 as in ARCHITECTURE.md; books: what a core counts is what there is; calm: once all faults are over every request is served; crash: a core threw. I7 shows as a call that breaks; checksums themselves are tested with the real transport.`,
     ],
     pointsSkipped,
+  }
+}
+
+/** One seed alone. */
+export function replayResult(seed: number, plant: string | undefined, story: Story | undefined): StudyResult {
+  return {
+    title: `Faults from seed ${seed}`,
+    findings: story === undefined ? [] : [story.verdict, ...story.scene],
+    figures: { violations: story?.isViolated === true ? 1 : 0 },
+    rows: (story?.history ?? []).map(({ atMs, who, what }) => ({ atMs, who, what })),
+    tables: story === undefined ? [] : [storyTable(seed, plant, story)],
+    plots: [],
+    assumptions: ['Devices are made up, and their times modelled.'],
+    pointsSkipped: story === undefined ? 1 : 0,
+  }
+}
+
+function storyTable(
+  seed: number,
+  plant: string | undefined,
+  { scene, history, isViolated }: Story,
+): StudyTable {
+  return {
+    title: isViolated ? `Seed ${seed}, made small` : `The end of seed ${seed}`,
+    columns: [
+      { key: 'atMs', label: 'at', unit: 'ms' },
+      { key: 'who', label: 'who' },
+      { key: 'what', label: '< was told, > answered' },
+    ],
+    rows: history.map(({ atMs, who, what }) => ({ atMs: atMs.toFixed(1), who, what })),
+    note: [...scene, `Again: ${replayCommand(seed, plant)}`].join(' '),
   }
 }
 

@@ -4,11 +4,10 @@
  */
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { addCounts, noCounts } from '../faults/case-counts.js'
-import type { Story } from '../faults/case-story.js'
 import { PLANTED_BUGS, plantedBug } from '../faults/planted-bugs.js'
 import type { StudyContext, StudyOptions, StudyResult } from '../study.js'
 import type { BrokenSeed, FaultsMeasure, FaultsPoint } from './faults-point.js'
-import { type FoundBug, faultsResult, replayCommand } from './faults-results.js'
+import { type FoundBug, faultsResult, replayResult } from './faults-results.js'
 
 export interface FaultsOptions {
   /** Cases to play, from the study's seed on. */
@@ -42,9 +41,7 @@ export async function studyFaults(
     context.points<FaultsPoint, FaultsMeasure>(module, points, what)
   if (replay !== undefined) {
     const [measure] = await compute([{ task: 'tell', seed: replay, bug: plant }], 'seeds')
-    tell(context, measure?.story, replay, plant)
-    const broken = measure?.story?.isViolated === true ? 1 : 0
-    return replayResult(measure?.story, broken)
+    return replayResult(replay, plant, measure?.story)
   }
 
   const plays = Array.from({ length: Math.ceil(seeds / SEEDS_PER_POINT) }, (_, index): FaultsPoint => {
@@ -69,46 +66,18 @@ export async function studyFaults(
     told.map((one): FaultsPoint => ({ task: 'tell', seed: one.seed, bug: undefined })),
     'failing seeds made small',
   )
-  for (const [index, one] of told.entries()) tell(context, stories[index]?.story, one.seed, undefined)
   return faultsResult({
     seeds: played,
     counts,
     broken,
+    stories: told.flatMap(({ seed: ofSeed }, index) => {
+      const story = stories[index]?.story
+      return story === undefined ? [] : [{ seed: ofSeed, story }]
+    }),
     bugs: PLANTED_BUGS.map((bug, index): FoundBug => {
       const measure = measures[index]
       return { ...bug, seeds: measure?.seeds ?? 0, broken: measure?.broken[0] }
     }),
     pointsSkipped: [...measures, ...stories].filter((measure) => measure === undefined).length,
   })
-}
-
-function tell(
-  context: StudyContext,
-  story: Story | undefined,
-  seed: number,
-  plant: string | undefined,
-): void {
-  if (story === undefined) return
-  context.say(story.verdict)
-  for (const line of story.lines) context.say(`  ${line}`)
-  if (story.isViolated) context.say(`Again: ${replayCommand(seed, plant)}`)
-}
-
-function replayResult(story: Story | undefined, violations: number): StudyResult {
-  return {
-    title: 'Faults from one seed',
-    findings: story === undefined ? [] : [story.verdict],
-    figures: { violations },
-    rows: [],
-    tables: [
-      {
-        title: 'What happened',
-        columns: [{ key: 'line', label: 'milliseconds, who, what' }],
-        rows: (story?.lines ?? []).map((line) => ({ line })),
-      },
-    ],
-    plots: [],
-    assumptions: ['Devices are made up, and their times modelled.'],
-    pointsSkipped: story === undefined ? 1 : 0,
-  }
 }
