@@ -151,7 +151,8 @@ export class PointPool {
 
   #idleThread(): Thread | undefined {
     for (const thread of this.#threads) if (thread.job === undefined) return thread
-    return this.#threads.size < this.#options.workers ? this.#begin() : undefined
+    const alive = this.#threads.size + this.#endings.size
+    return alive < this.#options.workers ? this.#begin() : undefined
   }
 
   #begin(): Thread {
@@ -206,7 +207,10 @@ export class PointPool {
     thread.job = undefined
     thread.worker.removeAllListeners()
     if (job !== undefined) this.#leaveOut(job.batch)
-    const ending = thread.worker.terminate().finally(() => this.#endings.delete(ending))
+    const ending = thread.worker.terminate().finally(() => {
+      this.#endings.delete(ending)
+      this.#assign()
+    })
     this.#endings.add(ending)
   }
 
