@@ -29,8 +29,62 @@ beforeAll(() => {
   workplace = new Workplace()
   const tales = '{"_id": "1", "title": "The Fox", "text": "A fox saw grapes."}\n{"_id": "2", "text": ""}\n'
   writeFileSync(join(workplace.home, 'tales.jsonl'), tales)
+  writeFileSync(join(workplace.home, 'history.jsonl'), finishedRequests(12))
 })
 afterAll(() => workplace?.close())
+
+/** As `kvasir calibrate --save` writes them: two devices and so many requests. */
+function finishedRequests(count: number): string {
+  const model = {
+    ...{
+      name: 'm',
+      digest: 'd',
+      profile: 'exact',
+      numerics: 'f32',
+      contextTokensMax: 512,
+      layers: 2,
+      variant: 'v',
+    },
+    ...{
+      kvBytesPerToken: 512,
+      poolBytesPerToken: 512,
+      parameters: 1e6,
+      weightBytes: 4e6,
+      tiers: [],
+      compute: [],
+    },
+  }
+  const device = (deviceId: string) => ({
+    ...{
+      deviceId,
+      incarnation: '1',
+      protocolVersion: 1,
+      protocolVersionMin: 1,
+      modelled: false,
+      kernels: [],
+    },
+    ...{ capabilities: ['prefill', 'decode'], models: [model], decodeSlots: 2 },
+    tiers: [{ name: 'hbm', capacityBytes: 1e8, bytesPerSecond: 1e10 }],
+    compute: [{ precision: 'f32', opsPerSecond: 1e11 }],
+    link: { bytesPerSecond: 1e9, latencyMs: 0.1 },
+  })
+  const completion = (index: number) => ({
+    requestId: `r${index}`,
+    record: {
+      ...{ modelDigest: 'd', profile: 'exact' },
+      prefill: { deviceId: 'a', tokens: 40 + index, contextTokens: 0, computeMs: 2 + index / 10 },
+      decode: { deviceId: 'b', steps: 10, stepsMs: 8 + (index % 3), batch: 1, contextTokens: 50 },
+      transfer: { fromDeviceId: 'a', toDeviceId: 'b', bytes: 20_480, busyMs: 0.5 },
+    },
+    predicted: { ttftMs: 3, tpotMs: 1 },
+    measured: { queueMs: 0, ttftMs: 4, tpotMs: 1.2 },
+  })
+  const lines = [
+    ...['a', 'b'].map((deviceId) => ({ device: device(deviceId) })),
+    ...Array.from({ length: count }, (_, index) => ({ completion: completion(index) })),
+  ]
+  return lines.map((line) => `${JSON.stringify(line)}\n`).join('')
+}
 
 const checked = new Set<string>()
 /** In the order in which a user would type them; `down` ends the cluster that `up` started. */
@@ -54,6 +108,7 @@ const commands: readonly [name: string, command: () => string][] = [
   ['corpus-delete', () => 'corpus delete tales'],
   ['doctor', () => 'doctor'],
   ['driver', () => 'driver check -- node fpga-agent/dist/emulated-driver.js --threads 1'],
+  ['calibrate', () => 'calibrate --records "$KVASIR_HOME/history.jsonl"'],
   ['explain', () => `explain ${requestId}`],
   ['trace', () => `trace ${requestId}`],
   ['study', () => 'study glitches --corners --requests 4'],

@@ -2,6 +2,7 @@
 import { SOFTWARE_VERSION } from '@kvasir/runtime/protocol'
 import { Command, CommanderError } from 'commander'
 import { benchCommand } from './commands/bench.js'
+import { calibrateCommand } from './commands/calibrate.js'
 import { corpusCommand } from './commands/corpus.js'
 import { devicesCommand } from './commands/devices.js'
 import { doctorCommand } from './commands/doctor.js'
@@ -64,6 +65,7 @@ export function createProgram(): Command {
     corpusCommand,
     benchCommand,
     studyCommand,
+    calibrateCommand,
     doctorCommand,
     driverCommand,
   ]) {

@@ -46,7 +46,7 @@ function addStudies(study: Command, run: Run): void {
     description: '1 GPU and 7 FPGAs against 8 of a kind, as in the paper GLITCHES (HPEC 2024)',
     options: (command) =>
       command
-        .option('--requests <number>', 'requests of each workload', positiveOption(100_000), 96)
+        .option('--requests <number>', 'requests of each workload', positiveOption(100_000), 240)
         .option('--corners', 'only the shortest and longest prompts and outputs', false),
     run: async (options: GlitchesOptions & StudyOptions, context) =>
       (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),

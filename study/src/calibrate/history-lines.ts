@@ -90,9 +90,10 @@ export function readHistory(text: string, file: string): CompletionHistory {
   text.split('\n').forEach((one, index) => {
     if (one.trim() === '') return
     const at = `${file}:${index + 1}`
-    const parsed = line.safeParse(jsonOf(one, at))
+    const value = jsonOf(one, at)
+    const parsed = line.safeParse(value)
     if (!parsed.success)
-      throw new InvalidInputError(`${at}: this line is not valid: ${whatIsWrong(one, parsed.error)}.`)
+      throw new InvalidInputError(`${at}: this line is not valid: ${whatIsWrong(value, parsed.error)}.`)
     if ('device' in parsed.data) devices.set(parsed.data.device.deviceId, parsed.data.device)
     else completions.push(parsed.data.completion)
   })
@@ -127,11 +128,9 @@ function jsonOf(text: string, at: string): unknown {
 }
 
 /** The union only says that neither fits: the one that was meant says more. */
-function whatIsWrong(text: string, error: z.ZodError): string {
-  const value: unknown = JSON.parse(text)
-  const meant =
-    typeof value === 'object' && value !== null ? ('device' in value ? device : completion) : undefined
-  const inner = typeof value === 'object' && value !== null ? Object.values(value)[0] : undefined
+function whatIsWrong(value: unknown, error: z.ZodError): string {
+  const [name, inner] = typeof value === 'object' && value !== null ? (Object.entries(value)[0] ?? []) : []
+  const meant = name === 'device' ? device : name === 'completion' ? completion : undefined
   const issue = meant?.safeParse(inner).error?.issues[0] ?? error.issues[0]
   const where = issue?.path.join('.') ?? ''
   return `${where === '' ? '' : `${where}: `}${issue?.message ?? 'unknown'}`

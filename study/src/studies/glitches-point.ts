@@ -34,6 +34,8 @@ export interface GlitchesMeasure {
 
 /** Nobody waits for an answer here: what counts is how much is done. */
 const FOREVER_MS = 1e9
+/** By then every device has said what it is. */
+const HEARD_MS = 1_000
 
 export function point(input: GlitchesPoint): GlitchesMeasure {
   const catalogue = loadCatalogue(input.catalogueFiles)
@@ -75,7 +77,7 @@ function* requestsOf({ workload, requests, everyMs }: GlitchesPoint): Iterable<V
   for (let index = 0; index < requests; index += 1) {
     yield {
       requestId: `r${index}`,
-      arrivalMs: index * everyMs,
+      arrivalMs: HEARD_MS + index * everyMs,
       promptTokens: workload.inputTokens,
       outputTokens: workload.outputTokens,
       blocks: [],
@@ -84,20 +86,30 @@ function* requestsOf({ workload, requests, everyMs }: GlitchesPoint): Iterable<V
 }
 
 /**
- * Tokens a second between the first fifth of the requests and the last that begins: neither the time in which
- * devices fill nor that in which they run empty. A request's tokens are taken as even over its life.
+ * Tokens a second after the first fifth of the requests has begun and before the last has: neither the time in which
+ * devices fill nor that in which they run empty. Each device counts from one end of a request to another, since
+ * devices that began together end together, and a window that cuts through requests would count one round too many or
+ * too few.
  */
 export function steadyTokensPerS(outcomes: readonly RequestOutcome[]): number {
   const begins = outcomes.map(({ firstTokenMs }) => firstTokenMs).sort((a, b) => a - b)
   const from = begins[Math.floor(begins.length / 5)] ?? Number.NaN
   const to = begins.at(-1) ?? Number.NaN
-  let tokens = 0
+  const devices = new Map<string, RequestOutcome[]>()
   for (const outcome of outcomes) {
-    const lifeMs = outcome.endMs - outcome.firstTokenMs
-    const insideMs = Math.min(outcome.endMs, to) - Math.max(outcome.firstTokenMs, from)
-    if (lifeMs > 0 && insideMs > 0) tokens += outcome.tokens * (insideMs / lifeMs)
+    if (outcome.endMs < from || outcome.endMs > to) continue
+    const ended = devices.get(outcome.decodeDevice) ?? []
+    devices.set(outcome.decodeDevice, [...ended, outcome])
   }
-  return (tokens * 1e3) / (to - from)
+  let tokensPerS = 0
+  for (const ended of devices.values()) {
+    ended.sort((a, b) => a.endMs - b.endMs)
+    const [first, last] = [ended[0], ended.at(-1)]
+    if (!first || !last || first === last) continue
+    const tokens = ended.slice(1).reduce((sum, outcome) => sum + outcome.tokens, 0)
+    tokensPerS += (tokens * 1e3) / (last.endMs - first.endMs)
+  }
+  return tokensPerS
 }
 
 function mean(values: readonly number[]): number {

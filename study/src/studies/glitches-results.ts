@@ -104,7 +104,7 @@ const ASSUMPTIONS = [
   `Fitted constant 2: an A100 decodes a token in ${FITTED_DECODE_MS['a100-80-pcie']} ms at ${FIT_TOKENS} tokens (by the table 23.3 ms). Every fitted figure of the A100 rests on it; "unfitted" does without.`,
   'Published: FPGAs decode 1.20 times as fast at length 128 and 1.16 times at 1,024 with four loads merged. Inferred: that it grows linearly in between, stays beyond, and holds in both systems with FPGAs.',
   'Inferred: a byte of KV crosses PCIe 3.0 x16 twice, one after the other, since it lies in host memory in between (6.05 GB/s); KV is 262,144 bytes a token, scales left out.',
-  'Load: all requests are there from the beginning, all of one length; throughput is that between the first fifth of the requests and the last that begins.',
+  'Load: all requests are there from the beginning, all of one length; throughput is that after the first fifth of them has begun and before the last has.',
   'A request is prefilled whole. An FPGA of the mixed system has a second slot, so that the next KV arrives while one sequence decodes; every device decodes one sequence at a time.',
   'The closed form counts as many decode steps as tokens; in the replay the first token comes from prefill.',
 ]
