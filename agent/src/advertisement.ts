@@ -135,6 +135,7 @@ function deviceTiers(
       ...tier,
       capacityBytes: own.reduce((sum, { capacityBytes }) => sum + capacityBytes, 0),
       bytesPerSecond: Math.max(...own.map(({ bytesPerSecond }) => bytesPerSecond)),
+      isModelled: own.some(({ isModelled }) => isModelled === true),
     })
   })
 }

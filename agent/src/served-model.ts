@@ -105,6 +105,7 @@ export class ServedModel {
       blockBytes: this.toldBlockBytes,
       tierPolicy: parts.tierPolicy,
       decodeSlots: parts.decodeSlots,
+      ...(parts.pace === undefined ? {} : { decodesAtOnce: parts.pace.deviceModel.use.decodesAtOnce }),
       waitingMax: limits.waitingMax,
       contextTokensMax: this.model.contextTokensMax,
       limits: {

@@ -4,6 +4,7 @@ import { callJson } from '../client/api-client.js'
 import { type GenerationResult, generate, tpotMsOf, ttftMsOf } from '../client/generation.js'
 import { firstModel } from '../client/models.js'
 import { formatBytes, formatCount, formatDuration, formatRate, formatShare } from '../format.js'
+import { modelledText } from '../pace-text.js'
 import { color, print, renderTable } from '../terminal.js'
 
 /** Long enough for a KV cache whose way is worth watching. */
@@ -29,6 +30,8 @@ export async function runFirstRequest(url: string, signal: AbortSignal): Promise
   )
   const report = await callJson<RequestReport>(url, `/v1/requests/${result.requestId}`)
   print(`\n\n${renderTable(factsOf(result, report))}`)
+  const modelled = modelledText(report.modelled)
+  if (modelled !== undefined) print(color.yellow(modelled))
   print(`\n${nextSteps(url, model.id, result)}\n`)
 }
 

@@ -107,9 +107,13 @@ function detailsOf(span: TraceSpan): string[] {
     case SPAN.place:
       return text(ATTRIBUTE.placementReason)
     case SPAN.prepare:
+      return counted(ATTRIBUTE.tokens, 'token')
     case SPAN.prefillRun:
     case SPAN.decodeRun:
-      return counted(ATTRIBUTE.tokens, 'token')
+      return [
+        ...counted(ATTRIBUTE.tokens, 'token'),
+        ...text(ATTRIBUTE.pace).map((pace) => `at the pace of ${pace}`),
+      ]
     case SPAN.reserve:
     case SPAN.prefill:
     case SPAN.decode:
