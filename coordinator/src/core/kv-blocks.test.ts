@@ -35,7 +35,7 @@ function deviceWith(blockTokens: number | undefined, poolTokens: number) {
       prefillTokens: PREFILL_TOKENS,
       reserveTokens: PREFILL_TOKENS + 10,
       attention: {
-        wish: { method: 'dense', place: 'partial' },
+        wish: { method: 'dense', budget: null, place: 'partial' },
         settled: null,
         isSparseDefault: true,
         isPlaceBinding: false,
