@@ -20,7 +20,7 @@ import type { CoreAction, CoreEvent, CoreLoad, Refusal } from './events.js'
 import * as intake from './intake.js'
 import { prefillTokens, startNextStep } from './next-step.js'
 import * as progress from './progress.js'
-import { repeatableSteps } from './repeatable-steps.js'
+import { sayRepeatLess } from './repeatable-steps.js'
 import { TierMover } from './tier-mover.js'
 
 /** Events that are answered, or refused. */
@@ -50,7 +50,7 @@ export class AgentCore {
     const refusal = this.handle(event, nowMs)
     if (refusal !== undefined) state.emit({ type: 'refused', reason: refusal })
     startNextStep(state, this.mover, nowMs)
-    if (event.type !== 'step-finished') this.repeatLess()
+    if (event.type !== 'step-finished') sayRepeatLess(state, this.mover)
     this.reportDrained()
     return state.takeActions()
   }
@@ -177,16 +177,6 @@ export class AgentCore {
   private drain(): void {
     this.state.draining = true
     for (const sequence of [...this.state.inPhase.waiting.all]) this.state.endSequence(sequence, 'draining')
-  }
-
-  /** The event may have changed what the next step will be. */
-  private repeatLess(): void {
-    const { state } = this
-    if (state.running === undefined || state.repeatable <= 1) return
-    const repeatable = repeatableSteps(state, this.mover)
-    if (repeatable >= state.repeatable) return
-    state.repeatable = repeatable
-    state.emit({ type: 'repeat-less', repeatable })
   }
 
   private reportDrained(): void {

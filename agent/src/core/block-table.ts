@@ -55,6 +55,10 @@ export class BlockTable {
     return this.allocator.capacityBlocks
   }
 
+  get tierCount(): number {
+    return this.cached.length
+  }
+
   get heldBlocks(): number {
     return this.allocator.usedBlocks - this.cachedBlocks
   }

@@ -18,6 +18,7 @@ import { LeaseTable } from './lease-table.js'
 import { LeasedMemory } from './leased-memory.js'
 import { LeastRecentBlocks } from './least-recent-blocks.js'
 import { PageHeat } from './page-heat.js'
+import type { Repeatable } from './repeatable-steps.js'
 import { StepCosts } from './step-costs.js'
 import { TierCounters } from './tier-counters.js'
 
@@ -114,8 +115,10 @@ export class DeviceState {
   readonly sequencesOf = new HeldByRequest<Sequence>()
   readonly leasesOf = new HeldByRequest<LeaseFacts>()
   running: RunningStep | undefined
-  /** Steps that the running one may stand for, as was said. */
-  repeatable = 0
+  /** Of the running step, as was said. */
+  repeatable: Repeatable = { steps: 0, rowsChanged: 0, freeBlocks: 0 }
+  /** Rises when other sequences decode or prefill than before. */
+  rowsChanged = 0
   /** Who waits first and found no room, and what BlockTable.roomGained was then. */
   refused: { readonly sequence: Sequence; readonly roomGained: number } | undefined
   draining = false
@@ -175,6 +178,7 @@ export class DeviceState {
 
   enter(sequence: Sequence, phase: Phase): void {
     const entering: { phase: Phase } = sequence
+    if (makesRows(sequence.phase) || makesRows(phase)) this.rowsChanged += 1
     this.listOf(sequence.phase)?.remove(sequence)
     entering.phase = phase
     this.listOf(phase)?.add(sequence)
@@ -191,9 +195,7 @@ export class DeviceState {
     this.leasesOf.add(facts)
     if (owner.role === 'decode') this.decodeLeases += 1
     if (owner.sequence !== undefined) this.leases.use(counter)
-    const { table } = this.memory
-    const hits = holding.tiersBefore(holding.full, this.options.tiers.length, (block) => table.tierOf(block))
-    this.counters.looked(owner.hashes.length, hits)
+    this.counters.looked(owner.hashes.length, holding.tiersBefore(holding.full, this.memory.table))
     return counter
   }
 
@@ -290,4 +292,8 @@ export class DeviceState {
         return undefined
     }
   }
+}
+
+function makesRows(phase: Phase): boolean {
+  return phase === 'decoding' || phase === 'prefilling'
 }

@@ -2,6 +2,7 @@
  * The blocks of one lease, in the order of its sequence. LeasedMemory alone changes it; others read it, step after
  * step, so what they ask for is kept as long as nothing changes.
  */
+import type { BlockTable } from './block-table.js'
 
 export class Holding {
   /** Pages before it were given up. */
@@ -42,15 +43,17 @@ export class Holding {
     return blocks
   }
 
-  /** How many of the blocks before `page` each of `tiers` tiers has. Read it at once: the next call changes it. */
-  tiersBefore(page: number, tiers: number, tierOf: (block: number) => number): readonly number[] {
+  /** How many of the blocks before `page` each tier has. Read it at once: the next call changes it. */
+  tiersBefore(page: number, table: BlockTable): readonly number[] {
     const count = Math.min(Math.max(0, page - this.first), this.blocks.length)
-    if (count < this.countedBlocks || this.counted.length !== tiers) {
-      this.counted = new Array<number>(tiers).fill(0)
+    if (count < this.countedBlocks || this.counted.length === 0) {
+      this.counted = new Array<number>(table.tierCount).fill(0)
       this.countedBlocks = 0
     }
-    for (; this.countedBlocks < count; this.countedBlocks += 1) {
-      const tier = tierOf(this.blocks[this.countedBlocks] ?? 0)
+    // With one tier there is nothing to look up.
+    if (this.counted.length === 1) this.counted[0] = count
+    for (; this.countedBlocks < count && this.counted.length > 1; this.countedBlocks += 1) {
+      const tier = table.tierOf(this.blocks[this.countedBlocks] ?? 0)
       this.counted[tier] = (this.counted[tier] ?? 0) + 1
     }
     return this.counted

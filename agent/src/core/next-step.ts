@@ -4,9 +4,8 @@
  */
 import { ensureRoom } from './decode-room.js'
 import type { DeviceState, Leased, Sequence } from './device-state.js'
-import type { StepPart } from './events.js'
 import { begin, reusableBlocks } from './intake.js'
-import { repeatableSteps } from './repeatable-steps.js'
+import { sayRepeatable } from './repeatable-steps.js'
 import { planRows } from './step-planner.js'
 import type { TierMover } from './tier-mover.js'
 
@@ -24,21 +23,13 @@ export function startNextStep(state: DeviceState, mover: TierMover, nowMs: numbe
   admitWaiting(state, nowMs)
   const { options, costs, blockTokens } = state
   const { limits } = options
-  const prefills = state.inPhase.prefilling.all.filter(hasLease)
-  const rows = planRows(prefills, decodes, limits, blockTokens, () => costs.sharedChunkTokens(limits))
-  if (rows.length === 0) return
-  const parts: StepPart[] = []
-  const sequences: Leased[] = []
-  for (const { of, role, start, count, wantLogits } of rows) {
-    const { id: sequence, holding } = of
-    const blocks = holding.blocksBefore(state.blocksFor(start + count))
-    parts.push({ sequence, role, blocks, firstPage: holding.first, start, count, wantLogits })
-    sequences.push(of)
-  }
-  state.startStep({ parts, sequences })
-  const repeatable = repeatableSteps(state, mover)
-  state.repeatable = repeatable
-  state.emit({ type: 'run-step', parts, repeatable })
+  const { prefilling } = state.inPhase
+  const prefills = prefilling.size === 0 ? NOBODY : prefilling.all.filter(hasLease)
+  const step = planRows(prefills, decodes, limits, blockTokens, () => costs.sharedChunkTokens(limits))
+  if (step.parts.length === 0) return
+  state.startStep(step)
+  const repeatable = sayRepeatable(state, mover)
+  state.emit({ type: 'run-step', parts: step.parts, repeatable })
 }
 
 /** Prompt tokens that are still to be computed; of sequences that have memory, or of all. */
@@ -54,11 +45,13 @@ function tokensLeft(sequences: readonly Sequence[]): number {
 }
 
 /** Those that decode in the next step, the oldest first. */
-function decodesWithRoom(state: DeviceState): Leased[] {
+function decodesWithRoom(state: DeviceState): readonly Leased[] {
   const { decodesAtOnce = Number.POSITIVE_INFINITY } = state.options
+  const { decoding } = state.inPhase
+  if (decoding.size === 0) return NOBODY
   const fitting: Leased[] = []
   // Of a copy: who gives way leaves the list, and is never older than whom it gives way to.
-  for (const sequence of [...state.inPhase.decoding.all]) {
+  for (const sequence of [...decoding.all]) {
     if (fitting.length >= decodesAtOnce) break
     if (sequence.phase !== 'decoding' || !hasLease(sequence)) continue
     if (ensureRoom(state, sequence)) fitting.push(sequence)
@@ -100,3 +93,5 @@ function leaseFor(state: DeviceState, sequence: Sequence, nowMs: number): bigint
 function hasLease(sequence: Sequence): sequence is Leased {
   return sequence.holding !== undefined
 }
+
+const NOBODY: readonly Leased[] = []

@@ -4,6 +4,7 @@
  * Nothing here can be refused; an event about a sequence that has ended, or in a phase that it
  * has left, changes nothing.
  */
+import type { BlockTable } from './block-table.js'
 import { extendBetween } from './decode-room.js'
 import type { DeviceState, Leased, Phase, Sequence } from './device-state.js'
 import type { CoreEvent, PageUse, StepPart } from './events.js'
@@ -62,7 +63,8 @@ export function attendReads(state: DeviceState, { sequence: id, ...use }: Event<
 /** What happened between steps that ran as one: before anything that the time of their end brings about. */
 export function ranAsOne(state: DeviceState, steps: number): void {
   const { repeatable, running } = state
-  if (steps > repeatable) throw new RangeError(`${steps} steps ran as one, where at most ${repeatable} may`)
+  const most = repeatable.steps
+  if (steps > most) throw new RangeError(`${steps} steps ran as one, where at most ${most} may`)
   if (running !== undefined) extendBetween(state, running.sequences, steps)
 }
 
@@ -71,9 +73,10 @@ export function stepFinished(state: DeviceState, event: Event<'step-finished'>):
   const { parts, sequences } = state.finishStep()
   if (cancelled) return
   state.costs.ran(parts, elapsedUs, steps)
-  for (const [index, sequence] of sequences.entries()) {
+  for (let index = 0; index < sequences.length; index += 1) {
+    const sequence = sequences[index]
     const part = parts[index]
-    if (part === undefined || sequence.phase === 'ended') continue
+    if (sequence === undefined || part === undefined || sequence.phase === 'ended') continue
     if (failed.length > 0 && failed.includes(sequence.id)) state.endSequence(sequence, 'failed')
     else if (part.role === 'prefill') prefilled(state, sequence, part, event)
     else decoded(state, sequence, part, event, steps)
@@ -164,15 +167,15 @@ function recordReads(
 ): void {
   const { table } = state.memory
   const { blockBytes, tiers } = state.options
-  const tierOf = (block: number) => table.tierOf(block)
   const pages = Math.min(page - holding.first, holding.blocks.length)
   const blocksRead =
     use === undefined
-      ? holding.tiersBefore(page, tiers.length, tierOf)
-      : readsByTier(holding.blocksBefore(page), use, tiers.length, tierOf)
-  for (const [tier, own] of traffic.entries()) {
+      ? holding.tiersBefore(page, table)
+      : readsByTier(holding.blocksBefore(page), use, tiers.length, table)
+  for (let tier = 0; tier < traffic.length; tier += 1) {
     const bytes = Math.round((blocksRead[tier] ?? 0) * blockBytes) * steps
-    own.readBytes += bytes
+    const own = traffic[tier]
+    if (own !== undefined) own.readBytes += bytes
     state.counters.add(tier, 'readBytes', bytes)
   }
   if (tiers.length < 2 || state.options.tierPolicy === 'static') return
@@ -184,11 +187,11 @@ function readsByTier(
   blocks: readonly number[],
   { reads }: PageUse,
   tiers: number,
-  tierOf: (block: number) => number,
+  table: BlockTable,
 ): number[] {
   const read = new Array<number>(tiers).fill(0)
   for (const [index, block] of blocks.entries()) {
-    const tier = tierOf(block)
+    const tier = table.tierOf(block)
     read[tier] = (read[tier] ?? 0) + (reads[index] ?? 0)
   }
   return read

@@ -12,19 +12,47 @@ import { blocksWithin, stepsUntilExtension } from './decode-room.js'
 import type { DeviceState } from './device-state.js'
 import type { TierMover } from './tier-mover.js'
 
-/** At least 1; 0 where no step runs. */
-export function repeatableSteps(state: DeviceState, mover: TierMover): number {
+/** What was found of the running step, and of what it may stand for less from now on. */
+export interface Repeatable {
+  readonly steps: number
+  /** DeviceState.rowsChanged, and BlockTable.freeBlocks. */
+  readonly rowsChanged: number
+  readonly freeBlocks: number
+}
+
+/** Notes, and returns, how many steps the one that has begun may stand for. */
+export function sayRepeatable(state: DeviceState, mover: TierMover): number {
+  const steps = repeatableSteps(state, mover)
+  const { freeBlocks } = state.memory.table
+  state.repeatable = { steps, rowsChanged: state.rowsChanged, freeBlocks }
+  return steps
+}
+
+/** After an event while a step runs. */
+export function sayRepeatLess(state: DeviceState, mover: TierMover): void {
+  const { running, repeatable, rowsChanged, memory } = state
+  if (running === undefined || repeatable.steps <= 1) return
+  const isSame = rowsChanged === repeatable.rowsChanged && memory.table.freeBlocks >= repeatable.freeBlocks
+  if (isSame) return
+  const before = repeatable.steps
+  const steps = sayRepeatable(state, mover)
+  if (steps < before) state.emit({ type: 'repeat-less', repeatable: steps })
+  else state.repeatable = { ...state.repeatable, steps: before }
+}
+
+/** At least 1. */
+function repeatableSteps(state: DeviceState, mover: TierMover): number {
   const { running, inPhase, options } = state
-  if (running === undefined) return 0
-  if (inPhase.prefilling.size > 0) return 1
+  if (running === undefined || inPhase.prefilling.size > 0) return 1
   const { sequences, parts } = running
   const most = Math.min(options.limits.rowsMax, options.decodesAtOnce ?? Number.POSITIVE_INFINITY)
   const decoding = inPhase.decoding.all
   if (sequences.length !== Math.min(most, decoding.length)) return 1
   let steps = mover.active ? mover.stepsAtRest + 1 : Number.POSITIVE_INFINITY
   let extensionStep = Number.POSITIVE_INFINITY
-  for (const [index, sequence] of sequences.entries()) {
-    if (decoding[index] !== sequence || parts[index]?.role !== 'decode') return 1
+  for (let index = 0; index < sequences.length; index += 1) {
+    const sequence = sequences[index]
+    if (sequence === undefined || decoding[index] !== sequence || parts[index]?.role !== 'decode') return 1
     steps = Math.min(steps, sequence.sampleTokensMax - sequence.sampledTokens)
     extensionStep = Math.min(extensionStep, stepsUntilExtension(state, sequence))
   }

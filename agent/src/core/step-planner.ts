@@ -7,6 +7,8 @@
  * short when decodes share the step, since then every row makes their next token later: how short
  * follows from what rows cost on the device (step-costs.ts).
  */
+import type { StepPart } from './events.js'
+import type { Holding } from './holding.js'
 
 export interface StepLimits {
   /** Most rows the driver takes. */
@@ -21,18 +23,37 @@ export interface StepLimits {
 
 /** A sequence that decodes, or whose prompt is partly computed. */
 export interface RowCandidate {
+  readonly id: number
   readonly promptTokens: number
   readonly computedTokens: number
   readonly sampledTokens: number
+  readonly holding: Holding
 }
 
-/** Rows of one sequence in a step: `count` tokens from position `start`. */
-export interface PlannedRows<Candidate> {
-  readonly of: Candidate
-  readonly role: 'prefill' | 'decode'
-  readonly start: number
-  readonly count: number
-  readonly wantLogits: boolean
+/** One sequence's rows: `count` tokens from position `start`. */
+class PlannedRows implements StepPart {
+  readonly firstPage: number
+  readonly #holding: Holding
+  readonly #pages: number
+
+  constructor(
+    readonly sequence: number,
+    readonly role: StepPart['role'],
+    readonly start: number,
+    readonly count: number,
+    readonly wantLogits: boolean,
+    holding: Holding,
+    blockTokens: number,
+  ) {
+    this.firstPage = holding.first
+    this.#holding = holding
+    this.#pages = Math.ceil((start + count) / blockTokens)
+  }
+
+  /** Looked up where somebody asks, since a study mostly does not. They stay as they are while the step runs. */
+  get blocks(): readonly number[] {
+    return this.#holding.blocksBefore(this.#pages)
+  }
 }
 
 /**
@@ -45,25 +66,29 @@ export function planRows<Candidate extends RowCandidate>(
   { rowsMax, chunkTokens }: StepLimits,
   blockTokens: number,
   sharedChunkTokens: () => number,
-): PlannedRows<Candidate>[] {
-  const rows: PlannedRows<Candidate>[] = []
-  for (const of of decodes) {
-    if (rows.length >= rowsMax) break
-    const start = of.promptTokens + of.sampledTokens - 1
-    rows.push({ of, role: 'decode', start, count: 1, wantLogits: true })
+): { readonly parts: readonly StepPart[]; readonly sequences: readonly Candidate[] } {
+  const parts: StepPart[] = []
+  const sequences: Candidate[] = []
+  for (const decode of decodes) {
+    if (parts.length >= rowsMax) break
+    const { id, holding } = decode
+    const start = decode.promptTokens + decode.sampledTokens - 1
+    parts.push(new PlannedRows(id, 'decode', start, 1, true, holding, blockTokens))
+    sequences.push(decode)
   }
-  if (prefills.length === 0) return rows
-  const chunk = rows.length > 0 ? sharedChunkTokens() : chunkTokens
-  let budget = Math.min(chunk, rowsMax - rows.length)
-  for (const of of prefills) {
+  if (prefills.length === 0) return { parts, sequences }
+  const chunk = parts.length > 0 ? sharedChunkTokens() : chunkTokens
+  let budget = Math.min(chunk, rowsMax - parts.length)
+  for (const prefill of prefills) {
     if (budget <= 0) break
-    const start = of.computedTokens
-    const left = of.promptTokens - start
+    const { id, holding, computedTokens: start } = prefill
+    const left = prefill.promptTokens - start
     // A chunk that does not reach the prompt's end stops at a block's end, so that it fills whole blocks to send.
     const aligned = Math.floor((start + budget) / blockTokens) * blockTokens - start
     const count = left <= budget ? left : aligned > 0 ? aligned : budget
-    rows.push({ of, role: 'prefill', start, count, wantLogits: count === left })
+    parts.push(new PlannedRows(id, 'prefill', start, count, count === left, holding, blockTokens))
+    sequences.push(prefill)
     budget -= count
   }
-  return rows
+  return { parts, sequences }
 }
