@@ -41,7 +41,7 @@ describe('requests with a deadline', () => {
         return { ...RUN.request(random), ttftDeadlineMs: DEADLINE_MS * slowness }
       }
       const goodput = [0.5, 0.8, 1, 1.5, 2, 3].map((load) => {
-        return countOf(played(load, { slowness, request }), isInTime)
+        return countOf(played(load, { slowness, request, forMs: 10_000 * slowness }), isInTime)
       })
       expect(goodput.at(-1)).toBeGreaterThanOrEqual(0.9 * Math.max(...goodput))
     },

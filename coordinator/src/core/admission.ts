@@ -104,7 +104,7 @@ export class Admission {
   isHeld(line: string, aheadMs: number): boolean {
     if (!this.isOn || aheadMs <= AHEAD_MAX_MS) return false
     const forecast = this.forecast(line)
-    return forecast.isConfirmed && forecast.ratio * aheadMs > AHEAD_MAX_MS
+    return forecast.isConfirmed && forecast.scaledMs(aheadMs) > AHEAD_MAX_MS
   }
 
   /** Notes for every line whether some wait. */

@@ -244,6 +244,18 @@ describe('the one that is worth least', () => {
     expect(queue.leastWorth((request) => request === older)).toBe(older)
   })
 
+  test('is found among those that stand aside, too', () => {
+    const queue = new WaitQueue<Waiting>(1)
+    const [low, older, newer] = [waiting({ priority: -1 }), waiting(), waiting()]
+    for (const request of [low, older, newer]) queue.add(request)
+    queue.sweep(0, () => 'aside')
+    const high = waiting({ priority: 2 })
+    queue.add(high)
+    expect(queue.leastWorth(never)).toBe(low)
+    queue.remove(low)
+    expect(queue.leastWorth(never)).toBe(newer)
+  })
+
   test('is never one that had begun', () => {
     const queue = new WaitQueue<Waiting>(1)
     queue.add(waiting({ hasBegun: true, priority: -10 }))

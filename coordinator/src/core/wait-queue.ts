@@ -127,8 +127,10 @@ export class WaitQueue<R extends Waiting> {
         (found.priority === least.priority && found.share > least.share)
       if (isLess) least = found
     }
-    if (least || this.#asideNew === 0) return least?.request
-    return this.#aside.findLast(({ hasBegun }) => !hasBegun)
+    const aside = this.#asideNew > 0 ? leastOf(this.#aside) : undefined
+    if (!aside || !least) return aside ?? least?.request
+    if (aside.priority !== least.priority) return aside.priority < least.priority ? aside : least.request
+    return aside.arrival > least.request.arrival ? aside : least.request
   }
 
   #lineOf(request: R): WaitLine<R> {
@@ -180,6 +182,17 @@ export class WaitQueue<R extends Waiting> {
 
 /** Models and profiles whose shares are remembered while nobody waits for them. */
 const LINES_MAX = 64
+
+/** Of the lowest priority the newest that has not begun. */
+function leastOf<R extends Waiting>(requests: readonly R[]): R | undefined {
+  let least: R | undefined
+  for (const request of requests) {
+    if (request.hasBegun) continue
+    const isLess = least && (least.priority - request.priority || request.arrival - least.arrival) > 0
+    if (!least || isLess) least = request
+  }
+  return least
+}
 
 /** Between lines, which share devices but no queue. */
 function comesBefore(a: Waiting, b: Waiting): boolean {

@@ -206,6 +206,31 @@ describe('the queue', () => {
     expect(cluster.serving.models().flatMap(({ servedProfiles }) => servedProfiles)).toEqual([])
   })
 
+  test('sheds what is least urgent when it is full', async () => {
+    const [low, plain] = [testRequest({ priority: -1 }), testRequest()]
+    const lowGathered = gather(cluster.serving.submit(low))
+    const plainGathered = gather(cluster.serving.submit(plain))
+    const urgentGathered = gather(cluster.serving.submit(testRequest({ priority: 5 })))
+    await expect(lowGathered).rejects.toMatchObject({
+      code: 'overloaded',
+      shed: 'priority',
+      retryAfterMs: 1_000,
+    })
+    const report = cluster.serving.request(low.requestId)
+    expect(report).toMatchObject({ state: 'failed', admission: { priority: -1, waitedMs: null } })
+    await Promise.allSettled([plainGathered, urgentGathered])
+  })
+
+  test('gives up what has missed its deadline, before any device has worked on it', async () => {
+    const request = testRequest({ ttftDeadlineMs: 20 })
+    const gathered = gather(cluster.serving.submit(request))
+    await expect(gathered).rejects.toMatchObject({ shed: 'missed', message: /may take 20 ms; try again/ })
+    expect(cluster.serving.request(request.requestId)).toMatchObject({
+      placements: [],
+      admission: { ttftDeadlineMs: 20, reason: 'It was given no place.' },
+    })
+  })
+
   test('drains: refuses what is new and fails what does not end', async () => {
     const fpga = await cluster.device({ deviceId: 'fpga-0', capabilities: FPGA, stepMs: 20 })
     expect(cluster.serving.models()).toMatchObject([{ name: 'numbers', servedProfiles: ['exact', 'paper'] }])
