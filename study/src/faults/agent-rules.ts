@@ -199,7 +199,8 @@ export class AgentRules {
     const holding = this.#leases.get(counter) ?? this.#held.ended.get(counter)
     if (holding === undefined) return
     holding.pins += type === 'pin' ? 1 : -1
-    if (holding.pins <= 0) this.#held.ended.delete(counter)
+    const isInStep = this.#running?.some(({ lease }) => lease === holding) === true
+    if (holding.pins <= 0 && !isInStep) this.#held.ended.delete(counter)
     this.#held.changed()
   }
 

@@ -76,13 +76,14 @@ export class CoordinatorRules {
 
   on(event: CoordinatorEvent, actions: readonly CoordinatorAction[], nowMs: number): void {
     this.#hearing.on(event, nowMs)
+    const waitedBefore = event.type === 'submit' ? this.#waiting().length : 0
     if (event.type === 'submit') this.#submitted(event, nowMs)
     this.#suspects(event, actions)
     const isOfOpen = 'epoch' in event && this.openEpoch(event.requestId) === event.epoch
     if ('epoch' in event && !isOfOpen) checkFenced(event, actions)
     for (const action of actions) this.#take(event, action, isOfOpen, nowMs)
     if (event.type === 'tick') this.#checkTick(nowMs)
-    else if (event.type === 'submit') this.#checkQueue()
+    else if (event.type === 'submit') this.#checkBound(waitedBefore)
   }
 
   checkRest(): void {
@@ -272,20 +273,30 @@ export class CoordinatorRules {
         )
       }
     }
-    this.#checkQueue()
+    this.#checkCounts()
     this.#checkShares()
   }
 
-  #checkQueue(): void {
-    let [queued, isNew] = [0, 0]
-    for (const { open, hasBegun, epochs } of this.#live.values()) {
-      if (open) continue
-      queued += 1
-      // One that a device refused comes back, whether or not there is room.
-      if (!hasBegun && epochs === 0) isNew += 1
+  /** Requests that wait and have not begun. */
+  #waiting(): string[] {
+    const waiting: string[] = []
+    for (const { open, hasBegun, requestId } of this.#live.values()) {
+      if (!open && !hasBegun) waiting.push(requestId)
     }
-    if (isNew > this.#limits.queuedMax)
-      fail('I2', `${isNew} requests wait; at most ${this.#limits.queuedMax} may`)
+    return waiting
+  }
+
+  /** One that a device refused comes back, whether or not there is room; one that is new is not let in beyond it. */
+  #checkBound(waitedBefore: number): void {
+    const waiting = this.#waiting()
+    const most = Math.max(this.#limits.queuedMax, waitedBefore)
+    if (waiting.length > most) fail('I2', `${waiting.length} requests wait; at most ${most} may`, ...waiting)
+    this.#checkCounts()
+  }
+
+  #checkCounts(): void {
+    let queued = 0
+    for (const { open } of this.#live.values()) if (!open) queued += 1
     const active = this.#live.size - queued
     if (this.#core.queuedCount !== queued || this.#core.activeCount !== active) {
       fail(
