@@ -15,7 +15,7 @@ const barMax = 30
 const textCells = 52
 /** Before, a share is too small to tell anything from. */
 const estimateFromMs = 1_000
-const estimateFromShare = 0.01
+const estimateFromShare = 0.03
 
 export interface StudyProgress {
   /** `detail` such as `3 of 16 points`. */

@@ -9,7 +9,8 @@ import { type Align, color, renderTable } from '../terminal.js'
 
 /** More are read in results.json and the report. */
 const rowsMax = 60
-const textCellsMax = 44
+/** How wide a column of texts may be: the widest with which all columns fit side by side, else the first. */
+const textCellsMax = [44, 34, 26, 20] as const
 const gapCells = 2
 
 /** Headings are folded to about what is below them. */
@@ -27,7 +28,7 @@ interface Column {
 export function renderStudyTable(table: StudyTable, width: number): string {
   if (table.rows.length === 0) return ''
   const shown = table.rows.slice(0, rowsMax)
-  const columns = table.columns.map((column) => toColumn(column, shown))
+  const columns = columnsFor(table, shown, width)
   const hasHead = columns.some(({ head }) => head !== '')
   const texts = partsOf(columns, width).map((part) =>
     renderTable(
@@ -47,13 +48,17 @@ export function renderStudyTable(table: StudyTable, width: number): string {
     .join('\n')
 }
 
-function toColumn(
-  { key, label, unit }: StudyTable['columns'][number],
-  rows: readonly Readonly<Record<string, Cell>>[],
-): Column {
+type Rows = readonly Readonly<Record<string, Cell>>[]
+
+function columnsFor({ columns }: StudyTable, rows: Rows, width: number): readonly Column[] {
+  const tried = textCellsMax.map((cellsMax) => columns.map((column) => toColumn(column, rows, cellsMax)))
+  return tried.find((each) => partsOf(each, width).length <= 1) ?? tried[0] ?? []
+}
+
+function toColumn({ key, label, unit }: StudyTable['columns'][number], rows: Rows, widthMax: number): Column {
   const values = rows.map((row) => row[key] ?? null)
   const cells = values.map(cellText)
-  const cellsMax = Math.min(textCellsMax, Math.max(headCellsMin, ...cells.map((text) => text.length)))
+  const cellsMax = Math.min(widthMax, Math.max(headCellsMin, ...cells.map((text) => text.length)))
   const head = [
     ...wrapText(formatForeign(label), cellsMax),
     ...(unit === undefined ? [] : [formatForeign(unit)]),
@@ -64,7 +69,7 @@ function toColumn(
     head: head.join('\n'),
     cells,
     align: isText ? 'left' : 'right',
-    width: Math.min(longest, textCellsMax),
+    width: Math.min(longest, widthMax),
   }
 }
 
