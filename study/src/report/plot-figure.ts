@@ -27,17 +27,22 @@ ${drawn.isThinned ? html`<p class="note">Drawn with fewer points than there are;
 function body(drawn: DrawnPlot): Markup {
   const { plot } = drawn
   const range = plot.kind === 'heat' ? heatRange(drawn) : undefined
-  const legend = range === undefined ? seriesLegend(drawn) : heatLegend(range, labelOf(plot.y))
-  const yLabel = range === undefined ? html`<p class="axis">${`↑ ${labelOf(plot.y)}`}</p>` : ''
+  const legend = range === undefined ? seriesLegend(drawn) : heatLegend(range, axisLabel(plot.y))
+  const yLabel = range === undefined ? html`<p class="axis">${`↑ ${axisLabel(plot.y)}`}</p>` : ''
   return html`${legend}${yLabel}
 ${drawing(drawn, drawPlot(drawn, wideWidth), 'wide')}
 ${drawing(drawn, drawPlot(drawn, narrowWidth), 'narrow')}
-<p class="axis x">${`${labelOf(plot.x)} →`}</p>`
+<p class="axis x">${`${drawn.categories === undefined ? axisLabel(plot.x) : labelOf(plot.x)} →`}</p>`
 }
 
 /** `TTFT, p95 (ms)`. */
 function labelOf({ label, unit }: StudyPlot['x']): string {
   return unit === undefined || unit === '' ? label : `${label} (${unit})`
+}
+
+/** A reader who takes a logarithmic axis for a linear one reads it wrongly. */
+function axisLabel(axis: StudyPlot['x']): string {
+  return axis.scale === 'log' ? `${labelOf(axis)}, logarithmic` : labelOf(axis)
 }
 
 function drawing(drawn: DrawnPlot, { svg, width, columns }: DrawnSvg, size: 'wide' | 'narrow'): Markup {
@@ -71,11 +76,14 @@ function textOf(value: number | null | undefined): string | null {
 }
 
 function seriesLegend({ plot, series }: DrawnPlot): Markup {
-  const items = series.map((each) => html`<li>${swatch(each, plot.kind)}${each.name}</li>`)
+  // A single series that is what the axis says needs no key.
+  const isSaid = series.length === 1 && series[0]?.name.toLowerCase() === plot.y.label.toLowerCase()
+  const items = (isSaid ? [] : series).map((each) => html`<li>${swatch(each, plot.kind)}${each.name}</li>`)
   const rules = (plot.rules ?? []).map(
     ({ label, y }) =>
       html`<li>${ruleSwatch}${label}${label.includes(numberText(y)) ? '' : ` (${valueText(y, plot)})`}</li>`,
   )
+  if (items.length + rules.length === 0) return html``
   return html`<ul class="legend">${[...items, ...rules]}</ul>`
 }
 
@@ -109,6 +117,6 @@ function swatch({ style, points }: DrawnSeries, kind: StudyPlot['kind']): Markup
   return html`<svg width="26" height="12" aria-hidden="true">${line}${mark}</svg>`
 }
 
-function heatLegend({ min, max, isLog }: HeatRange, label: string): Markup {
-  return html`<p class="heat-legend"><span>${label}${isLog ? ', logarithmic' : ''}</span><span>${numberText(min)}</span><i></i><span>${numberText(max)}</span></p>`
+function heatLegend({ min, max }: HeatRange, label: string): Markup {
+  return html`<p class="heat-legend"><span>${label}</span><span>${numberText(min)}</span><i></i><span>${numberText(max)}</span></p>`
 }

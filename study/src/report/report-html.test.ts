@@ -115,10 +115,19 @@ describe('plots', () => {
     const document = pageOf(line)
     expect([...document.querySelectorAll('.axis')].map((node) => node.textContent)).toEqual([
       '↑ Decision time (µs)',
-      'Devices →',
+      'Devices, logarithmic →',
     ])
     const legend = [...document.querySelectorAll('.legend li')].map((node) => node.textContent)
     expect(legend).toEqual(['median', 'published', 'bound (150 µs)'])
+  })
+
+  test('a single series that is what the axis says has no key', () => {
+    const { rules: _, ...plain } = line
+    const points = [{ x: 1, y: 2 }]
+    expect(
+      pageOf({ ...plain, series: [{ name: 'decision time', points }] }).querySelector('.legend'),
+    ).toBeNull()
+    expect(pageOf({ ...plain, series: [{ name: 'median', points }] }).querySelector('.legend')).not.toBeNull()
   })
 
   test('a reference is drawn apart', () => {
