@@ -91,6 +91,7 @@ export async function receiveForDecode(kv: DecodeKv, source: KvSource): Promise<
       lease: leaseOf(device, counter),
       windowBytes: limits.windowBytes,
       write: runWriter(served.driver, runner.blocks(counter)),
+      link: device.arrivalPacer,
       clock,
       silenceMs: limits.silenceMs,
       signal: owner.over.signal,

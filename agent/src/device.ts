@@ -30,6 +30,8 @@ export interface Device {
   readonly holder: BlockHolder
   readonly transfers: TransferRegistry
   readonly pacer: Pacer
+  /** The other direction, for what comes from devices that hold themselves to no link; undefined: as it comes. */
+  readonly arrivalPacer: Pacer | undefined
   /** Layers whose blocks are sent together where the receiver does not say. */
   readonly mergeLayers: number
   readonly limits: AgentLimits

@@ -33,6 +33,7 @@ import type { KvShape } from './block-holder.js'
 import { ChunkWriter, type ExpectedBlocks, WriteFailed, type WriteRun } from './chunk-writer.js'
 import { blocksForTokens } from './core/block-allocator.js'
 import { hashBytes, variantKey } from './kv-index.js'
+import type { Pacer } from './pacer.js'
 
 /** How long the source may take to end its side once everything is here. */
 const END_MS = 5_000
@@ -62,6 +63,8 @@ export interface IncomingOptions {
   readonly windowBytes: number
   readonly write: WriteRun
   readonly clock: Clock
+  /** At whose rate chunks are taken from a source that does not hold itself to one; undefined: as they come. */
+  readonly link?: Pacer | undefined
   /** Longest silence of the source, prefill's queue included. */
   readonly silenceMs: number
   /** Aborts when the sequence ends on this side. */
@@ -133,6 +136,7 @@ async function readMessages(
 ): Promise<{ readonly end: PullEnd; readonly blocks: number; readonly mergeLayers: number }> {
   let blocks: number | undefined
   let mergeLayers = 0
+  let link: Pacer | undefined
   for (;;) {
     const next = await withDeadline(messages.next(), options.silenceMs, 'waiting for KV')
     if (next.done === true) throw corrupt('The transfer stopped without an end', options)
@@ -142,9 +146,11 @@ async function readMessages(
         checkManifest(message.value, options)
         blocks = expectBlocks(message.value, options, writer)
         mergeLayers = message.value.mergeLayers ?? 0
+        if (message.value.paced !== true) link = options.link
         break
       case 'chunk':
         if (blocks === undefined) throw corrupt('A chunk came before the manifest', options)
+        await link?.transmit(message.value.data.byteLength * (options.shape.linkFactor ?? 1), options.signal)
         writer.write(message.value)
         break
       case 'end':

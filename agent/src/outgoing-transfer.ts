@@ -202,7 +202,7 @@ export class OutgoingTransfer {
     const afterPrefill = open.timing === PullTiming.AFTER_PREFILL
     const { mergeLayers } = this
     const of = { modelDigest, variant, tokens, blockTokens: BLOCK_TOKENS }
-    const manifest = { ...of, blocks: cachedBlocks, mergeLayers }
+    const manifest = { ...of, blocks: cachedBlocks, mergeLayers, paced: this.parts.pacer.holds }
     await way.send({ message: { $case: 'manifest', value: manifest } })
     while (!ready.exhausted) {
       const chunkBytesMax = this.firstToken === undefined ? way.chunkBytesMax : way.bulkBytesMax

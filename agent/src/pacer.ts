@@ -17,9 +17,14 @@ export class Pacer {
     private readonly clock: Clock,
   ) {}
 
+  /** Whether anything is delayed. */
+  get holds(): boolean {
+    return this.bytesPerSecond > 0
+  }
+
   /** Resolves when the last of `bytes`, as the link counts them, has left, or at once when the signal aborts. */
   async transmit(bytes: number, signal: AbortSignal): Promise<void> {
-    if (this.bytesPerSecond === 0) return
+    if (!this.holds) return
     const startMs = Math.max(this.freeAtMs, this.clock.nowMs())
     this.freeAtMs = startMs + (bytes / this.bytesPerSecond) * 1_000
     const waitMs = this.freeAtMs - this.clock.nowMs()

@@ -127,6 +127,7 @@ function pullBlocks(fetch: PrefixFetch, blocks: readonly number[]): Promise<Rece
     lease: leaseOf(device, counter),
     windowBytes: limits.windowBytes,
     write: runWriter(served.driver, blocks.slice(firstBlock)),
+    link: device.arrivalPacer,
     clock,
     silenceMs: limits.fetchSilenceMs,
     signal: AbortSignal.any([fetch.signal, late.signal]),

@@ -159,6 +159,7 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
     holder: holder(),
     transfers: new TransferRegistry(deviceId, limits.announceMs),
     pacer: new Pacer(pace?.link.bytesPerSecond ?? settings.linkBytesPerSecond, clock),
+    arrivalPacer: pace && new Pacer(pace.link.bytesPerSecond, clock),
     mergeLayers: settings.mergeLayers,
     limits,
     clock,

@@ -10,7 +10,14 @@ import { type ServingDevice, startServingDevice } from '../serving-device.js'
 import { agentSettings } from '../settings.js'
 import { FAKE_MODEL, fakeFactory } from '../testing/fake-driver.js'
 import { poolBlockBytes } from '../testing/pool-bytes.js'
-import { fakeDefinition } from '../testing/test-devices.js'
+import {
+  fakeDefinition,
+  onlyModel,
+  promptOf,
+  readDecode,
+  TestClient,
+  TestDevice,
+} from '../testing/test-devices.js'
 
 const u280 = deviceModel(builtinCatalogue(), { device: 'u280', model: 'llama-2-7b', preset: 'glitches' })
 const open: ServingDevice[] = []
@@ -75,6 +82,33 @@ test('memory that this machine lacks is said, and slots that are asked for are g
   expect(tiers.map(({ name }) => name)).toEqual(['hbm'])
   expect(pace?.kvTokens).toBe(1_600n)
   expect(pace?.cataloguedKvTokens).toBeGreaterThan(1_600n)
+})
+
+test('what comes from a device without a pace takes as long as on the catalogued link', async () => {
+  const prompt = promptOf(80)
+  const source = await TestDevice.start({ deviceId: 'gpu-0' })
+  const expected = await readDecode(
+    source.decode('first', await source.reserve('first', 90), prompt, { maxTokens: 4 }),
+  )
+  const llamaBytes = 64 * u280.model.kvValuesPerToken * 4
+  const linkBytesPerSecond = llamaBytes / 0.2
+  const device = await paced({ model: FAKE_MODEL, ddrBytes: 0, linkBytesPerSecond })
+  const { digest } = onlyModel(device).model
+  const client = new TestClient('fpga-0', device.control.address, device.kv.address, digest)
+  try {
+    const { id: deviceId, endpoint } = source.source
+    const prefix = { tokens: 64, deviceId, endpoint, tier: 'hbm' }
+    const lease = await client.reserve('second', 90, 1, client.hashes(prompt))
+    const { tokens, started } = await readDecode(
+      client.decode('second', lease, prompt, { maxTokens: 4, prefix }),
+    )
+    expect(tokens).toEqual(expected.tokens)
+    expect(started?.reuse).toMatchObject({ fetchedTokens: 64, modelledFetchedBytes: BigInt(llamaBytes) })
+    expect(Number(started?.reuse?.fetchUs)).toBeGreaterThan(195_000)
+  } finally {
+    client.close()
+    await source.stop()
+  }
 })
 
 test('an agent without a device has nothing to pace', async () => {
