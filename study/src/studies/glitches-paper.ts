@@ -34,7 +34,7 @@ export const PAPER_COST_EFFICIENCY: Readonly<Record<GpuId, Ratios>> = {
 
 /**
  * Fitted, not published: milliseconds a token of decoding on the GPU with which the closed form gives the paper's ratios
- * over GPUs. The paper's table has 29.52 and 24.26 at 1,792 tokens, which is 28.2 and 23.2 at `FIT_TOKENS`. Ratios over
+ * over GPUs. The paper's table has 29.52 and 24.26 at 1,792 tokens, which is 28.3 and 23.3 at `FIT_TOKENS`. Ratios over
  * FPGAs hardly depend on it.
  */
 export const FITTED_DECODE_MS: Readonly<Record<GpuId, number>> = { v100s: 23.7, 'a100-80-pcie': 22.5 }

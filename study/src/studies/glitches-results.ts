@@ -1,4 +1,5 @@
 /** The GLITCHES study as tables, plots and figures. */
+import { type DeviceModel, deviceTimes } from '@kvasir/catalogue/device-times'
 import type { Catalogue } from '@kvasir/catalogue/specs'
 import type { Cell, Figures, StudyPlot, StudyResult, StudyTable } from '../study.js'
 import type { Workload } from './glitches-closed-form.js'
@@ -23,7 +24,7 @@ import {
   type Ratios,
 } from './glitches-paper.js'
 import { prefetchTable } from './glitches-prefetch.js'
-import { systemDollars } from './glitches-systems.js'
+import { gpuModel, systemDollars } from './glitches-systems.js'
 import { transferPlots, transferTable } from './glitches-transfer.js'
 
 export interface GlitchesRuns {
@@ -77,7 +78,7 @@ export function glitchesResult(all: GlitchesRuns): StudyResult {
     }),
     ...GPU_IDS.map((gpu) => workloadTable(comparison, gpu)),
     assistTable(comparison),
-    transferTable(transfers),
+    transferTable(transfers, comparison),
     prefetchTable(comparison),
     baselineTable(fitted, vllm),
   ]
@@ -91,23 +92,32 @@ export function glitchesResult(all: GlitchesRuns): StudyResult {
       ratioPlot(fitted, unfitted),
       ...GPU_IDS.map((gpu) => workloadPlot(comparison, gpu)),
       assistPlot(comparison),
-      ...transferPlots(transfers),
+      ...transferPlots(transfers, comparison),
     ],
-    assumptions: ASSUMPTIONS,
+    assumptions: assumptionsOf(catalogue),
     pointsSkipped,
   }
 }
 
-const ASSUMPTIONS = [
-  "All times are modelled: a roofline with the utilisations of the table in GLITCHES (HPEC'24); nothing was measured on a GPU or an FPGA.",
-  `Fitted constant 1: a V100S decodes a token in ${FITTED_DECODE_MS.v100s} ms at ${FIT_TOKENS} tokens (by the table 28.2 ms). Every fitted figure of the V100S rests on it; "unfitted" does without.`,
-  `Fitted constant 2: an A100 decodes a token in ${FITTED_DECODE_MS['a100-80-pcie']} ms at ${FIT_TOKENS} tokens (by the table 23.3 ms). Every fitted figure of the A100 rests on it; "unfitted" does without.`,
-  'Published: FPGAs decode 1.20 times as fast at length 128 and 1.16 times at 1,024 with four loads merged. Inferred: that it grows linearly in between, stays beyond, and holds in both systems with FPGAs.',
-  'Inferred: a byte of KV crosses PCIe 3.0 x16 twice, one after the other, since it lies in host memory in between (6.05 GB/s); KV is 262,144 bytes a token, scales left out.',
-  'Load: all requests are there from the beginning, all of one length; throughput is that after the first fifth of them has begun and before the last has.',
-  'A request is prefilled whole. An FPGA of the mixed system has a second slot, so that the next KV arrives while one sequence decodes; every device decodes one sequence at a time.',
-  'The closed form counts as many decode steps as tokens; in the replay the first token comes from prefill.',
-]
+function assumptionsOf(catalogue: Catalogue): string[] {
+  const fittedConstant = (gpu: GpuId, index: number) => {
+    const tableMs = decodeMs(gpuModel(catalogue, { gpu, fitted: false, mergedLoads: 4, mergeLayers: 1 }))
+    return `Fitted constant ${index + 1}: decoding of a token on the ${GPU_NAMES[gpu]} takes ${FITTED_DECODE_MS[gpu]} ms at ${FIT_TOKENS} tokens (by the table ${tableMs.toFixed(1)} ms). Figures of the ${GPU_NAMES[gpu]} against GPUs rest on it; "unfitted" does without.`
+  }
+  return [
+    "All times are modelled: a roofline with the utilisations of the table in GLITCHES (HPEC'24); nothing was measured on a GPU or an FPGA.",
+    ...GPU_IDS.map(fittedConstant),
+    'Published: FPGAs decode 1.20 times as fast at length 128 and 1.16 times at 1,024 with four loads merged. Inferred: that it grows linearly in between, stays beyond, and holds in both systems with FPGAs.',
+    'Inferred: a byte of KV crosses PCIe 3.0 x16 twice, one after the other, since it lies in host memory in between (6.05 GB/s); KV is 262,144 bytes a token, scales left out.',
+    'Load: all requests are there from the beginning, all of one length; throughput is that after the first fifth of them has begun and before the last has.',
+    'A request is prefilled whole. An FPGA of the mixed system has a second slot, so that the next KV arrives while one sequence decodes; every device decodes one sequence at a time.',
+    'The closed form counts as many decode steps as tokens; in the replay the first token comes from prefill.',
+  ]
+}
+
+function decodeMs(model: DeviceModel): number {
+  return deviceTimes(model).stepMs({ prefills: [], decodes: [FIT_TOKENS] })
+}
 
 function findingsOf(
   comparison: Comparison,

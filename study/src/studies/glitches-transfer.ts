@@ -1,17 +1,18 @@
 /** How much of the KV transfer prefill hides, and what it costs to send several layers together. */
 import type { StudyPlot, StudyTable } from '../study.js'
-import type { TransferRun } from './glitches-compare.js'
-import { GPU_IDS, GPU_NAMES } from './glitches-paper.js'
+import { asPublished, type Comparison, type TransferRun } from './glitches-compare.js'
+import { GPU_IDS, GPU_NAMES, type GpuId } from './glitches-paper.js'
 
-export function transferTable(transfers: readonly TransferRun[]): StudyTable {
+export function transferTable(transfers: readonly TransferRun[], comparison: Comparison): StudyTable {
   const merges = distinct(transfers.map(({ options }) => options.mergeLayers))
   return {
-    title: 'KV transfer beside prefill, one request at a time',
+    title: 'KV transfer beside prefill, one request at a time and under load',
     columns: [
       { key: 'gpu', label: 'GPU' },
       { key: 'inputTokens', label: 'tokens in' },
       { key: 'prefillMs', label: 'prefill', unit: 'ms' },
       { key: 'overlap', label: 'transfer that prefill hides, layer by layer', unit: '%' },
+      { key: 'loaded', label: 'the same under load', unit: '%' },
       ...merges.map((merge) => ({
         key: `exposed${merge}Ms`,
         label: `left after prefill, ${merge} layer${merge === 1 ? '' : 's'} together`,
@@ -28,7 +29,8 @@ export function transferTable(transfers: readonly TransferRun[]): StudyTable {
             gpu: GPU_NAMES[gpu],
             inputTokens,
             prefillMs: Number(single.prefillMs.toFixed(1)),
-            overlap: Number((single.overlap * 100).toFixed(1)),
+            overlap: percent(single.overlap),
+            loaded: percent(overlapUnderLoad(comparison, gpu, inputTokens)),
             ...Object.fromEntries(
               merges.map((merge) => [`exposed${merge}Ms`, digits(of(merge)?.exposedMs ?? Number.NaN)]),
             ),
@@ -40,23 +42,31 @@ export function transferTable(transfers: readonly TransferRun[]): StudyTable {
   }
 }
 
-export function transferPlots(transfers: readonly TransferRun[]): StudyPlot[] {
+export function transferPlots(transfers: readonly TransferRun[], comparison: Comparison): StudyPlot[] {
   const merges = distinct(transfers.map(({ options }) => options.mergeLayers))
   return [
     {
-      title: 'Share of the KV transfer that prefill hides',
-      kind: 'line',
-      x: { label: 'layers sent together', scale: 'log' },
+      title: 'Share of the KV transfer that prefill hides, layer by layer',
+      kind: 'bars',
+      x: { label: 'tokens in' },
       y: { label: 'hidden', unit: '%' },
-      series: GPU_IDS.flatMap((gpu) =>
-        lengthsOf(transfers).map((inputTokens) => ({
-          name: `${GPU_NAMES[gpu]}, ${inputTokens} tokens`,
-          points: merges.map((merge) => {
-            const overlap = find(transfers, gpu, inputTokens, merge)?.measure.overlap
-            return { x: merge, y: overlap === undefined ? null : overlap * 100 }
-          }),
-        })),
-      ),
+      series: GPU_IDS.flatMap((gpu) => [
+        {
+          name: `${GPU_NAMES[gpu]}, alone`,
+          points: lengthsOf(transfers).map((inputTokens) => ({
+            x: String(inputTokens),
+            y: percent(find(transfers, gpu, inputTokens, 1)?.measure.overlap),
+          })),
+        },
+        {
+          name: `${GPU_NAMES[gpu]}, under load`,
+          points: lengthsOf(transfers).map((inputTokens) => ({
+            x: String(inputTokens),
+            y: percent(overlapUnderLoad(comparison, gpu, inputTokens)),
+          })),
+        },
+      ]),
+      note: 'Under load: mean over the outputs, the GPU decoding too. What is left alone is the last of 32 layers.',
     },
     {
       title: 'KV that arrives after prefill',
@@ -73,6 +83,21 @@ export function transferPlots(transfers: readonly TransferRun[]): StudyPlot[] {
       note: `${GPU_NAMES[GPU_IDS[0]]}; what is left of the last group of layers.`,
     },
   ]
+}
+
+/** Mean over the workloads with so many tokens in; undefined where there are none. */
+function overlapUnderLoad(comparison: Comparison, gpu: GpuId, inputTokens: number): number | undefined {
+  const overlaps = comparison.workloads.flatMap((workload) => {
+    if (workload.inputTokens !== inputTokens) return []
+    const run = comparison.run('mixed', asPublished(gpu), workload)
+    return run ? [run.measure.overlap] : []
+  })
+  if (overlaps.length === 0) return undefined
+  return overlaps.reduce((sum, overlap) => sum + overlap, 0) / overlaps.length
+}
+
+function percent(share: number | undefined): number | null {
+  return share === undefined ? null : Number((share * 100).toFixed(1))
 }
 
 function find(transfers: readonly TransferRun[], gpu: string, inputTokens: number, mergeLayers: number) {

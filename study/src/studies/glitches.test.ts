@@ -96,7 +96,7 @@ describe('the replay through both cores', () => {
     ['both', { ...base, system: 'mixed', options: system, workload: short }],
     [
       'both, the GPU busy with prompts',
-      { ...base, system: 'mixed', options: system, workload: long, requests: 96 },
+      { ...base, system: 'mixed', options: system, workload: long, requests: 240 },
     ],
     [
       'both, the GPU only prefilling',
