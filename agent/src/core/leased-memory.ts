@@ -36,15 +36,13 @@ export class LeasedMemory {
     return blocks
   }
 
-  /** Blocks that a pinned lease holds or has given up: something touches them. */
-  pinnedBlocks(): Set<number> {
-    const pinned = new Set<number>()
+  /** Marks, by their number, blocks that a pinned lease holds or has given up: something touches them. */
+  markPinned(marks: Uint8Array): void {
     for (const { pins, blocks, leaving } of this.holdings.values()) {
       if (pins === 0) continue
-      for (const block of blocks) pinned.add(block)
-      for (const block of leaving) pinned.add(block)
+      for (const block of blocks) marks[block] = 1
+      for (const block of leaving) marks[block] = 1
     }
-    return pinned
   }
 
   /** Whether the tiers could hold so many tokens were they empty. */
@@ -214,11 +212,14 @@ export class LeasedMemory {
 
   /** Blocks have other ids now. */
   moved(places: ReadonlyMap<number, number>): void {
+    const marks = new Uint8Array(this.table.capacityBlocks)
+    for (const block of places.keys()) marks[block] = 1
     for (const holding of this.holdings.values()) {
       const { blocks } = holding
       let isOther = false
       for (let index = 0; index < blocks.length; index += 1) {
-        const to = places.get(blocks[index] ?? 0)
+        const block = blocks[index] ?? 0
+        const to = marks[block] === 1 ? places.get(block) : undefined
         if (to === undefined) continue
         blocks[index] = to
         isOther = true

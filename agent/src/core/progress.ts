@@ -176,7 +176,7 @@ function recordReads(
     const bytes = Math.round((blocksRead[tier] ?? 0) * blockBytes) * steps
     const own = traffic[tier]
     if (own !== undefined) own.readBytes += bytes
-    state.counters.add(tier, 'readBytes', bytes)
+    state.counters.read(tier, bytes)
   }
   if (tiers.length < 2 || state.options.tierPolicy === 'static') return
   state.heat.record(counter, holding.first, pages, use, steps)

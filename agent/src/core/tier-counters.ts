@@ -32,9 +32,15 @@ export class TierCounters {
     }
   }
 
-  add(tier: number, what: Exclude<keyof Counts, 'lookups' | 'hits'>, amount: number): void {
+  add(tier: number, what: Exclude<keyof Counts, 'lookups' | 'hits' | 'readBytes'>, amount: number): void {
     const counts = this.counts[tier]
     if (counts !== undefined) counts[what] += amount
+  }
+
+  /** By far the most frequent. */
+  read(tier: number, bytes: number): void {
+    const counts = this.counts[tier]
+    if (counts !== undefined) counts.readBytes += bytes
   }
 
   load(

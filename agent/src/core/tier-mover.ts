@@ -7,7 +7,7 @@
  * which costs a copy and keeps them, and count as free where nothing farther has.
  */
 import type { CoreOptions } from './core-options.js'
-import type { DeviceState, Sequence } from './device-state.js'
+import type { DeviceState, Leased, Sequence } from './device-state.js'
 import { tierPolicy } from './tier-policies.js'
 import type { TierMove, TierPage, TierPolicy } from './tier-policy.js'
 
@@ -16,19 +16,21 @@ const MOVES_MAX = 32
 /** Planning looks at all pages. With more than this it rests for steps, so that it takes the same of each. */
 const PAGES_A_STEP = 1_024
 
-interface Movable extends TierPage {
-  readonly block: number
-}
+type Movable = { -readonly [Name in keyof TierPage]: TierPage[Name] } & { block: number }
 
 export class TierMover {
   private readonly policy: TierPolicy
   private readonly bytesPerSecond: readonly number[]
   /** Steps in which nothing is planned. */
   private restSteps = 0
+  /** Used again for every plan: there are tens of thousands of them. */
+  private readonly known: Movable[] = []
+  private readonly marks: Uint8Array
 
   constructor(private readonly options: CoreOptions) {
     this.policy = tierPolicy(options.tierPolicy)
     this.bytesPerSecond = options.tiers.map(({ bytesPerSecond }) => bytesPerSecond)
+    this.marks = new Uint8Array(options.tiers.reduce((sum, { blocks }) => sum + blocks, 0))
   }
 
   /** Whether anything could ever move. */
@@ -114,46 +116,58 @@ export class TierMover {
 
   /** Each sequence counts what was moved of its pages. */
   private account(state: DeviceState, places: ReadonlyMap<number, number>): void {
-    for (const { counter, traffic } of state.sequences.values()) {
-      for (const block of counter === undefined ? [] : state.memory.blocks(counter)) {
-        const place = places.get(block)
+    const { marks } = this
+    marks.fill(0)
+    for (const block of places.keys()) marks[block] = 1
+    for (const { holding, traffic } of state.sequences.values()) {
+      if (holding === undefined) continue
+      for (const block of holding.blocks) {
+        const place = marks[block] === 1 ? places.get(block) : undefined
         const into = place === undefined ? undefined : traffic[state.memory.table.tierOf(place)]
         if (into !== undefined) into.movedBytes += this.options.blockBytes
       }
     }
   }
 
-  private pages(state: DeviceState, asFree: readonly boolean[]): Movable[] {
+  private pages(state: DeviceState, asFree: readonly boolean[]): readonly Movable[] {
     const { memory } = state
     const { table } = memory
-    const settled: (readonly [counter: bigint, sequence: Sequence])[] = []
-    /** A transfer fills or reads them. */
-    const unsettled = memory.pinnedBlocks()
+    const { known, marks } = this
+    const settled: Leased[] = []
+    // A transfer fills or reads them, or will.
+    marks.fill(0)
+    memory.markPinned(marks)
     for (const { counter, sequence: id } of state.facts.values()) {
       const sequence = id === undefined ? undefined : state.sequences.get(id)
-      if (sequence !== undefined && isSettled(sequence)) settled.push([counter, sequence])
-      else for (const block of memory.blocks(counter)) unsettled.add(block)
+      if (sequence !== undefined && isSettled(sequence)) settled.push(sequence)
+      else for (const block of memory.blocks(counter)) marks[block] = 1
     }
-    const pages: Movable[] = []
+    let count = 0
     /** Those of several leases, which alone can be met twice. */
-    const shared = new Map<number, { -readonly [Name in keyof Movable]: Movable[Name] }>()
-    for (const [counter, { computedTokens }] of settled) {
-      const blocks = memory.blocks(counter)
-      const { first } = memory.holding(counter)
+    const shared = new Map<number, Movable>()
+    for (const { counter, holding, computedTokens } of settled) {
+      const { blocks, first } = holding
       const heat = state.heat.of(counter)
-      for (let index = 0; index < state.blocksFor(computedTokens) - first; index += 1) {
+      const pages = state.blocksFor(computedTokens) - first
+      for (let index = 0; index < pages; index += 1) {
         const block = blocks[index] ?? 0
         const { reads, mass, idleSteps } = heat(first + index)
-        const known = shared.get(block)
-        if (known === undefined) {
-          const fixed = unsettled.has(block) || table.isGuarded(block)
-          const page = { block, tier: table.tierOf(block), fixed, reads, mass, idleSteps }
-          pages.push(page)
-          if (table.refsOf(block) > 1) shared.set(block, page)
+        const isShared = table.refsOf(block) > 1
+        const met = isShared ? shared.get(block) : undefined
+        if (met === undefined) {
+          const page = pageAt(known, count)
+          count += 1
+          page.block = block
+          page.tier = table.tierOf(block)
+          page.fixed = marks[block] === 1 || table.isGuarded(block)
+          page.reads = reads
+          page.mass = mass
+          page.idleSteps = idleSteps
+          if (isShared) shared.set(block, page)
         } else {
-          known.reads += reads
-          known.mass += mass
-          known.idleSteps = Math.min(known.idleSteps, idleSteps)
+          met.reads += reads
+          met.mass += mass
+          met.idleSteps = Math.min(met.idleSteps, idleSteps)
         }
       }
     }
@@ -162,10 +176,18 @@ export class TierMover {
     for (const block of table.evictableBlocks()) {
       const tier = table.tierOf(block)
       if (asFree[tier] === true) continue
-      pages.push({ block, tier, fixed: false, reads: 0, mass: 0, idleSteps })
+      const page = pageAt(known, count)
+      count += 1
+      page.block = block
+      page.tier = tier
+      page.fixed = false
+      page.reads = 0
+      page.mass = 0
+      page.idleSteps = idleSteps
       idleSteps -= 1
     }
-    return pages
+    known.length = count
+    return known
   }
 
   /** Of each tier, whether its cached blocks are given up for others: where they could not go farther. */
@@ -176,6 +198,15 @@ export class TierMover {
 }
 
 /** All its pages are in place, and no transfer fills them. */
-function isSettled({ phase, computedTokens, promptTokens }: Sequence): boolean {
+function isSettled(sequence: Sequence): sequence is Leased {
+  const { phase, computedTokens, promptTokens } = sequence
   return phase === 'decoding' || (phase === 'attending' && computedTokens >= promptTokens)
+}
+
+function pageAt(pages: Movable[], index: number): Movable {
+  const known = pages[index]
+  if (known !== undefined) return known
+  const page = { block: 0, tier: 0, fixed: false, reads: 0, mass: 0, idleSteps: 0 }
+  pages.push(page)
+  return page
 }

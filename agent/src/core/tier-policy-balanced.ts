@@ -57,7 +57,8 @@ class Balance {
     this.busy = bytesPerSecond.map(() => 0)
     this.movable = bytesPerSecond.map(() => [])
     const variances = bytesPerSecond.map(() => 0)
-    for (const [index, { tier, reads, fixed }] of pages.entries()) {
+    for (let index = 0; index < pages.length; index += 1) {
+      const { tier, reads, fixed } = this.page(index)
       this.busy[tier] = (this.busy[tier] ?? 0) + this.seconds(reads, tier)
       variances[tier] = (variances[tier] ?? 0) + Math.max(0, reads * (1 - reads))
       if (!fixed) this.movable[tier]?.push(index)
@@ -121,8 +122,9 @@ class Balance {
   private findHot(tier: number, readsMax: number): Hot {
     let tooHot = Number.POSITIVE_INFINITY
     const right: number[] = []
+    const noneMoved = this.moved.size === 0
     for (const index of this.movable[tier] ?? []) {
-      if (this.moved.has(index)) continue
+      if (!noneMoved && this.moved.has(index)) continue
       const { reads } = this.page(index)
       if (reads <= readsMax) right.push(index)
       else if (reads < tooHot) tooHot = reads
