@@ -29,17 +29,7 @@ export function studyCommand(program: Command, run: Run): void {
   addStudies(study, run)
 }
 
-/**
- * Every study adds itself with
- *
- *     addStudy(study, run, {
- *       name: 'glitches',
- *       description: '…',
- *       options: (command) => command.option(…),
- *       run: async (options: GlitchesOptions & StudyOptions, context) =>
- *         (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),
- *     })
- */
+/** In the order in which `kvasir study` lists them. The code of a study is loaded when it runs. */
 function addStudies(study: Command, run: Run): void {
   addStudy(study, run, {
     name: 'glitches',
