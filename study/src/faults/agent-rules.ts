@@ -282,7 +282,10 @@ export class AgentRules {
 
   #released({ lease }: Event<'release'>): void {
     if (lease.deviceId === this.deviceId && lease.incarnation === this.#options.incarnation) return
-    this.#fail('I1', `releases lease ${lease.counter}, which is of life ${lease.incarnation}`)
+    this.#fail(
+      'I1',
+      `releases lease ${lease.counter} of life ${lease.incarnation}, and this is life ${this.incarnation}`,
+    )
   }
 
   #issue(lease: Pick<Lease, 'counter' | 'role' | 'requestId' | 'epoch' | 'sequence'>, nowMs: number): Lease {

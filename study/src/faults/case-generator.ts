@@ -2,6 +2,7 @@
  * A seed's case: a cluster so small that its memory, slots and queues are short; requests that share beginnings and whose
  * clients may leave; faults that overlap. After the storm a few requests come that must be served.
  */
+import { ORDER_NAMES, PICK_NAMES } from '@kvasir/coordinator/core/placement-policy'
 import type { VirtualRequest } from '../cluster/request.js'
 import { Dice } from './dice.js'
 import type { CaseCluster, CaseDevice, ClusterFault, FaultCase, FaultKind } from './fault-case.js'
@@ -50,6 +51,10 @@ function clusterOf(dice: Dice): CaseCluster {
     queuedMax: dice.pick([1, 3, 8, 16]),
     placementDeadlineMs: dice.pick([1_500, 4_000, 8_000]),
     requestDeadlineMs: dice.pick([5_000, 12_000, 20_000]),
+    policy: dice.chance(0.6)
+      ? {}
+      : { order: dice.pick(ORDER_NAMES), pick: dice.pick(PICK_NAMES), decodeAssist: dice.chance(0.5) },
+    isAdmissionOn: dice.chance(0.8),
     machines: Array.from({ length: machineCount }, (_, machine) => ({
       id: `m${machine}`,
       hostBlocks: dice.chance(0.6) ? dice.between(4, 60) : 0,

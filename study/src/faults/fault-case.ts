@@ -2,6 +2,7 @@
  * One run of the fault study as plain data: a small cluster, what is asked of it, and what befalls it when. A run depends
  * on nothing else, so a case replays, and one from which parts were left out is a case again.
  */
+import type { PolicySetting } from '@kvasir/coordinator/core/placement-policy'
 import type { VirtualRequest } from '../cluster/request.js'
 
 export interface CaseDevice {
@@ -32,6 +33,8 @@ export interface CaseCluster {
   readonly queuedMax: number
   readonly placementDeadlineMs: number
   readonly requestDeadlineMs: number
+  readonly policy: PolicySetting
+  readonly isAdmissionOn: boolean
   readonly machines: readonly {
     readonly id: string
     /** Blocks in the memory of the host; 0: it keeps none. */

@@ -35,15 +35,3 @@ test('a seed gives the same history, event for event', () => {
     expect(JSON.stringify(histories[1])).toBe(JSON.stringify(histories[0]))
   }
 })
-
-test('one event or a run of steps at a time, clients see the same', () => {
-  for (const seed of [2, 5, 8]) {
-    const faultCase = { ...caseOf(seed), faults: [] }
-    const finished = [true, false].map((coalesce) => {
-      const { violation, counts } = runCase({ ...faultCase, cluster: { ...faultCase.cluster, coalesce } })
-      expect(violation).toBeNull()
-      return [counts.finished, counts.cancelled, counts.failed]
-    })
-    expect(finished[1]).toEqual(finished[0])
-  }
-})

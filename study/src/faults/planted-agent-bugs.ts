@@ -37,7 +37,8 @@ export const forgottenRelease: PlantedBug = {
   agent: (options) =>
     agentThat(options, (core, event, nowMs) => {
       if (event.type === 'end' && event.cause === 'cancelled') return []
-      if (event.type === 'release') return [{ type: 'released', wasAlive: true }]
+      const isOurs = event.type === 'release' && event.lease.incarnation === options.incarnation
+      if (isOurs) return [{ type: 'released', wasAlive: true }]
       return core.step(event, nowMs)
     }),
 }

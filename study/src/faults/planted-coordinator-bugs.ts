@@ -68,12 +68,16 @@ export const queueUnbounded: PlantedBug = {
 
 export const kvOutOfTurn: PlantedBug = {
   name: 'kv-out-of-turn',
-  what: 'events of a device take effect though others before them are missing',
+  what: 'events of a device take effect though others before them are missing, which nobody notices',
   coordinator: (limits) => {
     const counts = new Map<string, number>()
     return coordinatorThat(limits, (core, event, nowMs) => {
       if (event.type === 'kv-snapshot' && event.snapshot) {
         counts.set(`${event.device.deviceId} ${event.device.incarnation}`, event.snapshot.sequence)
+      }
+      if (event.type === 'load') {
+        const { kvSequence: _, ...load } = event.load
+        return core.step({ type: 'load', load }, nowMs)
       }
       if (event.type !== 'kv') return core.step(event, nowMs)
       const { deviceId, incarnation } = event.change

@@ -53,7 +53,10 @@ export function runCase(
   const cluster = new VirtualCluster(planOf(shape), {
     seed: faultCase.seed,
     onOutcome: (outcome) => checker.ended(outcome),
-    limits: { queuedMax, placementDeadlineMs, requestDeadlineMs },
+    limits: {
+      ...{ queuedMax, placementDeadlineMs, requestDeadlineMs, policy: shape.policy },
+      admission: { isOn: shape.isAdmissionOn },
+    },
     agentLimits: { leaseTtlMs, waitingMax },
     coalesce: shape.coalesce,
     fixedAddresses: shape.fixedAddresses,
