@@ -10,6 +10,7 @@ import { VirtualCluster } from '../cluster/virtual-cluster.js'
 import { testPlan } from '../testing/plans.js'
 import { calibrate, REQUESTS_MIN } from './calibrate.js'
 import { catalogueYaml } from './catalogue-yaml.js'
+import { leastErrorScale } from './fit.js'
 import { historyLines, joinedHistories, readHistory } from './history-lines.js'
 
 /** What a virtual cluster of one V100S and two U280 did, as a coordinator would keep it. */
@@ -148,6 +149,19 @@ describe('calibration', () => {
     const yaml = catalogueYaml(low, calibrate(low, options)) ?? ''
     expect(yaml).toMatch(/decodeBandwidth: 1\n/)
   })
+})
+
+it('the scale of a fit is the one with the least mean relative error', () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.double({ min: 0.01, max: 100, noNaN: true }), { minLength: 1, maxLength: 9 }),
+      fc.double({ min: 0.01, max: 100, noNaN: true }),
+      (values, other) => {
+        const error = (scale: number) => values.reduce((sum, value) => sum + Math.abs(scale / value - 1), 0)
+        expect(error(leastErrorScale(values))).toBeLessThanOrEqual(error(other) * (1 + 1e-9))
+      },
+    ),
+  )
 })
 
 describe('a history in a file', () => {

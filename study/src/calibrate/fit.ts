@@ -1,7 +1,7 @@
 /**
  * Fits the cost model to what was measured: one efficiency for each (device, model, role), one rate for each pair of
- * devices. Each is the median over the records, so that one bad moment moves nothing; the coordinator itself learns the
- * same numbers record by record, with the newest weighing most.
+ * devices. Each is the one with the least mean relative error over the records it is fitted to; one bad moment moves it
+ * little. The coordinator itself learns the same numbers record by record, with the newest weighing most.
  */
 import type { ProfileName, Role } from '@kvasir/coordinator/core/facts'
 import type { DeviceObservation, LinkObservation, Observation } from './observations.js'
@@ -43,18 +43,19 @@ export function fitted(observations: readonly Observation[]): Fit {
       const [first] = group
       if (first === undefined || group.length < RECORDS_MIN) return []
       const { deviceId, modelDigest, profile, role } = first
-      const efficiency = median(group.map(({ idealMs, measuredMs }) => idealMs / measuredMs))
+      const efficiency = 1 / leastErrorScale(group.map(({ idealMs, measuredMs }) => measuredMs / idealMs))
       return [{ deviceId, modelDigest, profile, role, efficiency, records: group.length }]
     }),
     rates: [...links.values()].flatMap((group) => {
       const [first] = group
       if (first === undefined || group.length < RECORDS_MIN) return []
       const { fromDeviceId, toDeviceId } = first
-      const perSecond = group.map(({ bytes, measuredMs, latencyMs }) => {
+      const msPerByte = group.map(({ bytes, measuredMs, latencyMs }) => {
         // A latency that is advertised too high must not make the rate seem boundless.
-        return (bytes * 1e3) / Math.max(measuredMs - latencyMs, measuredMs / 2)
+        return Math.max(measuredMs - latencyMs, measuredMs / 2) / bytes
       })
-      return [{ fromDeviceId, toDeviceId, bytesPerSecond: median(perSecond), records: group.length }]
+      const bytesPerSecond = 1e3 / leastErrorScale(msPerByte)
+      return [{ fromDeviceId, toDeviceId, bytesPerSecond, records: group.length }]
     }),
   }
 }
@@ -67,6 +68,21 @@ export function roleKey(
 
 export function linkKey(of: Pick<LinkObservation, 'fromDeviceId' | 'toDeviceId'>): string {
   return [of.fromDeviceId, of.toDeviceId].join('\n')
+}
+
+/**
+ * The s for which the mean of |s / v - 1| over the values is least: their median, each weighing 1/v. A prediction that is
+ * too long errs without bound and one that is too short by at most 1, so small values weigh more. NaN of none.
+ */
+export function leastErrorScale(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const half = sorted.reduce((sum, value) => sum + 1 / value, 0) / 2
+  let below = 0
+  for (const value of sorted) {
+    below += 1 / value
+    if (below >= half) return value
+  }
+  return Number.NaN
 }
 
 /** The middle one, or the mean of the two; NaN of none. */
