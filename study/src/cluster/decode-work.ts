@@ -18,6 +18,11 @@ import { faultOfEnd, faultOfRefusal } from './work-faults.js'
 /** As the real agent's: how long it waits for a source that has not heard of the prompt, and between two tries. */
 const ANNOUNCE_MS = 5_000
 const RETRY_MS = 5
+/**
+ * Tokens of a run of steps are handed out together, and with those of the next one where something cut it short: what is heard late is
+ * when a token came, which only the first and the last are asked for. Nothing is held where messages have fates of their own.
+ */
+const HELD_MS_MAX = 1_000
 
 export class DecodeWork implements SequenceWork {
   readonly #agent: VirtualAgent
@@ -29,6 +34,9 @@ export class DecodeWork implements SequenceWork {
   readonly #sequence: number
   /** Of the next token that is sampled here. */
   #nextIndex: number
+  /** Of the next token that is handed out, and when some last were. */
+  #saidIndex: number
+  #saidMs: number | undefined
   #isOver = false
   #hasStarted = false
   #failure: { readonly fault: Fault; readonly deviceId: string } | undefined
@@ -57,6 +65,7 @@ export class DecodeWork implements SequenceWork {
     this.#fetch = fetch
     this.#sequence = agent.newSequence()
     this.#nextIndex = source === undefined ? order.firstIndex : order.firstIndex + 1
+    this.#saidIndex = this.#nextIndex
   }
 
   get samplesLeft(): number {
@@ -98,7 +107,7 @@ export class DecodeWork implements SequenceWork {
   }
 
   sampled(count: number, batch: number, stepMs: number): void {
-    const { client, stopIndex } = this.#order
+    const { client } = this.#order
     const { network } = this.#agent.world
     if (this.#hasStarted) {
       this.#steps += count
@@ -109,15 +118,31 @@ export class DecodeWork implements SequenceWork {
       const prefilled = this.#prefillFigures()
       network.answer(this.#call, 'started', () => client.decodeStarted({ prefilled }))
     }
-    const first = this.#nextIndex
+    const isFirst = this.#nextIndex === this.#saidIndex && this.#saidMs === undefined
     this.#nextIndex += count
+    const { queue, options, counters } = this.#agent.world
+    const isHeld = options.coalesce !== false && options.transit === undefined && !isFirst
+    if (!isHeld || queue.nowMs - (this.#saidMs ?? 0) >= HELD_MS_MAX) this.sayTokens()
+    // Its message, and what the coordinator would make of it.
+    else counters.eventsMerged += 2
+  }
+
+  /** Hands out the tokens that it holds. */
+  sayTokens(): void {
+    const { client, stopIndex } = this.#order
+    const { network, queue } = this.#agent.world
+    const first = this.#saidIndex
     // The stop token itself is not handed out.
     const handed = Math.min(this.#nextIndex, stopIndex) - first
-    if (handed > 0) network.answer(this.#call, 'tokens', () => client.tokens(first, handed))
+    if (handed <= 0) return
+    this.#saidIndex += handed
+    this.#saidMs = queue.nowMs
+    network.answer(this.#call, 'tokens', () => client.tokens(first, handed))
   }
 
   ended(reason: EndReason): void {
     this.#isOver = true
+    this.sayTokens()
     const { network } = this.#agent.world
     if (this.#pull) network.cancel(this.#pull)
     if (reason === 'stop' || reason === 'length' || reason === 'preempted') {

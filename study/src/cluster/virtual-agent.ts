@@ -33,6 +33,8 @@ export interface SequenceWork {
   chunkStarts?(start: number, count: number, startMs: number, ms: number): void
   chunkEnds?(computedTokens: number, isCancelled: boolean): void
   sampled(count: number, batch: number, stepMs: number): void
+  /** Hands out tokens that it holds. */
+  sayTokens?(): void
   ended(reason: EndReason): void
 }
 
@@ -183,6 +185,12 @@ export class VirtualAgent extends Party implements KvSource {
   /** Ends what is over by now of a run of steps, so that what is read of the core is up to date. */
   catchUp(): void {
     this.#catchUp()
+  }
+
+  /** Something befalls it or its connections: what it has done by now is out. */
+  settle(): void {
+    this.#catchUp()
+    for (const work of this.works.values()) work.sayTokens?.()
   }
 
   #report(): void {

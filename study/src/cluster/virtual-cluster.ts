@@ -114,7 +114,7 @@ export class VirtualCluster {
   crash(deviceId: string): void {
     const party = this.#party(deviceId)
     if (!party || party.isDead) return
-    if (party instanceof VirtualAgent) party.catchUp()
+    if (party instanceof VirtualAgent) party.settle()
     this.#network.died(party)
   }
 
@@ -138,13 +138,14 @@ export class VirtualCluster {
   stall(deviceId: string, forMs: number): void {
     const party = this.#party(deviceId)
     if (!party || party.isDead) return
-    if (party instanceof VirtualAgent) party.catchUp()
+    if (party instanceof VirtualAgent) party.settle()
     this.#network.stalled(party, this.nowMs + forMs)
   }
 
   /** Nothing passes between the two, or from a to b. */
   partition(a: string, b: string, which: 'both' | 'a-to-b'): void {
     const parties = [this.#party(a), this.#party(b)].filter((party) => party !== undefined)
+    for (const party of parties) if (party instanceof VirtualAgent) party.settle()
     this.#network.block(a, b, parties)
     if (which === 'both') this.#network.block(b, a, parties)
   }
