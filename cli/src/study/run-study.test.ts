@@ -106,6 +106,16 @@ test('Ctrl-C keeps what is done, says how much is missing, and exits as interrup
   expect(readFileSync(join(folder, 'report.html'), 'utf8')).toContain('4 points are missing')
 })
 
+test('a study that has nothing to give when it is stopped says so', async () => {
+  const run = () => {
+    process.emit('SIGINT')
+    return Promise.reject(new Error('half of it is missing'))
+  }
+  expect(await start({ run })).toBe(EXIT.interrupted)
+  expect(said.join('')).toContain('nothing was written')
+  expect(readdirSync(folder)).toEqual([])
+})
+
 test('a study that fails writes nothing', async () => {
   const run = (context: StudyContext) => doubles(context, [{ kind: 'refuse' }])
   await expect(start({ run })).rejects.toBeInstanceOf(InvalidInputError)

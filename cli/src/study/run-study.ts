@@ -41,8 +41,9 @@ export async function runStudy(options: StudyRunOptions): Promise<ExitCode> {
   try {
     document = await compute(options, interrupted)
   } catch (error) {
-    if (interrupted.aborted) return EXIT.interrupted
-    throw error
+    if (!interrupted.aborted) throw error
+    say('stopped before there was anything to keep: nothing was written')
+    return EXIT.interrupted
   }
   const files = await writeResults(options, document)
   if (options.json) printJson(document)

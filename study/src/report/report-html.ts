@@ -82,5 +82,5 @@ function provenance({ command, environment }: StudyDocument): Markup {
   const at = startedAt.replace('T', ' ').replace(/\.\d+Z$/, ' UTC')
   return html`<footer><h2>How it was made</h2>
 <pre>${command}</pre>
-<p>Kvasir ${version}, Node ${node}; ${at}, ${tookS} s with ${workers} ${workers === 1 ? 'worker' : 'workers'} on ${cpu} (${cores} cores). The same command and version give the same results, but for figures that are times of this machine. All numbers are in results.json beside this file.</p></footer>`
+<p>Kvasir ${version}, Node ${node}; ${at}, ${tookS} s with ${workers} ${workers === 1 ? 'worker' : 'workers'} on ${cpu} (${cores} cores). The same command and version give the same results, but for what is measured on this machine. All numbers are in results.json beside this file.</p></footer>`
 }
