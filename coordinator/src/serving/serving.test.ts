@@ -56,6 +56,23 @@ describe('a request', () => {
     await untilIdle(gpu, ...fpgas)
   })
 
+  test('leaves its times and its devices for calibration, and nothing of what was said', async () => {
+    const { gpu, fpgas } = await startDefaultDevices(cluster)
+    const request = testRequest({ maxTokens: 20 })
+    await gather(cluster.serving.submit(request))
+    const { devices, completions } = cluster.serving.completions()
+    expect(devices.map(({ deviceId }) => deviceId)).toEqual(['gpu-0', 'fpga-0'])
+    expect(completions).toMatchObject([
+      {
+        requestId: request.requestId,
+        record: { prefill: { deviceId: 'gpu-0', tokens: 5 }, decode: { deviceId: 'fpga-0' } },
+        predicted: { ttftMs: expect.any(Number), tpotMs: expect.any(Number) },
+        measured: { ttftMs: expect.any(Number), tpotMs: expect.any(Number) },
+      },
+    ])
+    await untilIdle(gpu, ...fpgas)
+  })
+
   test('shows what was retrieved for it to its own tenant alone, while it runs and after', async () => {
     const { fpgas } = await startDefaultDevices(cluster)
     const tenantSalt = Buffer.from('anna')
