@@ -22,6 +22,12 @@ const ANSWER_WEIGHT = 0.05
 const CAPACITY_FRESH_MS = 1_000
 /** A prompt waits here and not on a device where those before it are predicted to take longer. */
 const AHEAD_MAX_MS = 250
+/**
+ * How far what was measured may bend that. Prompts that share steps seem quicker the more of them wait, which must not
+ * let more of them wait.
+ */
+const HELD_RATIO_MIN = 0.5
+const HELD_RATIO_MAX = 4
 
 /** What is asked of a request that waits. */
 export interface JudgedRequest {
@@ -102,9 +108,10 @@ export class Admission {
 
   /** Whether one that could be placed had better wait here, since `aheadMs` of prompts are before it on the device. */
   isHeld(line: string, aheadMs: number): boolean {
-    if (!this.isOn || aheadMs <= AHEAD_MAX_MS) return false
+    if (!this.isOn) return false
     const forecast = this.forecast(line)
-    return forecast.isConfirmed && forecast.scaledMs(aheadMs) > AHEAD_MAX_MS
+    const ratio = Math.min(HELD_RATIO_MAX, Math.max(HELD_RATIO_MIN, forecast.ratio))
+    return forecast.isConfirmed && ratio * aheadMs > AHEAD_MAX_MS
   }
 
   /** Notes for every line whether some wait. */

@@ -46,9 +46,9 @@ export class TtftForecast {
     return this.#observed >= CONFIRMED
   }
 
-  /** How long so much of predicted time takes, milliseconds, without what every request takes besides. */
-  scaledMs(predictedMs: number): number {
-    return this.#line.ratio * predictedMs
+  /** How many times as long as predicted it takes, but for what every request takes besides. */
+  get ratio(): number {
+    return this.#line.ratio
   }
 
   /** Some wait from now on, or nobody does any more. */
