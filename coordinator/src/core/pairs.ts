@@ -76,7 +76,8 @@ export function scorePairs(
       const totalMs = startMs + (input.answerTokens - 1) * decoder.roleMs
       // Comparing steps of a logarithm keeps the order transitive, which "within 5 %" would not.
       const step = Math.round(Math.log(totalMs) / TIE_LOG)
-      if (best.length === PAIRS_KEPT && step > (best.at(-1)?.step ?? 0)) continue
+      const last = best[PAIRS_KEPT - 1]
+      if (last && isBehind(step, decoder.model.slotsUsed, totalMs, last)) continue
       insert(best, {
         prefill: from.ref,
         decode: to.ref,
@@ -93,6 +94,13 @@ export function scorePairs(
     }
   }
   return best
+}
+
+/** As `comparePairs`, of a pair that need not be made where it is not kept. */
+function isBehind(step: number, decodeSlotsUsed: number, totalMs: number, last: ScoredPair): boolean {
+  if (step !== last.step) return step > last.step
+  if (decodeSlotsUsed !== last.decodeSlotsUsed) return decodeSlotsUsed > last.decodeSlotsUsed
+  return totalMs > last.totalMs
 }
 
 function insert(best: ScoredPair[], pair: ScoredPair): void {
