@@ -205,6 +205,8 @@ export interface ClusterBody {
       readonly cataloguedKvTokens: number
       readonly steps: number
       readonly lateSteps: number
+      readonly lateMs: number
+      readonly busyMs: number
     } | null
   }[]
 }
