@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { LeastRecentlyUsed } from './eviction-policy.js'
+import { LeastRecentBlocks } from './least-recent-blocks.js'
 
 const hash = fc.integer({ min: 0, max: 7 }).map(String)
 const operation = fc.record({ what: fc.constantFrom('touch', 'forget', 'victim', 'evict'), hash })
@@ -38,5 +39,53 @@ describe('least recently used', () => {
       gone += 1
     }
     expect(gone).toBe(blocks)
+  })
+})
+
+describe('least recently used of the blocks of a pool', () => {
+  const CAPACITY = 8
+  const block = fc.nat(CAPACITY - 1)
+  const operation = fc.record({ what: fc.constantFrom('touch', 'forget', 'evict', 'move'), block, to: block })
+
+  it('is the order of a plain list, in which what moves keeps its place', () => {
+    fc.assert(
+      fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {
+        const policy = new LeastRecentBlocks(CAPACITY)
+        let list: number[] = []
+        for (const { what, block, to } of operations) {
+          if (what === 'move') {
+            // Only a free block is moved to.
+            if (list.includes(to)) continue
+            list = list.map((other) => (other === block ? to : other))
+            policy.moved(block, to)
+          } else {
+            const gone = what === 'evict' ? list[0] : block
+            list = list.filter((other) => other !== gone)
+            if (what === 'touch') {
+              list.push(block)
+              policy.touch(block)
+            } else {
+              const victim = what === 'evict' ? policy.victim() : block
+              if (victim !== undefined) policy.forget(victim)
+            }
+          }
+          expect(policy.size).toBe(list.length)
+          expect(policy.victim()).toBe(list[0])
+          expect([...policy.order()]).toEqual(list)
+        }
+      }),
+    )
+  })
+
+  it('may be walked through while what it names goes', () => {
+    const policy = new LeastRecentBlocks(CAPACITY)
+    for (let block = 0; block < CAPACITY; block += 1) policy.touch(block)
+    const seen: number[] = []
+    for (const block of policy.order()) {
+      seen.push(block)
+      policy.forget(block)
+    }
+    expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
+    expect(policy.size).toBe(0)
   })
 })

@@ -31,6 +31,13 @@ class Real {
   )
   readonly memory = new LeasedMemory(this.table)
 
+  /** Room under a new lease; false where it does not fit. */
+  grant(counter: bigint, tokens: number, hashes: readonly string[]): boolean {
+    const holding = this.memory.claim(tokens, hashes)
+    if (holding !== undefined) this.memory.assign(counter, holding)
+    return holding !== undefined
+  }
+
   /** Replays what the table told. */
   settle(): void {
     const changes = this.table.takeChanges()
@@ -113,7 +120,7 @@ const commands: fc.Arbitrary<Command>[] = [
       const run = missing < 0 ? pages : missing
       const { availableBlocks } = real.table
       const before = real.evicted.length
-      const fits = real.memory.grant(model.issued, tokens, known)
+      const fits = real.grant(model.issued, tokens, known)
       // Sharing never makes it harder to fit.
       if (pages <= availableBlocks) expect(fits).toBe(true)
       if (fits) {
@@ -212,21 +219,22 @@ describe('leases and blocks', () => {
       [1n, 0],
       [2n, 1],
     ] as const) {
-      memory.grant(counter, 64, hashes(text, 4))
+      real.grant(counter, 64, hashes(text, 4))
       memory.filled(counter, 4)
     }
     memory.end(1n)
     memory.end(2n)
-    memory.grant(3n, 16 * 9, [])
+    real.grant(3n, 16 * 9, [])
     expect(real.evicted).toEqual(['0/3', '0/2', '0/1', '1/3'])
-    memory.grant(4n, 16 * 3, [])
+    real.grant(4n, 16 * 3, [])
     expect(real.evicted.slice(4)).toEqual(['1/2', '1/1', 'common'])
   })
 
   it('keep one of two blocks with the same content, the other is free at its end', () => {
-    const { memory, table } = new Real()
-    memory.grant(1n, 32, hashes(0, 2))
-    memory.grant(2n, 32, hashes(0, 2))
+    const real = new Real()
+    const { memory, table } = real
+    real.grant(1n, 32, hashes(0, 2))
+    real.grant(2n, 32, hashes(0, 2))
     memory.filled(1n, 2)
     memory.filled(2n, 2)
     memory.end(1n)
@@ -235,16 +243,18 @@ describe('leases and blocks', () => {
   })
 
   it('cache nothing without hashes', () => {
-    const { memory, table } = new Real()
-    memory.grant(1n, 64, [])
+    const real = new Real()
+    const { memory, table } = real
+    real.grant(1n, 64, [])
     memory.filled(1n, 4)
     memory.end(1n)
     expect([table.heldBlocks, table.cachedBlocks]).toEqual([0, 0])
   })
 
   it('fill the nearest tier before the next', () => {
-    const { memory } = new Real()
-    memory.grant(1n, 16 * 7, [])
+    const real = new Real()
+    const { memory } = real
+    real.grant(1n, 16 * 7, [])
     expect(memory.blocks(1n)).toEqual([0, 1, 2, 3, 4, 5, 6])
   })
 

@@ -75,13 +75,6 @@ export class LeasedMemory {
     this.holdings.set(counter, holding)
   }
 
-  /** Room for `tokens` under a new lease; false, and nothing taken, where it does not fit. */
-  grant(counter: bigint, tokens: number, hashes: readonly string[]): boolean {
-    const holding = this.claim(tokens, hashes)
-    if (holding !== undefined) this.assign(counter, holding)
-    return holding !== undefined
-  }
-
   /** Room for `tokens` in all; false, and nothing changed, where it does not fit. */
   extend(counter: bigint, tokens: number): boolean {
     return this.extendSharing(counter, tokens, Number.POSITIVE_INFINITY)
