@@ -31,6 +31,7 @@ function rulesWith(blocks: Record<string, number[]>): AgentRules {
     return { requestId, arrivalMs: 0, promptTokens: 32, outputTokens: 4, blocks: [1, 2] }
   })
   const core = {
+    step: () => [],
     blocks: (counter: bigint) => blocks[String(counter)] ?? [],
     load: () => NOTHING,
     storedHashes: () => [],

@@ -46,7 +46,7 @@ export class AgentRules {
   readonly deviceId: string
   readonly incarnation: bigint
   readonly #options: CoreOptions
-  readonly #core: Pick<AnyAgentCore, 'blocks' | 'load' | 'storedHashes'>
+  readonly #core: AnyAgentCore
   readonly #ledger: RequestLedger
   readonly #contents: BlockContents
   readonly #held: HeldBlocks
@@ -57,11 +57,7 @@ export class AgentRules {
   #lastCounter = 0n
   #running: readonly { readonly part: StepPart; readonly lease: Lease }[] | undefined
 
-  constructor(
-    options: CoreOptions,
-    core: Pick<AnyAgentCore, 'blocks' | 'load' | 'storedHashes'>,
-    ledger: RequestLedger,
-  ) {
+  constructor(options: CoreOptions, core: AnyAgentCore, ledger: RequestLedger) {
     this.deviceId = options.deviceId
     this.incarnation = options.incarnation
     this.#options = options
@@ -112,8 +108,8 @@ export class AgentRules {
     return undefined
   }
 
-  /** Once nothing is asked any more. */
-  checkRest(): void {
+  /** Once nothing is asked any more. Its core is not used after. */
+  checkRest(nowMs: number): void {
     this.#checkLoad()
     const left = [...this.#leases.values(), ...this.#held.ended.values(), ...this.#sequences.values()]
     const [first] = left
@@ -125,6 +121,14 @@ export class AgentRules {
     const cached = this.#core.load().tiers.reduce((sum, { cachedBlocks }) => sum + cachedBlocks, 0)
     if (cached !== stored)
       this.#fail('books', `has ${stored} stored blocks at rest and counts ${cached} as cached`)
+    const [loan] = this.#held.loans.values()
+    if (loan) this.#fail('I4', `still lends block ${loan.blocks[0]} at the end`)
+    // What nobody touches can be given up, all of it.
+    const evicted = this.#core
+      .step({ type: 'evict', drop: true }, nowMs)
+      .find(({ type }) => type === 'evicted')
+    if (evicted?.type !== 'evicted' || evicted.blocks !== stored)
+      this.#fail('I4', `keeps some of ${stored} cached blocks from being evicted at the end`)
   }
 
   /** What the event itself brings about, before the core decides anything. */
@@ -363,6 +367,7 @@ export class AgentRules {
       const sequence = this.#sequences.get(part.sequence)
       if (sequence === undefined) continue
       const { requestId, role, phase, promptTokens, computedTokens, sampledTokens } = sequence
+      if (part.count < 1) this.#fail('I3', `computes no row of ${requestId}`, requestId)
       const isDecode = part.role === 'decode'
       const expected = isDecode ? promptTokens + sampledTokens - 1 : computedTokens
       if (part.start !== expected || (isDecode ? 'decoding' : 'prefilling') !== phase) {

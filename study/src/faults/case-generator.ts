@@ -84,6 +84,7 @@ function deviceOf(dice: Dice, index: number): CaseDevice {
 
 const KINDS: readonly [CaseDevice['kind'], ...CaseDevice['kind'][]] = [
   'prefers-prefill',
+  'prefers-prefill',
   'prefers-decode',
   'decodes-only',
 ]
@@ -99,7 +100,9 @@ function requestsOf(dice: Dice, cluster: CaseCluster, stormMs: number): VirtualR
       ? dice.between(1, 60 * blockTokens)
       : dice.between(1, 14 * blockTokens)
     const full = Math.floor(promptTokens / blockTokens)
-    const shared = dice.chance(0.75) ? dice.between(0, full) : 0
+    // Some are whole blocks that others begin with too, so that nothing of them is left to compute but one token.
+    const isWhole = full > 0 && dice.chance(0.25)
+    const shared = isWhole ? full : dice.chance(0.75) ? dice.between(0, full) : 0
     const family = dice.between(1, families)
     const blocks = Array.from({ length: full }, (_, page) =>
       page < shared ? family * FAMILY_BLOCKS + page : OWN_BLOCKS + index * FAMILY_BLOCKS + page,
@@ -108,7 +111,7 @@ function requestsOf(dice: Dice, cluster: CaseCluster, stormMs: number): VirtualR
     return {
       requestId: `r${index}`,
       arrivalMs,
-      promptTokens,
+      promptTokens: isWhole ? full * blockTokens : promptTokens,
       outputTokens,
       ...(dice.chance(0.5) ? { maxTokens: outputTokens + dice.between(1, 200) } : {}),
       blocks: dice.chance(0.9) ? blocks : [],
@@ -130,6 +133,7 @@ const DRAWN: readonly [FaultKind, ...FaultKind[]] = [
   'partition',
   'partition',
   'one-way-partition',
+  'slow-link',
   'slow-link',
   'bus-outage',
   'lost-news',

@@ -131,7 +131,7 @@ export class Checker {
   /** Once nothing happens any more. */
   rest(nowMs: number): void {
     this.#checkFreed(nowMs)
-    for (const agent of this.#agents.values()) agent.checkRest()
+    for (const agent of this.#agents.values()) agent.checkRest(nowMs)
     this.#coordinator?.checkRest()
     const stored = new Map([...this.#agents].map(([deviceId, agent]) => [deviceId, agent.stored] as const))
     const ids = this.#case.requests.map(({ requestId }) => requestId)

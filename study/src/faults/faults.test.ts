@@ -8,7 +8,7 @@ import { type FoundViolation, runCase } from './run-case.js'
 const SEEDS = 50
 
 test(`no invariant breaks in ${SEEDS} seeds, and every kind of fault strikes in them`, {
-  timeout: 60_000,
+  timeout: 120_000,
 }, () => {
   const counts = noCounts()
   const broken: (FoundViolation & { readonly seed: number })[] = []
@@ -26,7 +26,7 @@ test(`no invariant breaks in ${SEEDS} seeds, and every kind of fault strikes in 
   }
 })
 
-test('a seed gives the same history, event for event', () => {
+test('a seed gives the same history, event for event', { timeout: 60_000 }, () => {
   for (const seed of [3, 11, 46]) {
     const faultCase = caseOf(seed)
     expect(caseOf(seed)).toEqual(faultCase)

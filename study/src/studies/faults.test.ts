@@ -1,6 +1,9 @@
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { quietContext } from '../testing/quiet-context.js'
 import { studyFaults } from './faults.js'
+
+// A seed is made small by playing it many times.
+vi.setConfig({ testTimeout: 60_000 })
 
 const OPTIONS = { seed: 1, catalogue: [], out: '', seeds: 4 }
 
