@@ -3,6 +3,7 @@
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { FaultsOptions } from '@kvasir/study/studies/faults'
 import type { GlitchesOptions } from '@kvasir/study/studies/glitches'
+import type { ReplayOptions } from '@kvasir/study/studies/replay'
 import type { ScaleOptions } from '@kvasir/study/studies/scale'
 import type { StudyOptions } from '@kvasir/study/study'
 import type { Command } from 'commander'
@@ -11,6 +12,7 @@ import { EXIT, type ExitCode } from '../exit-codes.js'
 import type { ValidateOptions } from '../study-validate/study-validate.js'
 import { color, print, renderTable } from '../terminal.js'
 import { numberOption, positiveOption, seedOption } from './option-values.js'
+import { replayOptions } from './replay-options.js'
 import type { Run } from './run-command.js'
 import { addStudy } from './study-entry.js'
 
@@ -51,6 +53,13 @@ function addStudies(study: Command, run: Run): void {
         .option('--plant <mistake>', 'with --replay: one of the mistakes that the study plants'),
     run: async (options: FaultsOptions & StudyOptions, context) =>
       (await import('@kvasir/study/studies/faults')).studyFaults(options, context),
+  })
+  addStudy(study, run, {
+    name: 'replay',
+    description: 'a trace on a cluster: SLO, latencies, reuse, cost; policies compared; the smallest cluster',
+    options: replayOptions,
+    run: async (options: ReplayOptions & StudyOptions, context) =>
+      (await import('@kvasir/study/studies/replay')).studyReplay(options, context),
   })
   addStudy(study, run, {
     name: 'scale',

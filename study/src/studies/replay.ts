@@ -1,0 +1,183 @@
+/**
+ * A trace replayed on a cluster: how many requests meet the SLO, how long they take, what is reused, what devices do, what it
+ * costs; several policies side by side; the largest rate that the cluster sustains; the smallest cluster that would do.
+ */
+import { loadCatalogue } from '@kvasir/catalogue/load-catalogue'
+import { InvalidInputError } from '@kvasir/runtime/errors'
+import { clusterPlan, readClusterFile } from '../cluster-file/cluster-file.js'
+import type { StudyContext, StudyOptions, StudyResult } from '../study.js'
+import type { ArrivalModel, ArrivalName } from '../workload/arrivals.js'
+import type { BrokenRows } from '../workload/trace-file.js'
+import { goodputs } from './replay-goodput.js'
+import type { ReplayInput, ReplayRun } from './replay-point.js'
+import { replayPolicy } from './replay-policies.js'
+import { replayResult } from './replay-results.js'
+import type { Survey, SurveyInput } from './replay-survey.js'
+import { smallestCluster } from './what-if.js'
+
+export interface ReplayOptions {
+  /** Undefined: requests with lengths like those of the Azure trace, `requests` of them. */
+  readonly trace?: string
+  readonly format?: string
+  readonly brokenRows: BrokenRows
+  readonly requests: number
+  /** Of the trace's time, seconds. */
+  readonly from: number
+  readonly to?: number
+  readonly limit?: number
+  readonly speed: number
+  readonly arrivals: ArrivalName
+  readonly rate?: number
+  readonly variation: number
+  readonly cluster?: string
+  readonly blockTokens?: number
+  readonly sloTtft: number
+  readonly sloTpot: number
+  readonly attain: number
+  readonly policy: readonly string[]
+  readonly goodput: boolean
+  readonly whatIf?: readonly string[]
+  readonly devicesMax: number
+  readonly years: number
+  readonly kwhDollars: number
+}
+
+const POINT = new URL('./replay-point.js', import.meta.url)
+const SURVEY = new URL('./replay-survey.js', import.meta.url)
+const WINDOWS = 30
+/** What published replays of Mooncake traces name their speed by. */
+const COARSE_TOKENS = 512
+
+export async function studyReplay(
+  options: ReplayOptions & StudyOptions,
+  context: StudyContext,
+): Promise<StudyResult> {
+  const catalogue = loadCatalogue(options.catalogue)
+  const description = readClusterFile(options.cluster)
+  const plan = clusterPlan(description, catalogue)
+  for (const policy of options.policy) replayPolicy(policy)
+  const { seed, blockTokens = plan.blockTokens } = options
+  const [survey] = await context.points<SurveyInput, Survey>(
+    SURVEY,
+    [{ seed, blockTokens, workload: askedWorkload(options) }],
+    'reading the trace',
+  )
+  if (!survey) return replayResult({ options, plan, catalogue, runs: [] })
+  if (survey.requests === 0) {
+    throw new InvalidInputError('The window has no request of the trace: change --from, --to or --limit.', {
+      param: 'from',
+    })
+  }
+  tellSurvey(survey, context)
+  const base: Omit<ReplayInput, 'policy'> = {
+    ...{ seed, catalogue: options.catalogue, cluster: options.cluster, blockTokens },
+    workload: survey.workload,
+    requests: survey.requests,
+    slo: { ttftMs: options.sloTtft, tpotMs: options.sloTpot },
+    windowMs: Math.max(1_000, survey.spanMs / WINDOWS),
+    windows: Math.max(1, Math.min(WINDOWS, Math.ceil(survey.spanMs / 1_000))),
+  }
+  const play = (inputs: readonly ReplayInput[], what: string): Promise<readonly (ReplayRun | undefined)[]> =>
+    context.points<ReplayInput, ReplayRun>(POINT, inputs, what)
+
+  const [first = 'house', ...others] = options.policy
+  // Alone, so that what the process takes is what it takes.
+  const alone = await play([{ ...base, policy: first }], first)
+  const isTimedCoarse = blockTokens < COARSE_TOKENS && idTokensOf(survey) === COARSE_TOKENS
+  const [coarse] = isTimedCoarse
+    ? await play([{ ...base, policy: first, blockTokens: COARSE_TOKENS }], `blocks of ${COARSE_TOKENS}`)
+    : []
+  const rest =
+    others.length === 0
+      ? []
+      : await play(
+          others.map((policy) => ({ ...base, policy })),
+          'policies',
+        )
+  const runs = [...alone, ...rest].map((run, index) => ({ policy: options.policy[index] ?? first, run }))
+  const rates = options.goodput ? await goodputs(base, options.policy, options.attain, play) : []
+  // The search asks how much hardware is needed, not which small block is shared.
+  const searchTokens = Math.max(blockTokens, idTokensOf(survey))
+  const whatIf = options.whatIf
+    ? await smallestCluster(
+        {
+          base: { ...base, policy: first, blockTokens: searchTokens },
+          ...{ description, catalogue, types: options.whatIf },
+          ...{ countMax: options.devicesMax, attain: options.attain },
+        },
+        play,
+        context,
+      )
+    : undefined
+  return replayResult({
+    ...{ options, plan: { ...plan, blockTokens }, catalogue, survey, runs, rates },
+    ...(coarse ? { coarse } : {}),
+    ...(whatIf ? { whatIf } : {}),
+  })
+}
+
+function idTokensOf({ workload }: Survey): number {
+  return workload.kind === 'trace' ? workload.facts.idTokens : 0
+}
+
+function askedWorkload(options: ReplayOptions): SurveyInput['workload'] {
+  const arrivals = arrivalModel(options)
+  if (options.trace === undefined) {
+    if (!arrivals) {
+      throw new InvalidInputError(
+        'Name a trace with --trace FILE, or the rate of made-up requests with --rate 5.',
+        { param: 'trace' },
+      )
+    }
+    return { kind: 'synthetic', requests: options.limit ?? options.requests, arrivals }
+  }
+  const { trace, format, brokenRows, from, to = Number.POSITIVE_INFINITY } = options
+  if (to <= from) {
+    throw new InvalidInputError(`--to ${to} is not after --from ${from}: the window is empty.`, {
+      param: 'to',
+    })
+  }
+  return {
+    kind: 'trace',
+    source: { file: trace, brokenRows, ...(format === undefined ? {} : { format }) },
+    fromMs: from * 1_000,
+    toMs: to * 1_000,
+    limit: options.limit ?? Number.POSITIVE_INFINITY,
+    speed: options.speed,
+    ...(arrivals ? { arrivals } : {}),
+  }
+}
+
+/** Undefined: as the trace says. */
+function arrivalModel({ trace, arrivals, rate, variation }: ReplayOptions): ArrivalModel | undefined {
+  const name = trace === undefined && arrivals === 'trace' && rate !== undefined ? 'poisson' : arrivals
+  if (name === 'trace') {
+    if (rate === undefined || trace === undefined) return undefined
+    throw new InvalidInputError(
+      'A rate needs an arrival model, such as --arrivals poisson; to compress the times of the trace give --speed.',
+      { param: 'rate' },
+    )
+  }
+  if (rate !== undefined) return { name, ratePerS: rate, variation }
+  throw new InvalidInputError(`--arrivals ${name} needs a rate, such as --rate 5 (requests a second).`, {
+    param: 'rate',
+  })
+}
+
+function tellSurvey(survey: Survey, context: StudyContext): void {
+  const { workload, requests, spanMs } = survey
+  const [prompt, output] = [survey.promptTokensMean, survey.outputTokensMean].map((mean) => mean.toFixed(0))
+  const span = `${requests.toLocaleString('en')} requests over ${(spanMs / 1_000).toFixed(0)} s, on average ${prompt} tokens of prompt and ${output} of output`
+  if (workload.kind === 'synthetic') {
+    context.say(`${span}, made up.`)
+    return
+  }
+  const { format, brokenRows, brokenTold, isSorted } = workload.facts
+  context.say(`${span}; format ${format}.`)
+  if (brokenRows > 0) {
+    const told = brokenTold.join('; ')
+    const more = brokenRows > brokenTold.length ? '; and more' : ''
+    context.say(`${brokenRows} broken rows were left out: ${told}${more}.`)
+  }
+  if (!isSorted) context.say('Times run backwards in the trace; its rows were sorted.')
+}
