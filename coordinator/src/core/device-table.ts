@@ -57,8 +57,9 @@ export class ModelTable {
   flags = new Uint16Array(ROWS_MIN)
   numbers = new Float64Array(ROWS_MIN * ROW_NUMBERS)
   readonly loaded: (LoadedModel | undefined)[] = []
-  /** How often slots or memory, and turns to prefill, came free anywhere. */
-  roomFreed = 0
+  /** How often slots, memory and turns to prefill came free anywhere. */
+  slotsFreed = 0
+  memoryFreed = 0
   turnsFreed = 0
   /** Leading blocks of a prompt that the device holds, valid where the stamp is the prompt's. */
   heldBlocks = new Int32Array(ROWS_MIN)

@@ -149,7 +149,8 @@ export class LoadedModel {
     this.prefillTokensAhead = this.#others.prefillTokens + this.own.prefillTokens
     this.kvBytesMax = this.#tiers().reduce((sum, tier) => sum + tier.capacityBytes, 0)
     this.kvBytesFree = this.kvBytesMax - this.#others.kvBytes - this.own.kvBytes
-    if (this.slotsUsed < slotsUsed || this.kvBytesFree > kvBytesFree) this.table.roomFreed += 1
+    if (this.slotsUsed < slotsUsed) this.table.slotsFreed += 1
+    if (this.kvBytesFree > kvBytesFree) this.table.memoryFreed += 1
     if (this.prefillTokensAhead < prefillTokensAhead) {
       for (const model of this.device.models) model.table.turnsFreed += 1
     }

@@ -7,7 +7,8 @@
  */
 import type { Admission } from './admission.js'
 import { isRemote } from './attention-choice.js'
-import type { Decision } from './decision.js'
+import { type Decision, FILTER_REASONS, type PassedOver } from './decision.js'
+import type { ModelTable } from './device-table.js'
 import { type ProfileName, profilesFor } from './facts.js'
 import { fitsEmptyDevices, type PlacementView, place } from './placement.js'
 import type { Request, Stuck } from './request.js'
@@ -16,6 +17,8 @@ import type { RequestLimits } from './request-limits.js'
 import { placementInput } from './request-placement.js'
 import type { Shedding } from './shedding.js'
 import type { Offer } from './wait-queue.js'
+
+const MEMORY = FILTER_REASONS.indexOf('memory')
 
 export class Placing {
   readonly #cluster: PlacementView
@@ -76,7 +79,7 @@ export class Placing {
       isAlone = false
     }
     if (isAlone) return 'aside'
-    this.#stick(request, 'room')
+    this.#stick(request, lacksMemory(outcome.tried) ? 'room' : 'slots')
     return 'blocked'
   }
 
@@ -89,7 +92,7 @@ export class Placing {
 
   #stick(request: Request, why: Stuck['why']): void {
     request.stuck = { why, freed: this.#freed(request, why) }
-    if (request.waitCause === 'none') request.waitCause = why
+    if (request.waitCause === 'none') request.waitCause = why === 'slots' ? 'room' : why
   }
 
   /** Grows whenever something comes free that may make a place. */
@@ -98,8 +101,20 @@ export class Placing {
     let freed = table.changes
     for (const name of profilesFor(profile)) {
       const model = table.model({ digest: modelDigest, profile: name })
-      if (model) freed += why === 'room' ? model.roomFreed : model.turnsFreed
+      if (model) freed += freedOf(model, why)
     }
     return freed
   }
+}
+
+function freedOf({ slotsFreed, memoryFreed, turnsFreed }: ModelTable, why: Stuck['why']): number {
+  if (why === 'prompts') return turnsFreed
+  return why === 'slots' ? slotsFreed : slotsFreed + memoryFreed
+}
+
+/** Whether a device would have taken a part if it had more memory free. */
+function lacksMemory(tried: readonly PassedOver[]): boolean {
+  return tried.some(({ filtered }) => {
+    return [filtered.prefill, filtered.decode, filtered.attend].some((counts) => (counts[MEMORY] ?? 0) > 0)
+  })
 }

@@ -47,7 +47,7 @@ export type AttentionSettled = Pick<AttentionPlan, 'method' | 'budget'>
 
 /** Why there was no place, and what was free then: until that changes or time has passed there will be none. */
 export interface Stuck {
-  readonly why: 'room' | 'prompts'
+  readonly why: 'slots' | 'room' | 'prompts'
   readonly freed: number
 }
 
