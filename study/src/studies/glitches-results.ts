@@ -126,14 +126,14 @@ function findingsOf(
   vllm: (gpu: GpuId) => Ratios,
 ): string[] {
   const of = (gpu: GpuId, { overGpu, overFpga }: Ratios) =>
-    `${GPU_NAMES[gpu]} ${overGpu.toFixed(2)} times 8 GPUs and ${overFpga.toFixed(2)} times 8 U280`
+    `${GPU_NAMES[gpu]} ${overGpu.toFixed(2)} times 8 of it and ${overFpga.toFixed(2)} times 8 U280`
   const paper = (gpu: GpuId) =>
     `${PAPER_THROUGHPUT[gpu].overGpu.toFixed(2)} and ${PAPER_THROUGHPUT[gpu].overFpga.toFixed(2)}`
   const percent = (comparison.differenceMax * 100).toFixed(1)
   return [
     ...GPU_IDS.map(
       (gpu) =>
-        `${of(gpu, fitted(gpu))} in tokens a second with the fitted constants; the paper says ${paper(gpu)}.`,
+        `Throughput of one GPU and seven U280, with the fitted constants: ${of(gpu, fitted(gpu))}; the paper says ${paper(gpu)}.`,
     ),
     `Without them: ${GPU_IDS.map((gpu) => of(gpu, unfitted(gpu))).join('; ')}. What is gained over FPGAs follows from the paper's table alone, what is gained over GPUs does not.`,
     `Replay and closed form are at most ${percent} % apart in any workload.`,
