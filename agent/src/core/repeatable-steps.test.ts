@@ -291,10 +291,10 @@ describe('steps told of as one', () => {
         pair.pass(500)
         saved += pair.saved
       }),
-      { numRuns: 150 },
+      { numRuns: 100 },
     )
     // It does happen.
-    expect(saved).toBeGreaterThan(10_000)
+    expect(saved).toBeGreaterThan(5_000)
   })
 
   it('are never more than were said to be the same', () => {
