@@ -51,7 +51,7 @@ function logAxis(values: readonly number[], pad: number, ticksMax: number): Axis
   }
   const room = (high - low) * pad
   const domain: [number, number] = [10 ** (low - room), 10 ** (high + room)]
-  for (const steps of [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1, 3], [1]]) {
+  for (const steps of [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
     const ticks = decadeTicks(domain, steps, 1)
     if (ticks.length <= ticksMax && ticks.length >= 2) return { type: 'log', domain, ticks }
   }

@@ -12,6 +12,10 @@ const pointsMax = 1_600
 /** No quantity of a study is larger, and all arithmetic on axes stays finite. */
 const sizeMax = 1e60
 
+/** Of the gap to the next number, that rounding may move a category's. */
+const roundedShare = 0.1
+const decimalsMax = 12
+
 export interface DrawnPoint {
   readonly x: number
   /** null: a gap. */
@@ -52,7 +56,7 @@ export function drawnPlot(plot: StudyPlot): DrawnPlot {
     isThinned ||= kept.length < placed.length
     return [{ name, style, points: kept }]
   })
-  const categories = positions === undefined ? undefined : [...positions.keys()].map(categoryText)
+  const categories = positions === undefined ? undefined : categoryTexts([...positions.keys()])
   return { plot, categories, series, isThinned }
 }
 
@@ -72,8 +76,20 @@ function positionsOf({ kind, series }: StudyPlot): ReadonlyMap<string | number, 
   return new Map(ordered.map((x, index) => [x, index]))
 }
 
-function categoryText(x: string | number): string {
-  return typeof x === 'number' ? numberText(x) : x
+function categoryTexts(xs: readonly (number | string)[]): readonly string[] {
+  const decimals = decimalsOf(xs.filter((x) => typeof x === 'number'))
+  return xs.map((x) => (typeof x === 'number' ? numberText(Number(x.toFixed(decimals))) : x))
+}
+
+/** As few as tell ascending numbers apart, such as the windows of a time that 11.8064 is the second of. */
+function decimalsOf(numbers: readonly number[]): number {
+  const gaps = numbers.flatMap((number, index) => (index === 0 ? [] : [number - (numbers[index - 1] ?? 0)]))
+  const room = gaps.length === 0 ? 0 : Math.min(...gaps) * roundedShare
+  for (let decimals = 0; decimals < decimalsMax; decimals += 1) {
+    if (numbers.every((number) => Math.abs(Number(number.toFixed(decimals)) - number) <= room))
+      return decimals
+  }
+  return decimalsMax
 }
 
 /** The lowest and the highest value of each of many equal stretches, and every gap. */

@@ -185,6 +185,27 @@ describe('plots', () => {
     },
   )
 
+  test.each([
+    [
+      [0, 5.903, 11.806],
+      ['0', '6', '12'],
+    ],
+    [
+      [0.25, 0.5, 1],
+      ['0.25', '0.5', '1'],
+    ],
+    [
+      [16, 512],
+      ['16', '512'],
+    ],
+    [[1 / 3], ['0.3333']],
+  ])('numbers %j below bars and cells are told apart with few digits', (xs, texts) => {
+    const points = xs.map((x) => ({ x, y: 1 }))
+    const document = pageOf({ ...line, kind: 'heat', series: [{ name: 'a', points }] })
+    const ticks = document.querySelector('.wide g[aria-label="x-axis tick label"]')
+    expect([...(ticks?.querySelectorAll('text') ?? [])].map((node) => node.textContent)).toEqual(texts)
+  })
+
   test('a plot without values says so', () => {
     const document = pageOf(
       { ...line, series: [] },
