@@ -83,11 +83,11 @@ export class Placing {
     return 'blocked'
   }
 
-  /** Prompts that are before it on the device that prefills, milliseconds as predicted. */
+  /** Prompts that are before it on the device that prefills, milliseconds as predicted; 0 where none is of this coordinator. */
   #aheadMs({ prefill, profile, ttftMs, prefix }: Decision, modelDigest: string): number {
     const model = this.#cluster.view.model(prefill, { digest: modelDigest, profile })
-    // What is fetched may take long too, and would not come sooner by waiting.
-    return model && model.prefillTokensAhead > 0 ? Math.max(0, ttftMs - prefix.computeMs) : 0
+    // Another coordinator's prompts need never end, and what is fetched would not come sooner by waiting.
+    return model && model.own.prefillTokens > 0 ? Math.max(0, ttftMs - prefix.computeMs) : 0
   }
 
   #stick(request: Request, why: Stuck['why']): void {
