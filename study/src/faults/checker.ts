@@ -133,7 +133,9 @@ export class Checker {
     this.#checkFreed(nowMs)
     for (const agent of this.#agents.values()) agent.checkRest(nowMs)
     this.#coordinator?.checkRest()
-    const stored = new Map([...this.#agents].map(([deviceId, agent]) => [deviceId, agent.stored] as const))
+    const stored = new Map(
+      [...this.#agents].map(([deviceId, agent]) => [deviceId, agent.device.stored] as const),
+    )
     const ids = this.#case.requests.map(({ requestId }) => requestId)
     if (this.#core) checkDirectory(this.#core, stored, ids, this.#ledger)
   }
@@ -145,7 +147,7 @@ export class Checker {
 
   /** Calls that are made again reach whoever is at that address then: best a life that has issued such a lease too. */
   #releaseAgain(rules: AgentRules, core: AnyAgentCore, nowMs: number): CoreAction[] {
-    const { deviceId, incarnation, lastCounter } = rules
+    const { deviceId, incarnation, lastCounter } = rules.device
     const again = this.#releases.filter(({ lease }) => {
       if (lease.deviceId !== deviceId) return false
       if (lease.incarnation === incarnation) return this.#faults.isRepeated(deviceId, nowMs)
@@ -179,7 +181,7 @@ export class Checker {
   #stepAgent(rules: AgentRules, core: AnyAgentCore, event: CoreEvent, nowMs: number): CoreAction[] {
     const counts = this.#counts
     counts.coreEvents += 1
-    const { deviceId } = rules
+    const { deviceId } = rules.device
     if (event.type === 'prefill' || event.type === 'decode') {
       this.#ownersOf.set(`${deviceId} ${event.sequence}`, `${event.requestId}.${event.epoch}`)
     }
