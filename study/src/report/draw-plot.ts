@@ -18,6 +18,8 @@ export interface DrawnSvg {
   readonly width: number
   /** Where each x that holds a value lies, in pixels of the drawing, ascending. */
   readonly columns: readonly { readonly x: number; readonly px: number }[]
+  /** What the vertical axis shows; undefined for a heat map. */
+  readonly yDomain: readonly [number, number] | undefined
 }
 
 /** Most columns that can be pointed at. */
@@ -74,6 +76,7 @@ export function drawPlot(drawn: DrawnPlot, width: number): DrawnSvg {
   return {
     svg: new Markup(svg.outerHTML),
     width,
+    yDomain: yAxis?.domain,
     columns:
       apply === undefined ? [] : columnsOf(drawn).map((x) => ({ x, px: Math.round(apply(x) * 10) / 10 })),
   }

@@ -27,10 +27,12 @@ ${drawn.isThinned ? html`<p class="note">Drawn with fewer points than there are;
 function body(drawn: DrawnPlot): Markup {
   const { plot } = drawn
   const range = plot.kind === 'heat' ? heatRange(drawn) : undefined
-  const legend = range === undefined ? seriesLegend(drawn) : heatLegend(range, axisLabel(plot.y))
+  const wide = drawPlot(drawn, wideWidth)
+  const legend =
+    range === undefined ? seriesLegend(drawn, wide.yDomain) : heatLegend(range, axisLabel(plot.y))
   const yLabel = range === undefined ? html`<p class="axis">${`↑ ${axisLabel(plot.y)}`}</p>` : ''
   return html`${legend}${yLabel}
-${drawing(drawn, drawPlot(drawn, wideWidth), 'wide')}
+${drawing(drawn, wide, 'wide')}
 ${drawing(drawn, drawPlot(drawn, narrowWidth), 'narrow')}
 <p class="axis x">${`${drawn.categories === undefined ? axisLabel(plot.x) : labelOf(plot.x)} →`}</p>`
 }
@@ -75,14 +77,15 @@ function textOf(value: number | null | undefined): string | null {
   return value === undefined || value === null ? null : numberText(value)
 }
 
-function seriesLegend({ plot, series }: DrawnPlot): Markup {
+function seriesLegend({ plot, series }: DrawnPlot, yDomain: DrawnSvg['yDomain']): Markup {
   // A single series that is what the axis says needs no key.
   const isSaid = series.length === 1 && series[0]?.name.toLowerCase() === plot.y.label.toLowerCase()
   const items = (isSaid ? [] : series).map((each) => html`<li>${swatch(each, plot.kind)}${each.name}</li>`)
-  const rules = (plot.rules ?? []).map(
-    ({ label, y }) =>
-      html`<li>${ruleSwatch}${label}${label.includes(numberText(y)) ? '' : ` (${valueText(y, plot)})`}</li>`,
-  )
+  const [low, high] = yDomain ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY]
+  const rules = (plot.rules ?? []).map(({ label, y }) => {
+    const value = label.includes(numberText(y)) ? '' : ` (${valueText(y, plot)})`
+    return html`<li>${ruleSwatch}${label}${value}${y < low || y > high ? ', beyond the axis' : ''}</li>`
+  })
   if (items.length + rules.length === 0) return html``
   return html`<ul class="legend">${[...items, ...rules]}</ul>`
 }

@@ -121,6 +121,12 @@ describe('plots', () => {
     expect(legend).toEqual(['median', 'published', 'bound (150 µs)'])
   })
 
+  test('a rule far above all values does not flatten them; the key says where it is', () => {
+    const document = pageOf({ ...line, rules: [{ y: 5_000, label: 'bound' }] })
+    expect(document.querySelector('.legend')?.textContent).toContain('bound (5,000 µs), beyond the axis')
+    expect(document.querySelector('.wide')?.innerHTML).not.toContain('bound')
+  })
+
   test('a single series that is what the axis says has no key', () => {
     const { rules: _, ...plain } = line
     const points = [{ x: 1, y: 2 }]
