@@ -43,7 +43,7 @@ export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attac
 interface RunningStep {
   readonly parts: readonly StepPart[]
   readonly startMs: number
-  steps: number
+  readonly steps: number
   /** Step i of a run takes `firstMs + i · slopeMs`. */
   readonly firstMs: number
   readonly slopeMs: number
@@ -157,9 +157,7 @@ export class VirtualAgent extends Party implements KvSource {
   /** The core's answer, or why it refuses. */
   apply(event: CoreEvent): Answer | Refusal | undefined {
     this.#catchUp()
-    const actions = this.#step(event, this.world.queue.nowMs)
-    if (event.type !== 'tick') this.#cutShort()
-    return this.#perform(actions)
+    return this.#perform(this.#step(event, this.world.queue.nowMs))
   }
 
   /** What it holds, for the directory. */
@@ -366,14 +364,6 @@ export class VirtualAgent extends Party implements KvSource {
     const elapsedMs = this.world.queue.nowMs - step.startMs
     const over = stepsIn(step, elapsedMs)
     if (over > 0) this.#end(step, over, step.startMs + runMs(step, over))
-  }
-
-  /** The core was told of something else: what comes after the step that runs now may be another one. */
-  #cutShort(): void {
-    const step = this.#running
-    if (step === undefined || step.steps === 1) return
-    step.steps = 1
-    this.world.queue.at(step.startMs + step.firstMs, () => this.#endsBy(step))
   }
 
   #end(step: RunningStep, steps: number, atMs: number): void {
