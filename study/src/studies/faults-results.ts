@@ -38,7 +38,7 @@ export function faultsResult(found: FaultsFound): StudyResult {
     findings: [
       broken.length === 0
         ? `Every invariant held after each of ${counts.coreEvents.toLocaleString('en')} events of ${seeds.toLocaleString('en')} seeds.`
-        : `${broken.length} of ${seeds.toLocaleString('en')} seeds break an invariant; ${replayCommand(broken[0]?.seed ?? 0)} shows the first.`,
+        : `${broken.length} of ${seeds.toLocaleString('en')} seeds ${broken.length === 1 ? 'breaks' : 'break'} an invariant; ${replayCommand(broken[0]?.seed ?? 0)} shows the first.`,
       `${plantedBugsFound} of ${bugs.length} planted mistakes were found.`,
       `${counts.recovered.toLocaleString('en')} requests lost their place, went on elsewhere, and finished with every token once.`,
       ...(unseen.length === 0 || seeds === 0 ? [] : [`Never struck: ${unseen.join(', ')}.`]),

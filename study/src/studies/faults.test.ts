@@ -1,6 +1,8 @@
 import { expect, test, vi } from 'vitest'
+import { noCounts } from '../faults/case-counts.js'
 import { quietContext } from '../testing/quiet-context.js'
 import { studyFaults } from './faults.js'
+import { faultsResult } from './faults-results.js'
 
 // A seed is made small by playing it many times.
 vi.setConfig({ testTimeout: 60_000 })
@@ -36,4 +38,29 @@ test('a mistake that is not known, or without a seed, is refused', async () => {
   )
   const unknown = { ...OPTIONS, replay: 1, plant: 'nonesuch' }
   await expect(studyFaults(unknown, quietContext())).rejects.toThrow(/no planted mistake nonesuch/)
+})
+
+test('a seed that breaks a rule is named with what broke, its story and the command that plays it again', () => {
+  const violation = {
+    rule: 'I3',
+    message: 'r1 emits 2 tokens from 0 on.',
+    atMs: 12.5,
+    about: ['r1'],
+  } as const
+  const history = [{ atMs: 12.5, who: 'VIOLATION', what: 'I3: r1 emits 2 tokens from 0 on.' }]
+  const story = { verdict: '', isViolated: true, scene: ['It takes 1 of 3 faults.'], history }
+  const { figures, findings, tables, rows } = faultsResult({
+    ...{ seeds: 20, counts: noCounts(), bugs: [], pointsSkipped: 0 },
+    broken: [{ seed: 9, violation }],
+    stories: [{ seed: 9, story }],
+  })
+  expect(figures.violations).toBe(1)
+  expect(findings[0]).toBe(
+    '1 of 20 seeds breaks an invariant; npx kvasir study faults --replay 9 shows the first.',
+  )
+  expect(rows[0]).toEqual({ seed: 9, rule: 'I3', message: violation.message, atMs: 12.5 })
+  const [broken, told] = tables
+  expect(broken?.rows[0]?.again).toBe('npx kvasir study faults --replay 9')
+  expect(told?.title).toBe('Seed 9, made small')
+  expect(told?.note).toBe('It takes 1 of 3 faults. Again: npx kvasir study faults --replay 9')
 })
