@@ -27,7 +27,7 @@ const MODEL: ModelSpec = {
   activeParameters: 1_000_000,
   embeddingParameters: 0,
   kvValuesPerToken: KV_BYTES_PER_TOKEN / 2,
-  contextTokensMax: 2_048,
+  contextTokensMax: 4_096,
   sources: {},
 }
 

@@ -1,8 +1,8 @@
 /**
  * I5: a device that was not heard of is not chosen. A model of its own of what the coordinator heard, and when.
  *
- * A report counts for 1.1 s, a health check for 1.7 s; where the coordinator's own bus connection was down meanwhile, what
- * was heard before counts as long as a check. After a call found nobody only a check counts.
+ * A report counts for 1.1 s, a health check for 1.7 s; where the coordinator's own bus connection went down since, the report
+ * counts as long as a check, which is asked for at once. After a call found nobody only a check counts.
  */
 import { CHECK_SILENCE_MAX_MS, REPORT_SILENCE_MAX_MS } from '@kvasir/coordinator/core/cluster-view'
 import type { DeviceRef } from '@kvasir/coordinator/core/facts'
@@ -23,12 +23,12 @@ interface Heard {
 
 export class HearingRules {
   readonly #devices = new Map<string, Heard>()
-  #busUpMs = Number.NEGATIVE_INFINITY
+  #busDownMs = Number.NEGATIVE_INFINITY
 
   on(event: CoordinatorEvent, nowMs: number): void {
     switch (event.type) {
       case 'bus':
-        if (event.connected) this.#busUpMs = nowMs
+        if (!event.connected) this.#busDownMs = nowMs
         break
       case 'advertised':
         this.#advertised(event.device)
@@ -63,7 +63,7 @@ export class HearingRules {
       fail(device, requestId, 'of which a newer life is known, or none')
     }
     if (heard.isSuspect) fail(device, requestId, 'where a call found nobody, and no check did since')
-    const reportMax = heard.reportedMs < this.#busUpMs ? CHECK_SILENCE_MAX_MS : REPORT_SILENCE_MAX_MS
+    const reportMax = heard.reportedMs <= this.#busDownMs ? CHECK_SILENCE_MAX_MS : REPORT_SILENCE_MAX_MS
     const isHeard = nowMs - heard.reportedMs <= reportMax || nowMs - heard.checkedMs <= CHECK_SILENCE_MAX_MS
     if (isHeard) return
     const silentMs = Math.round(nowMs - Math.max(heard.reportedMs, heard.checkedMs))
