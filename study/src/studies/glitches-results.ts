@@ -126,7 +126,7 @@ function findingsOf(
   vllm: (gpu: GpuId) => Ratios,
 ): string[] {
   const of = (gpu: GpuId, { overGpu, overFpga }: Ratios) =>
-    `${GPU_NAMES[gpu]} ${overGpu.toFixed(2)} times 8 of it and ${overFpga.toFixed(2)} times 8 U280`
+    `${overGpu.toFixed(2)} times eight ${GPU_NAMES[gpu]} and ${overFpga.toFixed(2)} times eight U280`
   const paper = (gpu: GpuId) =>
     `${PAPER_THROUGHPUT[gpu].overGpu.toFixed(2)} and ${PAPER_THROUGHPUT[gpu].overFpga.toFixed(2)}`
   const percent = (comparison.differenceMax * 100).toFixed(1)
