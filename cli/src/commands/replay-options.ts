@@ -36,7 +36,7 @@ export function replayOptions(command: Command): Command {
       2,
     )
     .option('--requests <count>', 'made-up requests without a trace', positiveOption(REQUESTS_MAX), 2_000)
-    .option('--cluster <file>', 'YAML with machines and devices (8 A100-80 and 16 U280)')
+    .option('--cluster <file>', 'YAML with machines and devices (8 A100-80 and 8 U280)')
     .option(
       '--block-tokens <count>',
       'tokens of a KV block, instead of the cluster’s',

@@ -1,7 +1,8 @@
 /**
- * Finds the cheapest counts of devices that meet an SLO, where more devices never do worse: one that meets it rules out all
- * that cost as much or more, one that fails rules out all that have no more of any type. What is tried next is what rules out
- * most in either case. Then nothing is left, and the cheapest that met it is the answer.
+ * Finds the cheapest counts of devices that meet an SLO. As long as more devices do no worse, one that meets it rules out all
+ * that cost as much or more, one that fails all that have no more of any type. What is tried next is what rules out most in either
+ * case. A slow device that is used because it is there can make a cluster worse, so from what is then the cheapest the search goes
+ * on to those with one device less, or with one type alone, until none of them meets the SLO.
  */
 import type { DeviceCounts } from './device-mix.js'
 
@@ -37,8 +38,9 @@ export function candidatesOf(
 export class DeviceSearch {
   #open: readonly Candidate[]
   #best: Candidate | undefined
+  readonly #tried = new Set<Candidate>()
 
-  constructor(candidates: readonly Candidate[]) {
+  constructor(private readonly candidates: readonly Candidate[]) {
     this.#open = candidates
   }
 
@@ -53,6 +55,7 @@ export class DeviceSearch {
 
   /** What to try now, side by side; empty when all is known. */
   next(most: number): readonly Candidate[] {
+    if (this.#open.length === 0) return this.#smaller().slice(0, most)
     const chosen: Candidate[] = []
     let open = this.#open
     while (chosen.length < most && open.length > 0) {
@@ -66,6 +69,7 @@ export class DeviceSearch {
   }
 
   tried(candidate: Candidate, meets: boolean): void {
+    this.#tried.add(candidate)
     if (meets) {
       if (this.#best === undefined || isBefore(candidate, this.#best)) this.#best = candidate
       this.#open = this.#open.filter((other) => isBefore(other, candidate))
@@ -73,6 +77,22 @@ export class DeviceSearch {
       this.#open = this.#open.filter((other) => !isWithin(other, candidate))
     }
   }
+
+  /** Cheaper than the best and next to it, not yet tried. */
+  #smaller(): readonly Candidate[] {
+    const best = this.#best
+    if (best === undefined) return []
+    return this.candidates.filter((one) => {
+      if (this.#tried.has(one) || !isBefore(one, best)) return false
+      return isWithin(one, best) && (one.devices === best.devices - 1 || isOneTypeOf(one, best))
+    })
+  }
+}
+
+/** All of one type that the other has, and nothing else. */
+function isOneTypeOf(one: Candidate, other: Candidate): boolean {
+  const types = Object.entries(one.counts).filter(([, count]) => count > 0)
+  return types.length === 1 && types.every(([type, count]) => count === other.counts[type])
 }
 
 function mostTelling(open: readonly Candidate[]): Candidate | undefined {

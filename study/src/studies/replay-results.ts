@@ -189,7 +189,7 @@ function assumptions({ options, plan, catalogue, survey, runs, whatIf, rates = [
     'Answers have the lengths of the trace; no client leaves early unless the trace says so, and none comes again after it was refused.',
     ...(whatIf
       ? [
-          `The search takes it that more devices never do worse, packs devices into machines like the first of the cluster file, and plays blocks of ${whatIf.blockTokens} tokens.`,
+          `The search takes it that more devices do no worse and then checks what has one device less, or one type alone, than the smallest; it packs devices into machines like the first of the cluster file, and plays blocks of ${whatIf.blockTokens} tokens.`,
         ]
       : []),
     ...(rates.length > 0

@@ -80,7 +80,7 @@ export function traceFacts(source: TraceSource): TraceFacts {
   if (broken > 0 && choice === 'refuse') {
     const more = broken > told.length ? `; and ${broken - told.length} more` : ''
     throw new InvalidInputError(
-      `${file}: ${counted(broken, 'row is', 'rows are')} broken: ${told.join('; ')}${more}. Correct the file, or take the other ${rows} rows with --broken-rows keep-rest.`,
+      `${file}: ${counted(broken, 'row is', 'rows are')} broken: ${told.join('; ')}${more}. Correct the file, or take the other ${counted(rows, 'row', 'rows')} with --broken-rows keep-rest.`,
       { param: 'trace' },
     )
   }
