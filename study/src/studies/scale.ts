@@ -22,7 +22,7 @@ const DEVICE_COUNTS = [10, 30, 100, 300, 1_000]
 const LOADS = [0.25, 0.5, 0.8, 1, 1.5, 2, 3]
 const LARGE_LOAD = 0.8
 const TTFT_DEADLINE_MS = 2_000
-const QUALITY_CASES = 8
+const QUALITY_CASES = 6
 const SEARCH_REQUESTS = 10_000
 /** Of what the GPUs could prefill were nothing else to do. */
 const SEARCH_SHARES = [0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3]
