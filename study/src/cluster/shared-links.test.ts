@@ -59,6 +59,20 @@ describe('transfers on one link', () => {
     expect(overMs.fast).toBeCloseTo(10)
   })
 
+  it.each([0, 1e7, 1e10, 1e13])('end, however late it is: %d ms', (beginMs) => {
+    const overMs = play((links, queue, over) => {
+      const [a, b] = [new SharedLink('a', 12.1e6), new SharedLink('b', 3.3e9)]
+      queue.at(beginMs, () => {
+        for (let index = 0; index < 20; index += 1) {
+          const flow = links.open(index % 3 === 0 ? [a, b] : [b], over(`flow ${index}`))
+          links.supply(flow, index * 0.7, 1e6 / (index + 3))
+          queue.after(index * 0.1, () => links.close(flow, 0.01 * index))
+        }
+      })
+    })
+    expect(Object.keys(overMs).length).toBe(20)
+  })
+
   it('a link that becomes slower makes what is left later', () => {
     const overMs = play((links, queue, over) => {
       const link = new SharedLink('a', 100)

@@ -24,6 +24,9 @@ export class SharedLink {
 }
 
 const EPSILON_BYTES = 1e-3
+/** A nanosecond, and where so much time has passed that floating point knows no such step, the next that it knows. */
+const MOMENT_MS = 1e-6
+const MOMENT_SHARE = 2 ** -50
 
 export class Flow {
   /** Available and not sent. */
@@ -147,7 +150,9 @@ export class SharedLinks {
     }
     if (nextMs === Number.POSITIVE_INFINITY) return
     const round = this.#round
-    this.#queue.after(nextMs, () => {
+    // So late that time has gone on: a rest of a byte must not be waited for in a moment that never ends.
+    const leastMs = Math.max(MOMENT_MS, this.#queue.nowMs * MOMENT_SHARE)
+    this.#queue.after(Math.max(nextMs, leastMs), () => {
       if (round !== this.#round) return
       this.#settle()
       this.#share()
