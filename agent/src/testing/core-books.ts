@@ -75,6 +75,13 @@ export class CoreBooks {
     sequence.computed = tokens
   }
 
+  /** What it gave up is free where nothing else touches it, for the very step that begins with that. */
+  unpinned(lease: KnownLease): void {
+    lease.pins -= 1
+    const runs = this.running?.some(({ sequence }) => this.sequences.get(sequence)?.counter === lease.counter)
+    if (lease.pins === 0 && runs !== true) lease.leaving = []
+  }
+
   /** The running step as the shell's driver ends it. */
   endStep(fails: boolean): { parts: readonly StepPart[]; cancelled: boolean } | undefined {
     const { running: parts, cancelled } = this

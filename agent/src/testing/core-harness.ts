@@ -56,7 +56,8 @@ export class CoreHarness {
         const fitting = books.known().filter(({ alive, pins: count }) => (pins ? alive : count > 0))
         const lease = pick(fitting, operation.pick)
         if (lease === undefined) return
-        lease.pins += pins ? 1 : -1
+        if (pins) lease.pins += 1
+        else books.unpinned(lease)
         this.apply({ type: operation.type, counter: lease.counter })
         return
       }
@@ -119,7 +120,7 @@ export class CoreHarness {
     this.apply({ type: 'end-all' })
     for (const lease of this.books.known()) {
       while (lease.pins > 0) {
-        lease.pins -= 1
+        this.books.unpinned(lease)
         this.apply({ type: 'unpin', counter: lease.counter })
       }
     }

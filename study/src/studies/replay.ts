@@ -84,9 +84,11 @@ export async function studyReplay(
   // Alone, so that what the process takes is what it takes.
   const alone = await play([{ ...base, policy: first }], first)
   const isTimedCoarse = blockTokens < COARSE_TOKENS && idTokensOf(survey) === COARSE_TOKENS
-  const [coarse] = isTimedCoarse
-    ? await play([{ ...base, policy: first, blockTokens: COARSE_TOKENS }], `blocks of ${COARSE_TOKENS}`)
-    : []
+  const coarseInput = { ...base, policy: first, blockTokens: COARSE_TOKENS }
+  const coarseWhat = `blocks of ${COARSE_TOKENS}`
+  // So short a run would time the compiler more than the replay: the code is warm first.
+  if (isTimedCoarse) await play([coarseInput], `${coarseWhat}, unmeasured`)
+  const [coarse] = isTimedCoarse ? await play([coarseInput], coarseWhat) : []
   const rest =
     others.length === 0
       ? []
