@@ -63,6 +63,7 @@ export function fetchCached(
       flow = links.open([...through, ...path.links], () => {
         giveBack()
         agent.meter.receivedBytes += bytes
+        source.sent(bytes)
         queue.after(path.latencyMs, () => {
           network.answer(asked, 'fetched', () => settle(count * blockTokens, bytes), true)
         })

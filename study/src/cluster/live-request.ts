@@ -9,7 +9,6 @@ export class LiveRequest {
   epoch: VirtualEpoch | undefined
   prefill: PrefillFigures | undefined
   kv: KvTimes | undefined
-  heldTokens = 0
   #tokens = 0
   #firstTokenMs = Number.NaN
   #lastTokenMs = Number.NaN

@@ -175,6 +175,10 @@ export class VirtualAgent extends Party implements KvSource {
     if (loan !== 0 && !this.isDead) this.apply({ type: 'return', loan })
   }
 
+  sent(bytes: number): void {
+    this.meter.sentBytes += bytes
+  }
+
   /** Whether a step runs. */
   get isBusy(): boolean {
     return this.#running !== undefined
@@ -303,12 +307,23 @@ export class VirtualAgent extends Party implements KvSource {
         steps = Math.min(steps, this.works.get(sequence)?.samplesLeft ?? 1)
       }
     }
-    const work = { prefills, decodes, ...this.#kvReads(parts) }
+    // What moved between memories is paid for by one step.
+    if (this.#movedBytes > 0) steps = 1
+    const reads = this.#kvReads(parts)
+    const work: StepWork = { prefills, decodes, ...(reads === undefined ? {} : { kvReadBytes: reads.bytes }) }
     const firstMs = this.#times.stepMs(work)
     let slopeMs = 0
     if (steps > 1) {
       steps = Math.max(1, Math.min(steps, Math.floor(RUN_MS_MAX / firstMs)))
-      const longer = { ...work, decodes: decodes.map((context) => context + steps - 1) }
+      const longer: StepWork = {
+        ...work,
+        decodes: decodes.map((context) => context + steps - 1),
+        ...(reads === undefined
+          ? {}
+          : {
+              kvReadBytes: reads.bytes.map((bytes, tier) => bytes + (reads.growth[tier] ?? 0) * (steps - 1)),
+            }),
+      }
       if (steps > 1) slopeMs = (this.#times.stepMs(longer) - firstMs) / (steps - 1)
     }
     const step: RunningStep = { parts, startMs, steps, firstMs, slopeMs, work, prefillTokens }
@@ -328,24 +343,36 @@ export class VirtualAgent extends Party implements KvSource {
     this.world.queue.at(step.startMs + runMs(shorter, steps), () => this.#endsBy(shorter))
   }
 
-  /** Bytes of KV by memory, where there are several. */
-  #kvReads(parts: readonly StepPart[]): { kvReadBytes?: readonly number[] } {
+  /**
+   * Bytes of KV that decoding reads by memory, where there are several, and by how many they grow with each step that follows:
+   * new tokens are taken to lie where the newest ones do.
+   */
+  #kvReads(
+    parts: readonly StepPart[],
+  ): { readonly bytes: readonly number[]; readonly growth: readonly number[] } | undefined {
     const tiers = this.#tierBlocks
-    if (tiers.length < 2) return {}
+    if (tiers.length < 2) return undefined
+    const { blockTokens } = this.world.plan
+    const { kvBytesPerToken } = this.planned.model
     const bytes = tiers.map(() => this.#movedBytes)
+    const growth = tiers.map(() => 0)
     this.#movedBytes = 0
-    const near = tiers[0] ?? 0
-    let [nearBlocks, farBlocks] = [0, 0]
-    for (const { role, blocks } of parts) {
-      if (role !== 'decode') continue
-      for (const block of blocks) {
-        if (block < near) nearBlocks += 1
-        else farBlocks += 1
-      }
+    const add = (to: number[], tier: number, tokens: number) => {
+      to[tier] = (to[tier] ?? 0) + tokens * kvBytesPerToken
     }
-    bytes[0] = (bytes[0] ?? 0) + nearBlocks * this.blockBytes
-    bytes[1] = (bytes[1] ?? 0) + farBlocks * this.blockBytes
-    return { kvReadBytes: bytes }
+    const near = tiers[0] ?? 0
+    for (const { role, start, blocks } of parts) {
+      if (role !== 'decode') continue
+      let farBlocks = 0
+      for (const block of blocks) if (block >= near) farBlocks += 1
+      add(bytes, 0, (blocks.length - farBlocks) * blockTokens)
+      add(bytes, 1, farBlocks * blockTokens)
+      const newest = (blocks.at(-1) ?? 0) < near ? 0 : 1
+      // Of its last block only the tokens that are there.
+      add(bytes, newest, start + 1 - blocks.length * blockTokens)
+      add(growth, newest, 1)
+    }
+    return { bytes, growth }
   }
 
   /** Its time is over, unless it ended before. */

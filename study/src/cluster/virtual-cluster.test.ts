@@ -98,6 +98,7 @@ describe('cached blocks', () => {
     expect(last?.fetchedTokens).toBeGreaterThan(0)
     const host = run.summary.devices.find(({ deviceId }) => deviceId.startsWith('host'))
     expect(host?.tiers[0]?.hits).toBeGreaterThan(0)
+    expect(host?.sentBytes).toBe((last?.fetchedTokens ?? 0) * 262_144)
   })
 })
 
@@ -215,6 +216,27 @@ it('tells the same of a run whether its steps are events each for itself or runs
     }),
     { numRuns: 20 },
   )
+})
+
+it('charges pages that move between memories once, also where steps run as one while planning rests', () => {
+  const all = requests(6, () => ({ arrivalMs: 1_000, promptTokens: 400, outputTokens: 60 }))
+  const [merged, single] = [true, false].map((coalesce) => {
+    const { outcomes, summary } = play(all, { fpgas: 1, fpgaSlots: 6, blockTokens: 1 }, { coalesce })
+    const fpga = summary.devices.find(({ deviceId }) => deviceId === 'fpga-0')
+    expect(fpga?.tiers[1]?.inBytes).toBeGreaterThan(0)
+    return { endMs: outcomes.map(({ endMs }) => Math.round(endMs * 10)), decodeMs: fpga?.decodeMs ?? 0 }
+  })
+  expect(merged?.decodeMs).toBeCloseTo(single?.decodeMs ?? 0, 1)
+  expect(merged?.endMs).toEqual(single?.endMs)
+})
+
+it('reads more KV with every step of a run, also where it lies in several memories', () => {
+  const all = requests(2, () => ({ arrivalMs: 1_000, outputTokens: 600 }))
+  const [merged, single] = [true, false].map((coalesce) => {
+    const { summary } = play(all, { fpgas: 1, tierPolicy: 'static' }, { coalesce })
+    return summary.devices.find(({ deviceId }) => deviceId === 'fpga-0')?.decodeMs ?? 0
+  })
+  expect((merged ?? 0) / (single ?? 1)).toBeCloseTo(1, 6)
 })
 
 it('is the same to the last bit for the same plan and requests', () => {

@@ -348,7 +348,7 @@ function hostUsage(host: VirtualHost, planned: PlannedMachine, virtualMs: number
     tiers: host.tierLoads().map(({ name, lookups, hits, readBytes, inBytes, outBytes }) => {
       return { name, lookups, hits, readBytes, inBytes, outBytes }
     }),
-    sentBytes: 0,
+    sentBytes: host.sentBytes,
     receivedBytes: host.receivedBytes,
   }
 }

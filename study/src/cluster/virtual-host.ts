@@ -48,6 +48,7 @@ export class VirtualHost extends Party implements KvSource {
   #lastLoan = 0
   #reports = 0
   receivedBytes = 0
+  sentBytes = 0
 
   constructor(
     readonly world: World,
@@ -143,6 +144,10 @@ export class VirtualHost extends Party implements KvSource {
       if (block.loans === 0) tier.policy.touch(name)
     }
     this.#loans.delete(loan)
+  }
+
+  sent(bytes: number): void {
+    this.sentBytes += bytes
   }
 
   snapshotHashes(): BlockHashes {

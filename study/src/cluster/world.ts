@@ -101,6 +101,8 @@ export interface KvSource extends Party {
   /** The longest leading run that it holds, which stays until `giveBack`. */
   lend(names: readonly string[]): Lent
   giveBack(loan: number): void
+  /** Cached blocks of so many bytes have left it. */
+  sent(bytes: number): void
   snapshotHashes(): BlockHashes
   readonly kvSequence: number
 }

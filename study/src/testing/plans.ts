@@ -14,12 +14,13 @@ export interface TestPlan {
   readonly fpgaSlots?: number
   readonly gpuSlots?: number
   readonly machines?: number
+  readonly tierPolicy?: PlannedDevice['tierPolicy']
 }
 
 /** GPUs that prefill and FPGAs that decode, of GLITCHES' kind. */
 export function testPlan(wish: TestPlan = {}): ClusterPlan {
   const catalogue = builtinCatalogue()
-  const { gpus = 1, fpgas = 2, blockTokens = 16, machines = 1 } = wish
+  const { gpus = 1, fpgas = 2, blockTokens = 16, machines = 1, tierPolicy = 'balanced' } = wish
   const model = catalogue.models.get('llama-2-7b')
   const link = catalogue.links.get('pcie3-x16')
   const network = catalogue.links.get('100gbe')
@@ -44,7 +45,7 @@ export function testPlan(wish: TestPlan = {}): ClusterPlan {
       decodesAtOnce: (kind === 'gpu' ? wish.gpuSlots : wish.fpgaSlots) ?? 2,
       chunkTokens: 512,
       sharedChunkTokens: 64,
-      tierPolicy: 'balanced',
+      tierPolicy,
       link,
     }
   }
