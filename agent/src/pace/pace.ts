@@ -9,6 +9,7 @@
  */
 import { type DeviceModel, type DeviceTimes, deviceTimes } from '@kvasir/catalogue/device-times'
 import type { LinkSpec, PrecisionId } from '@kvasir/catalogue/specs'
+import { wireBytesPerToken } from '@kvasir/catalogue/wire-bytes'
 import { BLOCK_TOKENS, type DriverModel, type LoadedModelFacts } from '@kvasir/engine/device-driver'
 import { type PacedSteps, Precision, Profile, TierKind } from '@kvasir/proto/kvasir/capability/v1/capability'
 import type { Clock } from '@kvasir/runtime/clock'
@@ -19,10 +20,6 @@ import type { ChosenPace } from './choose-pace.js'
 import { type PacedCounts, PacedModel } from './paced-model.js'
 import { StepSchedule } from './step-schedule.js'
 import { stepWorkOf } from './step-work.js'
-
-/** Bytes of a scale of 8-bit KV, one for each token and head. */
-const SCALE_BYTES = 4
-const F32_BYTES = 4
 
 const TIER_KINDS: Readonly<Record<string, TierKind>> = {
   onchip: TierKind.ON_CHIP,
@@ -146,9 +143,7 @@ export class Pace {
 
   /** KV of a token over all layers as it is sent in this profile (docs/numerics.md). */
   wireBytesPerToken(profile: Profile): number {
-    const { kvValuesPerToken, headDim } = this.deviceModel.model
-    if (profile !== Profile.PAPER) return kvValuesPerToken * F32_BYTES
-    return kvValuesPerToken + (kvValuesPerToken / headDim) * SCALE_BYTES
+    return wireBytesPerToken(this.deviceModel.model, profile === Profile.PAPER ? 'paper' : 'exact')
   }
 
   /** Bytes of the catalogued model for each byte of KV that is sent. */

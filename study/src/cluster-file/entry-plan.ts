@@ -1,7 +1,8 @@
 /** From a cluster file that has the right form to a plan: names are looked up, counts unrolled, defaults filled in. */
 import { deviceModel } from '@kvasir/catalogue/device-model'
 import type { DeviceModel } from '@kvasir/catalogue/device-times'
-import type { Catalogue, LinkSpec, ModelSpec } from '@kvasir/catalogue/specs'
+import type { Catalogue, LinkSpec } from '@kvasir/catalogue/specs'
+import { wireBytesPerToken } from '@kvasir/catalogue/wire-bytes'
 import { didYouMean } from '@kvasir/runtime/did-you-mean'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { CapabilityName, ClusterPlan, PlannedDevice, PlannedMachine } from '../cluster/cluster-plan.js'
@@ -17,8 +18,6 @@ const MESSAGE_MS = 0.1
 /** As engines of the vLLM class have them by default. */
 const CHUNK_TOKENS = 8_192
 const SHARED_CHUNK_TOKENS = 2_048
-/** int8 values, and a scale of two bytes for each head of a token's K and V. */
-const SCALE_BYTES = 2
 const DEVICES_MAX = 10_000
 
 export function planOf(description: ClusterDescription, catalogue: Catalogue): ClusterPlan {
@@ -47,17 +46,11 @@ export function planOf(description: ClusterDescription, catalogue: Catalogue): C
     preset: entry.preset,
     profile,
     blockTokens,
-    wireBytesPerToken: wireBytes(model, profile),
+    wireBytesPerToken: wireBytesPerToken(model, profile),
     mergeLayers: Math.min(mergeLayers, model.layers),
     messageMs: entry.messageMs ?? MESSAGE_MS,
     machines,
   }
-}
-
-/** Of KV of a token on the wire: four bytes a value, or one and scales. */
-function wireBytes(model: ModelSpec, profile: 'exact' | 'paper'): number {
-  if (profile === 'exact') return 4 * model.kvValuesPerToken
-  return model.kvValuesPerToken + 2 * model.layers * model.kvHeads * SCALE_BYTES
 }
 
 function machinesOf(

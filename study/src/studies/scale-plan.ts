@@ -2,6 +2,7 @@
 import { deviceModel } from '@kvasir/catalogue/device-model'
 import { deviceTimes } from '@kvasir/catalogue/device-times'
 import type { Catalogue } from '@kvasir/catalogue/specs'
+import { wireBytesPerToken } from '@kvasir/catalogue/wire-bytes'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { ClusterPlan, PlannedDevice } from '../cluster/cluster-plan.js'
 import { azureLikeRequests } from './scale-workload.js'
@@ -14,8 +15,6 @@ const GPU = { device: 'a100-80-pcie', link: 'pcie4-x16', decodeSlots: 64 }
 const FPGA = { device: 'u280', link: 'pcie3-x16', decodeSlots: 2 }
 const NETWORK = '100gbe'
 const BLOCK_TOKENS = 16
-/** int8 values, and a scale of two bytes for each head of a token's K and V. */
-const SCALE_BYTES = 2
 
 export function scalePlan(catalogue: Catalogue, devices: number): ClusterPlan {
   const model = found(catalogue.models, MODEL)
@@ -37,14 +36,13 @@ export function scalePlan(catalogue: Catalogue, devices: number): ClusterPlan {
     }
   }
   const machines = Math.ceil(devices / MACHINE_DEVICES)
-  const scales = (2 * model.layers * model.kvHeads * SCALE_BYTES) / model.kvValuesPerToken
   return {
     name: `${devices} devices`,
     model,
     preset: PRESET,
     profile: 'paper',
     blockTokens: BLOCK_TOKENS,
-    wireBytesPerToken: Math.round(model.kvValuesPerToken * (1 + scales)),
+    wireBytesPerToken: wireBytesPerToken(model, 'paper'),
     mergeLayers: 2,
     messageMs: 0.1,
     machines: Array.from({ length: machines }, (_, machine) => ({

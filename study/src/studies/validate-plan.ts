@@ -6,6 +6,7 @@
 import { deviceModel } from '@kvasir/catalogue/device-model'
 import type { DeviceModel } from '@kvasir/catalogue/device-times'
 import type { Catalogue, LinkSpec } from '@kvasir/catalogue/specs'
+import { wireBytesPerToken } from '@kvasir/catalogue/wire-bytes'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { uniformFloat64 } from 'pure-rand/distribution/uniformFloat64'
 import { uniformInt } from 'pure-rand/distribution/uniformInt'
@@ -19,8 +20,6 @@ export const VALIDATED = { gpu: 'v100s', fpga: 'u280', model: 'llama-2-13b', pre
 export const FPGAS = 3
 /** Of the GPU, in bytes of the catalogued model: KV of a prompt takes longer than its prefill, so transfers meet on it. */
 export const LINK_BYTES_PER_SECOND = 1.5e9
-/** Devices of profile exact send f32. */
-const WIRE_VALUE_BYTES = 4
 const PROMPT_TOKENS = { least: 128, most: 1_024 } as const
 const OUTPUT_TOKENS = { least: 24, most: 96 } as const
 /** Requests at once, by which the sustainable rate is found, and the share of them at either end that is left out. */
@@ -85,7 +84,7 @@ function clusterPlan(catalogue: Catalogue, wish: ValidateWish, messageMs: number
     preset,
     profile: 'exact',
     blockTokens: 16,
-    wireBytesPerToken: model.kvValuesPerToken * WIRE_VALUE_BYTES,
+    wireBytesPerToken: wireBytesPerToken(model, 'exact'),
     // So many groups of layers a chunk as the live model has.
     mergeLayers: model.layers / Math.ceil(wish.liveLayers / wish.liveMergeLayers),
     messageMs,
