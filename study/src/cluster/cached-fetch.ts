@@ -7,7 +7,7 @@ import type { Flow } from './shared-links.js'
 import type { VirtualAgent } from './virtual-agent.js'
 import type { KvSource } from './world.js'
 
-/** As the real agent's longest silence of a source. */
+/** As the real agent's longest fetch. */
 const FETCH_MS = 30_000
 
 export interface FetchWish {

@@ -9,7 +9,7 @@ import type { LeaseReference } from '@kvasir/agent/core/lease-table'
 import type { DeviceRef } from '@kvasir/coordinator/core/facts'
 import type { Fault } from '@kvasir/coordinator/core/protocol'
 import { fetchCached } from './cached-fetch.js'
-import { type EpochOrder, type PrefillFigures, transferKey } from './epoch-client.js'
+import { type EpochOrder, type PrefillFigures, prefillFigures, transferKey } from './epoch-client.js'
 import type { FetchOrder } from './prefill-work.js'
 import { type SequenceWork, VirtualAgent } from './virtual-agent.js'
 import type { VirtualCall } from './virtual-call.js'
@@ -225,17 +225,9 @@ export class DecodeWork implements SequenceWork {
 
   #prefillFigures(): PrefillFigures {
     const { nowMs } = this.#agent.world.queue
-    const contextTokens = this.#localTokens + this.#fetched.tokens
-    return {
-      deviceId: this.#agent.id,
-      tokens: this.#order.promptTokens - contextTokens,
-      contextTokens,
-      localTokens: this.#localTokens,
-      fetchedTokens: this.#fetched.tokens,
-      fetchedBytes: this.#fetched.bytes,
-      fetchMs: this.#fetched.ms,
-      computeMs: nowMs - (this.#startedMs ?? nowMs),
-    }
+    const reuse = { localTokens: this.#localTokens, fetched: this.#fetched }
+    const computeMs = nowMs - (this.#startedMs ?? nowMs)
+    return prefillFigures(this.#agent.id, this.#order.promptTokens, reuse, computeMs)
   }
 
   #fail(fault: Fault, deviceId: string): void {

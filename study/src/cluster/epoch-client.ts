@@ -13,6 +13,28 @@ export interface PrefillFigures {
   readonly computeMs: number
 }
 
+/** What came of a prompt's cached beginning: tokens of the device's own, and what was fetched. */
+export interface PromptReuse {
+  readonly localTokens: number
+  readonly fetched: { readonly tokens: number; readonly bytes: number; readonly ms: number }
+}
+
+export function prefillFigures(
+  deviceId: string,
+  promptTokens: number,
+  { localTokens, fetched }: PromptReuse,
+  computeMs: number,
+): PrefillFigures {
+  const contextTokens = localTokens + fetched.tokens
+  return {
+    ...{ deviceId, contextTokens, localTokens, computeMs },
+    tokens: promptTokens - contextTokens,
+    fetchedTokens: fetched.tokens,
+    fetchedBytes: fetched.bytes,
+    fetchMs: fetched.ms,
+  }
+}
+
 export interface DecodeFigures {
   readonly steps: number
   readonly stepsMs: number

@@ -7,7 +7,7 @@
 import type { EndReason } from '@kvasir/agent/core/events'
 import type { Fault } from '@kvasir/coordinator/core/protocol'
 import { fetchCached } from './cached-fetch.js'
-import { type EpochOrder, type PrefillFigures, transferKey } from './epoch-client.js'
+import { type EpochOrder, type PrefillFigures, prefillFigures, transferKey } from './epoch-client.js'
 import { OutgoingKv } from './outgoing-kv.js'
 import type { SequenceWork, VirtualAgent } from './virtual-agent.js'
 import type { VirtualCall } from './virtual-call.js'
@@ -129,19 +129,10 @@ export class PrefillWork implements SequenceWork {
   }
 
   #figures(): PrefillFigures {
-    const { promptTokens } = this.#order
     const { nowMs } = this.#agent.world.queue
-    const contextTokens = this.#localTokens + this.#fetched.tokens
-    return {
-      deviceId: this.#agent.id,
-      tokens: promptTokens - contextTokens,
-      contextTokens,
-      localTokens: this.#localTokens,
-      fetchedTokens: this.#fetched.tokens,
-      fetchedBytes: this.#fetched.bytes,
-      fetchMs: this.#fetched.ms,
-      computeMs: nowMs - (this.#startedMs ?? nowMs),
-    }
+    const reuse = { localTokens: this.#localTokens, fetched: this.#fetched }
+    const computeMs = nowMs - (this.#startedMs ?? nowMs)
+    return prefillFigures(this.#agent.id, this.#order.promptTokens, reuse, computeMs)
   }
 
   #leave(): void {
