@@ -17,14 +17,17 @@ export interface FetchWish {
   readonly tokens: number
 }
 
-/** `done` with the tokens that came; not called once `isOver` says that nobody waits any more. */
+/**
+ * `done` with the tokens that came; not called once `isOver` says that nobody waits any more. What is returned ends it before
+ * its time: the source sends no more and has its blocks back.
+ */
 export function fetchCached(
   agent: VirtualAgent,
   source: KvSource | undefined,
   { names, localTokens, tokens }: FetchWish,
   isOver: () => boolean,
   done: (fetchedTokens: number, bytes: number, ms: number) => void,
-): void {
+): () => void {
   const { world } = agent
   const { queue, network, links, plan } = world
   const { blockTokens } = plan
@@ -39,7 +42,7 @@ export function fetchCached(
   }
   if (source === undefined) {
     queue.after(plan.messageMs, () => settle(0, 0))
-    return
+    return () => {}
   }
   const wanted = names.slice(Math.floor(localTokens / blockTokens), Math.floor(tokens / blockTokens))
   let giveBack = () => {}
@@ -78,9 +81,11 @@ export function fetchCached(
       },
     },
   )
-  queue.after(FETCH_MS, () => {
+  const giveUp = () => {
     if (isSettled) return
     network.cancel(call)
     settle(0, 0)
-  })
+  }
+  queue.after(FETCH_MS, giveUp)
+  return giveUp
 }

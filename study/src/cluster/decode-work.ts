@@ -42,6 +42,7 @@ export class DecodeWork implements SequenceWork {
   #failure: { readonly fault: Fault; readonly deviceId: string } | undefined
   #localTokens = 0
   #fetched = { tokens: 0, bytes: 0, ms: 0 }
+  #endFetch = () => {}
   #startedMs: number | undefined
   #steps = 0
   #stepsMs = 0
@@ -142,6 +143,7 @@ export class DecodeWork implements SequenceWork {
 
   ended(reason: EndReason): void {
     this.#isOver = true
+    this.#endFetch()
     this.sayTokens()
     const { network } = this.#agent.world
     if (this.#pull) network.cancel(this.#pull)
@@ -211,7 +213,7 @@ export class DecodeWork implements SequenceWork {
     const source = fetch.deviceId === '' ? undefined : this.#agent.world.device(fetch.deviceId)
     const localTokens = this.#localTokens
     const wish = { names, localTokens, tokens: fetch.tokens }
-    fetchCached(
+    this.#endFetch = fetchCached(
       this.#agent,
       source,
       wish,

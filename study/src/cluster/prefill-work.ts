@@ -33,6 +33,7 @@ export class PrefillWork implements SequenceWork {
   #startedMs: number | undefined
   #localTokens = 0
   #fetched = { tokens: 0, bytes: 0, ms: 0 }
+  #endFetch = () => {}
   #isStopped = false
 
   constructor(agent: VirtualAgent, call: VirtualCall, order: EpochOrder, fetch: FetchOrder | undefined) {
@@ -88,7 +89,7 @@ export class PrefillWork implements SequenceWork {
     if (fetch === undefined || fetch.tokens <= cachedTokens) return
     const source = fetch.deviceId === '' ? undefined : this.#agent.world.device(fetch.deviceId)
     const wish = { names, localTokens: cachedTokens, tokens: fetch.tokens }
-    fetchCached(
+    this.#endFetch = fetchCached(
       this.#agent,
       source,
       wish,
@@ -137,6 +138,7 @@ export class PrefillWork implements SequenceWork {
 
   #leave(): void {
     this.#isOver = true
+    this.#endFetch()
     this.#agent.transfers.delete(transferKey(this.#order))
   }
 

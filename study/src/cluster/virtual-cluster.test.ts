@@ -102,6 +102,27 @@ describe('cached blocks', () => {
   })
 })
 
+it('fetches nothing more for a client that has left', () => {
+  const prompt = {
+    promptTokens: 4_000,
+    outputTokens: 2,
+    blocks: Array.from({ length: 250 }, (_, block) => block),
+  }
+  const other = { promptTokens: 4_000, blocks: Array.from({ length: 250 }, (_, block) => 9_000 + block) }
+  const leaves = { ...prompt, arrivalMs: 21_000 }
+  const all = [request(0, prompt), request(1, { ...other, arrivalMs: 11_000 }), request(2, leaves)]
+  const wish = { gpus: 1, fpgas: 1, kvTokens: 4_200, hostTokens: 100_000 }
+  const host = (requests: readonly VirtualRequest[]) =>
+    play(requests, wish, { lingerMs: 5_000 }).summary.devices.find(({ deviceId }) =>
+      deviceId.startsWith('host'),
+    )
+  expect(host(all)?.sentBytes).toBeGreaterThan(0)
+  // It takes some 80 ms.
+  const left = host([...all.slice(0, 2), request(2, { ...leaves, leavesAfterMs: 20 })])
+  expect(left?.tiers[0]?.hits).toBeGreaterThan(0)
+  expect(left?.sentBytes).toBe(0)
+})
+
 describe('a device that is lost', () => {
   const long = () => ({ outputTokens: 200 })
 
