@@ -34,6 +34,8 @@ export interface ScaleResult {
   readonly tpotMeanMs: number
   readonly virtualS: number
   readonly events: number
+  /** Of those, handled one by one. */
+  readonly eventsHandled: number
   readonly steps: number
   readonly cpuS: number
   readonly heapBytesMax: number
@@ -106,6 +108,7 @@ function play(catalogue: Catalogue, input: ScaleInput, tell: (share: number) => 
     tpotMeanMs: tpotSumMs / tpots,
     virtualS: summary.virtualMs / 1_000,
     events: summary.events,
+    eventsHandled: summary.eventsHandled,
     steps: summary.steps,
     cpuS: (user + system) / 1e6,
     heapBytesMax,
@@ -157,7 +160,7 @@ function nothing(): Omit<ScaleResult, 'quality'> {
       ttftP50Ms: none,
       ttftP99Ms: none,
     },
-    ...{ tpotMeanMs: none, virtualS: 0, events: 0, steps: 0, cpuS: 0, heapBytesMax: 0 },
+    ...{ tpotMeanMs: none, virtualS: 0, events: 0, eventsHandled: 0, steps: 0, cpuS: 0, heapBytesMax: 0 },
     ...{ decideP50Us: none, decideP99Us: none },
   }
 }
