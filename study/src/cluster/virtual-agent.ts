@@ -11,7 +11,7 @@ import { AgentCore } from '@kvasir/agent/core/agent-core'
 import type { CoreOptions } from '@kvasir/agent/core/core-options'
 import type { CoreAction, CoreEvent, EndReason, Refusal, StepPart } from '@kvasir/agent/core/events'
 import type { LeaseReference } from '@kvasir/agent/core/lease-table'
-import { type DeviceTimes, deviceTimes, type StepWork } from '@kvasir/catalogue/device-times'
+import { type DeviceTimes, deviceTimes } from '@kvasir/catalogue/device-times'
 import type { BlockHashes } from '@kvasir/coordinator/core/block-hashes'
 import type { DeviceFacts, DeviceRef } from '@kvasir/coordinator/core/facts'
 import { wordsOfTexts } from './block-names.js'
@@ -20,6 +20,7 @@ import type { DeviceMeter } from './device-meter.js'
 import type { OutgoingKv } from './outgoing-kv.js'
 import { Party } from './party.js'
 import type { SharedLink } from './shared-links.js'
+import { type KvMemory, runMs, type StepRun, stepRun, stepsIn } from './step-run.js'
 import { deviceFacts, loadFacts, modelNames, tierBlocks } from './virtual-facts.js'
 import type { VirtualHost } from './virtual-host.js'
 import { type AnyAgentCore, type KvSource, type Lent, NOTHING_LENT, type World } from './world.js'
@@ -40,24 +41,11 @@ export interface SequenceWork {
 
 export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attached' | 'lent' | 'evicted' }>
 
-interface RunningStep {
-  readonly parts: readonly StepPart[]
-  readonly startMs: number
-  readonly steps: number
-  /** Step i of a run takes `firstMs + i · slopeMs`. */
-  readonly firstMs: number
-  readonly slopeMs: number
-  readonly work: StepWork
-  readonly prefillTokens: number
-}
-
 /** As the real agent's. */
 const LEASE_TTL_MS = 5_000
 const WAITING_MAX = 64
 const REPORT_MS = 500
 const ROWS_MAX = 1 << 20
-/** So that no device is silent for long, and what it generates is not out of date for long. */
-const RUN_MS_MAX = 5_000
 
 export class VirtualAgent extends Party implements KvSource {
   readonly core: AnyAgentCore
@@ -70,10 +58,9 @@ export class VirtualAgent extends Party implements KvSource {
   readonly downlinks: readonly SharedLink[]
   readonly latencyMs: number
   kvSequence = 0
-  isDraining = false
   readonly #times: DeviceTimes
-  readonly #tierBlocks: readonly number[]
-  #running: RunningStep | undefined
+  readonly #memory: KvMemory
+  #running: StepRun | undefined
   #lastSequence = 0
   #reports = 0
   /** Bytes that moved between tiers since the last step, which that step pays for. */
@@ -96,13 +83,17 @@ export class VirtualAgent extends Party implements KvSource {
     this.downlinks = [links.down]
     this.latencyMs = planned.link.latencyUs / 1_000
     this.#times = deviceTimes(planned.model)
-    this.#tierBlocks = tierBlocks(planned.model, plan.blockTokens)
+    this.#memory = {
+      tierBlocks: tierBlocks(planned.model, plan.blockTokens),
+      blockTokens: plan.blockTokens,
+      kvBytesPerToken: planned.model.kvBytesPerToken,
+    }
     const coreOptions: CoreOptions = {
       deviceId: this.id,
       incarnation,
       leaseTtlMs: options.agentLimits?.leaseTtlMs ?? LEASE_TTL_MS,
       tiers: planned.model.kvMemories.map(({ name, bytesPerSecond }, index) => {
-        return { name, blocks: this.#tierBlocks[index] ?? 0, bytesPerSecond }
+        return { name, blocks: this.#memory.tierBlocks[index] ?? 0, bytesPerSecond }
       }),
       blockBytes: this.blockBytes,
       blockTokens: plan.blockTokens,
@@ -293,45 +284,22 @@ export class VirtualAgent extends Party implements KvSource {
   }
 
   #run(parts: readonly StepPart[], repeatable: number, startMs: number): void {
-    const prefills: { start: number; count: number }[] = []
-    const decodes: number[] = []
-    let prefillTokens = 0
-    let steps = this.world.options.coalesce === false ? 1 : repeatable
-    for (const { role, start, count, sequence } of parts) {
-      if (role === 'prefill') {
-        prefills.push({ start, count })
-        prefillTokens += count
-        steps = 1
-      } else {
-        decodes.push(start + 1)
-        steps = Math.min(steps, this.works.get(sequence)?.samplesLeft ?? 1)
-      }
+    let stepsMax = this.world.options.coalesce === false ? 1 : repeatable
+    for (const { sequence } of parts) {
+      stepsMax = Math.min(stepsMax, this.works.get(sequence)?.samplesLeft ?? 1)
     }
-    // What moved between memories is paid for by one step.
-    if (this.#movedBytes > 0) steps = 1
-    const reads = this.#kvReads(parts)
-    const work: StepWork = { prefills, decodes, ...(reads === undefined ? {} : { kvReadBytes: reads.bytes }) }
-    const firstMs = this.#times.stepMs(work)
-    let slopeMs = 0
-    if (steps > 1) {
-      steps = Math.max(1, Math.min(steps, Math.floor(RUN_MS_MAX / firstMs)))
-      const longer: StepWork = {
-        ...work,
-        decodes: decodes.map((context) => context + steps - 1),
-        ...(reads === undefined
-          ? {}
-          : {
-              kvReadBytes: reads.bytes.map((bytes, tier) => bytes + (reads.growth[tier] ?? 0) * (steps - 1)),
-            }),
-      }
-      if (steps > 1) slopeMs = (this.#times.stepMs(longer) - firstMs) / (steps - 1)
-    }
-    const step: RunningStep = { parts, startMs, steps, firstMs, slopeMs, work, prefillTokens }
+    const step = stepRun(
+      parts,
+      { startMs, stepsMax, movedBytes: this.#movedBytes },
+      this.#times,
+      this.#memory,
+    )
+    this.#movedBytes = 0
     this.#running = step
     for (const { role, sequence, start, count } of parts) {
-      if (role === 'prefill') this.works.get(sequence)?.chunkStarts?.(start, count, startMs, firstMs)
+      if (role === 'prefill') this.works.get(sequence)?.chunkStarts?.(start, count, startMs, step.firstMs)
     }
-    this.world.queue.at(startMs + runMs(step, steps), () => this.#endsBy(step))
+    this.world.queue.at(startMs + runMs(step, step.steps), () => this.#endsBy(step))
   }
 
   /** An event came by which later steps of the run would be others. */
@@ -343,40 +311,8 @@ export class VirtualAgent extends Party implements KvSource {
     this.world.queue.at(step.startMs + runMs(shorter, steps), () => this.#endsBy(shorter))
   }
 
-  /**
-   * Bytes of KV that decoding reads by memory, where there are several, and by how many they grow with each step that follows:
-   * new tokens are taken to lie where the newest ones do.
-   */
-  #kvReads(
-    parts: readonly StepPart[],
-  ): { readonly bytes: readonly number[]; readonly growth: readonly number[] } | undefined {
-    const tiers = this.#tierBlocks
-    if (tiers.length < 2) return undefined
-    const { blockTokens } = this.world.plan
-    const { kvBytesPerToken } = this.planned.model
-    const bytes = tiers.map(() => this.#movedBytes)
-    const growth = tiers.map(() => 0)
-    this.#movedBytes = 0
-    const add = (to: number[], tier: number, tokens: number) => {
-      to[tier] = (to[tier] ?? 0) + tokens * kvBytesPerToken
-    }
-    const near = tiers[0] ?? 0
-    for (const { role, start, blocks } of parts) {
-      if (role !== 'decode') continue
-      let farBlocks = 0
-      for (const block of blocks) if (block >= near) farBlocks += 1
-      add(bytes, 0, (blocks.length - farBlocks) * blockTokens)
-      add(bytes, 1, farBlocks * blockTokens)
-      const newest = (blocks.at(-1) ?? 0) < near ? 0 : 1
-      // Of its last block only the tokens that are there.
-      add(bytes, newest, start + 1 - blocks.length * blockTokens)
-      add(growth, newest, 1)
-    }
-    return { bytes, growth }
-  }
-
   /** Its time is over, unless it ended before. */
-  #endsBy(step: RunningStep): void {
+  #endsBy(step: StepRun): void {
     if (this.#running !== step || this.isDead) return
     const { stalledUntilMs } = this
     // The card computes on, but nobody hears of it.
@@ -393,7 +329,7 @@ export class VirtualAgent extends Party implements KvSource {
     if (over > 0) this.#end(step, over, step.startMs + runMs(step, over))
   }
 
-  #end(step: RunningStep, steps: number, atMs: number): void {
+  #end(step: StepRun, steps: number, atMs: number): void {
     const ms = runMs(step, steps)
     const { counters } = this.world
     counters.steps += steps
@@ -461,19 +397,4 @@ export class VirtualAgent extends Party implements KvSource {
       this.#performRest(actions)
     })
   }
-}
-
-function runMs({ firstMs, slopeMs }: RunningStep, steps: number): number {
-  return steps * firstMs + (slopeMs * steps * (steps - 1)) / 2
-}
-
-/** Whole steps of a run that fit into `ms`. */
-function stepsIn(step: RunningStep, ms: number): number {
-  let [least, most] = [0, step.steps]
-  while (least < most) {
-    const middle = Math.ceil((least + most) / 2)
-    if (runMs(step, middle) <= ms) least = middle
-    else most = middle - 1
-  }
-  return least
 }
