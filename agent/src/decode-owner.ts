@@ -36,6 +36,7 @@ export class DecodeOwner implements SequenceOwner {
   private readonly span
   private readonly arrivedAtMs: number
   private startedAtMs: number | undefined
+  private prefillShareUs = 0
   private closed = false
   private steps = 0
   private stepUs = 0
@@ -67,12 +68,17 @@ export class DecodeOwner implements SequenceOwner {
     this.attends.layerComputed(layer, tokens)
   }
 
+  chunkComputed(shareUs: number): void {
+    this.prefillShareUs += shareUs
+  }
+
   promptComputed(): void {
     const startedAtMs = this.startedAtMs ?? this.arrivedAtMs
     this.prefillSpan?.end()
     this.say({
       queueUs: microseconds(startedAtMs - this.arrivedAtMs),
       prefillUs: microseconds(this.device.clock.nowMs() - startedAtMs),
+      prefillShareUs: BigInt(Math.round(this.prefillShareUs)),
     })
     this.attends.promptComputed()
   }
@@ -97,8 +103,7 @@ export class DecodeOwner implements SequenceOwner {
     return this.attends.at(part)
   }
 
-  stepped(role: StepPart['role'], elapsedUs: number, sequences: number, use: AttentionUse | undefined): void {
-    if (role !== 'decode') return
+  decoded(elapsedUs: number, sequences: number, use: AttentionUse | undefined): void {
     this.attends.add(use)
     this.steps += 1
     this.stepUs += elapsedUs

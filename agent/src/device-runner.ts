@@ -287,6 +287,7 @@ export class DeviceRunner {
     const tell: { readonly id: number; say(owner: SequenceOwner): void }[] = []
     const rows = parts.filter(({ wantLogits }) => wantLogits).length
     const vocabulary = rows === 0 ? 0 : result.logits.length / rows
+    const shares = this.parts.core.stepShares(parts)
     let row = 0
     for (const [place, part] of parts.entries()) {
       const from = row * vocabulary
@@ -295,8 +296,14 @@ export class DeviceRunner {
       if (sequence === undefined || failed.includes(part.sequence)) continue
       const { id } = sequence
       const use = result.attention[place]
-      tell.push({ id, say: (owner) => owner.stepped?.(part.role, result.elapsedUs, parts.length, use) })
+      // What a cancelled step computed is computed again.
       if (result.cancelled) continue
+      if (part.role === 'decode') {
+        tell.push({ id, say: (owner) => owner.decoded?.(result.elapsedUs, parts.length, use) })
+      } else {
+        const shareUs = result.elapsedUs * (shares[place] ?? 0)
+        tell.push({ id, say: (owner) => owner.chunkComputed?.(shareUs) })
+      }
       if (use !== undefined) reads.push({ sequence: id, reads: use.reads, mass: use.mass })
       const hash = sequence.hashes?.filled(sequence.tokens, part.start + part.count)
       if (hash !== undefined) filled.push({ sequence: id, hash })

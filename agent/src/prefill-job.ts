@@ -59,6 +59,7 @@ export async function runPrefill(
   const sendSpan = new SendSpan(attributes, parent, clock)
   let counter = 0n
   let startedAtMs = arrivedAtMs
+  let shareUs = 0
   let pullTimer: NodeJS.Timeout | undefined
   let reuse: PrefixReuse = localReuse(0)
   const over = new AbortController()
@@ -100,6 +101,9 @@ export async function runPrefill(
       run.layer()
       transfer.layerComputed(layer, tokens)
     },
+    chunkComputed(ofStepUs) {
+      shareUs += ofStepUs
+    },
     sampled(token, index, stopped) {
       run.end()
       transfer.prefillEnded(token.id)
@@ -108,6 +112,7 @@ export async function runPrefill(
         stopped,
         queueUs: microseconds(startedAtMs - arrivedAtMs),
         computeUs: microseconds(clock.nowMs() - startedAtMs),
+        computeShareUs: BigInt(Math.round(shareUs)),
         reuse,
       }
       messages.push({ event: { $case: 'finished', value } })

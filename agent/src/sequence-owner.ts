@@ -21,11 +21,13 @@ export interface SequenceOwner {
   sampled?(token: SampledToken, index: number, stopped: boolean): void
   /** What its row of a decode step adds: which pages it attends to, and whether another device answers for some. */
   attention?(part: StepPart): StepAttention
+  /** A step has computed a chunk of its prompt; `shareUs`: of the step's time, what the chunk answers for. */
+  chunkComputed?(shareUs: number): void
   /**
-   * A step in which it took part, with the number of sequences that shared it; `use`: what its attention
+   * A step in which it decoded, with the number of sequences that shared it; `use`: what its attention
    * read, where that was tracked.
    */
-  stepped?(role: StepPart['role'], elapsedUs: number, sequences: number, use: AttentionUse | undefined): void
+  decoded?(elapsedUs: number, sequences: number, use: AttentionUse | undefined): void
   /** `error`: what went wrong where the reason is `failed`. `reads`: what its attention read, by tier. */
   ended(reason: EndReason, error: KvasirError | undefined, reads: readonly TierTraffic[]): void
 }

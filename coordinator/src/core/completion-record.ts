@@ -12,6 +12,7 @@ export interface CompletionRecord {
     /** Computed, after `contextTokens` that were reused. */
     readonly tokens: number
     readonly contextTokens: number
+    /** Its share of the steps that computed it, and not the time that others' rows took in them. */
     readonly computeMs: number
   }
   readonly decode?: {

@@ -154,8 +154,9 @@ export class EpochCalls {
         if (!this.#isOver) tell({ type: 'prefill-admitted', ...this.#id })
         return
       case 'finished': {
-        const { token, stopped } = event.value
-        for (const missed of this.figures.prefilled(device, promptTokens, event.value, span)) onMissed(missed)
+        const { token, stopped, computeUs, computeShareUs: shareUs, reuse } = event.value
+        const measured = { computeUs, shareUs, reuse }
+        for (const missed of this.figures.prefilled(device, promptTokens, measured, span)) onMissed(missed)
         if (this.#isOver) return
         if (token) onToken(token)
         tell({ type: 'prefill-finished', ...this.#id, stopped: stopped || !token })
@@ -187,10 +188,10 @@ export class EpochCalls {
     const { tell, onToken, onMissed } = this.#setting
     switch (event?.$case) {
       case 'started': {
-        const { prefillUs: computeUs, reuse } = event.value
+        const { prefillUs: computeUs, prefillShareUs: shareUs, reuse } = event.value
         const missed = action.prefill
           ? this.figures.arrived(event.value, span)
-          : this.figures.prefilled(action.decode, promptTokens, { computeUs, reuse }, span)
+          : this.figures.prefilled(action.decode, promptTokens, { computeUs, shareUs, reuse }, span)
         for (const blocks of missed) onMissed(blocks)
         if (!this.#isOver) tell({ type: 'decode-started', ...this.#id })
         return

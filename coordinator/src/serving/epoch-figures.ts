@@ -28,7 +28,10 @@ export interface EpochFigures {
     readonly deviceId: string
     readonly tokens: number
     readonly contextTokens: number
+    /** From its first step to its last. */
     readonly computeUs: number
+    /** Of that time, what the prompt answers for, as other sequences share its steps; `computeUs` where the agent does not say. */
+    readonly shareUs: number
   } | null
   /** On the device that prefilled. */
   readonly reuse: ReuseFigures | null
@@ -75,13 +78,19 @@ export class EpochRecorder implements EpochFigures {
   prefilled(
     device: DeviceRef,
     promptTokens: number,
-    { computeUs, reuse }: { readonly computeUs: bigint; readonly reuse?: PrefixReuse | undefined },
+    measured: {
+      readonly computeUs: bigint
+      readonly shareUs: bigint | undefined
+      readonly reuse?: PrefixReuse | undefined
+    },
     span: Span,
   ): readonly MissedBlocks[] {
-    const figures = readReuse(reuse)
+    const figures = readReuse(measured.reuse)
     const contextTokens = figures.localTokens + figures.fetchedTokens
     const tokens = promptTokens - contextTokens
-    this.prefill = { deviceId: device.deviceId, tokens, contextTokens, computeUs: Number(computeUs) }
+    const computeUs = Number(measured.computeUs)
+    const shareUs = Number(measured.shareUs ?? computeUs)
+    this.prefill = { deviceId: device.deviceId, tokens, contextTokens, computeUs, shareUs }
     this.reuse = figures
     const source = this.#decision.prefix.fetch?.device.deviceId
     span.setAttributes({

@@ -286,13 +286,13 @@ export class RequestSession implements Generation {
     return {
       modelDigest: request.modelDigest,
       profile: decision.profile,
-      ...(prefill && prefill.computeUs > 0
+      ...(prefill && prefill.shareUs > 0
         ? {
             prefill: {
               deviceId: prefill.deviceId,
               tokens: prefill.tokens,
               contextTokens: prefill.contextTokens,
-              computeMs: prefill.computeUs / 1000,
+              computeMs: prefill.shareUs / 1000,
             },
           }
         : {}),

@@ -44,6 +44,7 @@ export class DecodeWork implements SequenceWork {
   #fetched = { tokens: 0, bytes: 0, ms: 0 }
   #endFetch = () => {}
   #startedMs: number | undefined
+  #shareMs = 0
   #steps = 0
   #stepsMs = 0
   #batchMax = 0
@@ -105,6 +106,10 @@ export class DecodeWork implements SequenceWork {
 
   chunkStarts(_start: number, _count: number, startMs: number): void {
     this.#startedMs ??= startMs
+  }
+
+  chunkEnds(_computedTokens: number, _isCancelled: boolean, shareMs: number): void {
+    this.#shareMs += shareMs
   }
 
   sampled(count: number, batch: number, stepMs: number): void {
@@ -229,7 +234,8 @@ export class DecodeWork implements SequenceWork {
     const { nowMs } = this.#agent.world.queue
     const reuse = { localTokens: this.#localTokens, fetched: this.#fetched }
     const computeMs = nowMs - (this.#startedMs ?? nowMs)
-    return prefillFigures(this.#agent.id, this.#order.promptTokens, reuse, computeMs)
+    const times = { computeMs, shareMs: this.#shareMs }
+    return prefillFigures(this.#agent.id, this.#order.promptTokens, reuse, times)
   }
 
   #fail(fault: Fault, deviceId: string): void {

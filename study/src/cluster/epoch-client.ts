@@ -10,7 +10,10 @@ export interface PrefillFigures {
   readonly fetchedTokens: number
   readonly fetchedBytes: number
   readonly fetchMs: number
+  /** From its first step to its last. */
   readonly computeMs: number
+  /** Of that time, its share of the steps. */
+  readonly shareMs: number
 }
 
 /** What came of a prompt's cached beginning: tokens of the device's own, and what was fetched. */
@@ -23,11 +26,11 @@ export function prefillFigures(
   deviceId: string,
   promptTokens: number,
   { localTokens, fetched }: PromptReuse,
-  computeMs: number,
+  { computeMs, shareMs }: Pick<PrefillFigures, 'computeMs' | 'shareMs'>,
 ): PrefillFigures {
   const contextTokens = localTokens + fetched.tokens
   return {
-    ...{ deviceId, contextTokens, localTokens, computeMs },
+    ...{ deviceId, contextTokens, localTokens, computeMs, shareMs },
     tokens: promptTokens - contextTokens,
     fetchedTokens: fetched.tokens,
     fetchedBytes: fetched.bytes,

@@ -31,6 +31,7 @@ export class PrefillWork implements SequenceWork {
   #isOver = false
   #failure: { readonly fault: Fault; readonly deviceId: string } | undefined
   #startedMs: number | undefined
+  #shareMs = 0
   #localTokens = 0
   #fetched = { tokens: 0, bytes: 0, ms: 0 }
   #endFetch = () => {}
@@ -107,7 +108,8 @@ export class PrefillWork implements SequenceWork {
     this.#transfer.chunkStarts(start, count, startMs, ms)
   }
 
-  chunkEnds(computedTokens: number, isCancelled: boolean): void {
+  chunkEnds(computedTokens: number, isCancelled: boolean, shareMs: number): void {
+    this.#shareMs += shareMs
     this.#transfer.chunkEnds(computedTokens, isCancelled)
   }
 
@@ -133,7 +135,8 @@ export class PrefillWork implements SequenceWork {
     const { nowMs } = this.#agent.world.queue
     const reuse = { localTokens: this.#localTokens, fetched: this.#fetched }
     const computeMs = nowMs - (this.#startedMs ?? nowMs)
-    return prefillFigures(this.#agent.id, this.#order.promptTokens, reuse, computeMs)
+    const times = { computeMs, shareMs: this.#shareMs }
+    return prefillFigures(this.#agent.id, this.#order.promptTokens, reuse, times)
   }
 
   #leave(): void {

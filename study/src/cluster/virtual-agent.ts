@@ -32,7 +32,8 @@ export interface SequenceWork {
   admitted?(counter: bigint, cachedTokens: number): void
   /** A step computes a chunk of its prompt. */
   chunkStarts?(start: number, count: number, startMs: number, ms: number): void
-  chunkEnds?(computedTokens: number, isCancelled: boolean): void
+  /** `shareMs`: of the step's time, what the chunk answers for; 0 where it is computed again. */
+  chunkEnds?(computedTokens: number, isCancelled: boolean, shareMs: number): void
   sampled(count: number, batch: number, stepMs: number): void
   /** Hands out tokens that it holds. */
   sayTokens?(): void
@@ -46,6 +47,7 @@ const LEASE_TTL_MS = 5_000
 const WAITING_MAX = 64
 const REPORT_MS = 500
 const ROWS_MAX = 1 << 20
+const NO_SHARES: readonly number[] = []
 
 export class VirtualAgent extends Party implements KvSource {
   readonly core: AnyAgentCore
@@ -339,9 +341,13 @@ export class VirtualAgent extends Party implements KvSource {
     this.meter.ran({ steps, ms, prefillTokens, decodes: work.decodes.length }, this.#times.stepWatts(work))
     this.#running = undefined
     const stopped: number[] = []
+    const shares = prefillTokens > 0 ? this.core.stepShares(step.parts) : NO_SHARES
+    let place = 0
     for (const { sequence, role, start, count, wantLogits } of step.parts) {
+      const share = shares[place] ?? 0
+      place += 1
       // Before the next chunk begins.
-      if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start + count, false)
+      if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start + count, false, ms * share)
       const work = this.works.get(sequence)
       if (wantLogits && work !== undefined && work.samplesLeft <= steps) stopped.push(sequence)
     }
@@ -382,7 +388,7 @@ export class VirtualAgent extends Party implements KvSource {
       )
       this.#running = undefined
       for (const { sequence, role, start } of step.parts) {
-        if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start, true)
+        if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start, true, 0)
       }
       const cancelled = {
         cancelled: true,

@@ -122,7 +122,7 @@ export class VirtualEpoch implements EpochClient {
               deviceId: prefill.deviceId,
               tokens: prefill.tokens,
               contextTokens: prefill.contextTokens,
-              computeMs: prefill.computeMs,
+              computeMs: prefill.shareMs,
             },
           }),
       ...(decode === undefined || decode.steps === 0
