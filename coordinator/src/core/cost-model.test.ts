@@ -46,7 +46,9 @@ describe('the cost model', () => {
     const transfer = { fromDeviceId: 'gpu-0', toDeviceId: 'gpu-1', bytes: 1e6, busyMs: 10 }
     costs.observe({ modelDigest: TEST_MODEL_DIGEST, profile: 'exact', transfer }, known)
     expect(before).toBeCloseTo(1.1)
-    expect(costs.transferMs(device, untried, 1e6)).toBeCloseTo(10.1)
+    // What was seen, whose latency is not counted twice; more bytes take longer by the link's own rate.
+    expect(costs.transferMs(device, untried, 1e6)).toBeCloseTo(10)
+    expect(costs.transferMs(device, untried, 2e6)).toBeCloseTo(2 * 9.9 + 0.1)
     expect(costs.transferMs(device, device, 1e6)).toBe(0)
   })
 
@@ -66,8 +68,40 @@ describe('the cost model', () => {
     const rest = costs.prefillMs(device, model, 500, 1_500)
     expect(rest).toBeGreaterThan(costs.prefillMs(device, model, 500))
     expect(rest).toBeLessThan(costs.prefillMs(device, model, 2_000))
-    // Those ahead cost what they would alone.
-    expect(costs.prefillMs(device, model, 100, 0, 300)).toBe(costs.prefillMs(device, model, 400))
+  })
+
+  test('charges those ahead as prompts of their own: so many of one length take so many times as long', () => {
+    const costs = new CostModel()
+    // Long enough that arithmetic binds, with attention a good part of it.
+    const tokens = fc.integer({ min: 256, max: 32_768 })
+    const wide = { ...model, kvBytesPerToken: 1 << 16 }
+    fc.assert(
+      fc.property(tokens, fc.integer({ min: 1, max: 12 }), (tokens, ahead) => {
+        const aloneMs = costs.prefillMs(device, wide, tokens)
+        const lastMs = costs.prefillMs(device, wide, tokens, 0, ahead * tokens)
+        expect(lastMs / ((ahead + 1) * aloneMs)).toBeCloseTo(1, 9)
+        expect(lastMs).toBeLessThan(costs.prefillMs(device, wide, (ahead + 1) * tokens))
+        expect(costs.aheadMs(device, wide, ahead * tokens, tokens) / (ahead * aloneMs)).toBeCloseTo(1, 9)
+      }),
+    )
+  })
+
+  test('saves the same by reuse whoever is ahead, who never make it quicker', () => {
+    const costs = new CostModel()
+    const wide = { ...model, kvBytesPerToken: 1 << 16 }
+    const few = fc.integer({ min: 0, max: 40_000 })
+    fc.assert(
+      fc.property(fc.integer({ min: 512, max: 8_192 }), few, few, (tokens, some, more) => {
+        const whole = costs.prefillMs(device, wide, 2 * tokens, 0, some)
+        const rest = costs.prefillMs(device, wide, tokens, tokens, some)
+        const savedMs =
+          costs.prefillMs(device, wide, 2 * tokens) - costs.prefillMs(device, wide, tokens, tokens)
+        expect((whole - rest) / savedMs).toBeCloseTo(1, 6)
+        expect(costs.prefillMs(device, wide, tokens, 0, some + more)).toBeGreaterThanOrEqual(
+          costs.prefillMs(device, wide, tokens, 0, some),
+        )
+      }),
+    )
   })
 
   test('takes no measure of whole prompts from one that was mostly reused', () => {

@@ -13,7 +13,7 @@
  */
 import type { CompletionRecord } from './completion-record.js'
 import type { DeviceFacts, ModelFacts, ProfileName, Role } from './facts.js'
-import { linkMs, peakBytes, peakOps, rooflineMs } from './roofline.js'
+import { linkMs, movingMs, peakBytes, peakOps, rooflineMs } from './roofline.js'
 
 const EFFICIENCY_MIN = 1e-4
 /** Above 1, since a CPU's advertised peak may be cautious. */
@@ -34,6 +34,13 @@ interface Efficiency {
   readonly records: number
 }
 
+/** What went from one device to another. */
+interface Between {
+  readonly fromDeviceId: string
+  readonly toDeviceId: string
+  readonly bytes: number
+}
+
 /** What was learned of one model in one role. */
 interface Learned {
   /** Of all devices together. */
@@ -48,8 +55,10 @@ export class CostModel {
   readonly #linkBytesPerSecond = new Map<string, Map<string, number>>()
 
   /**
-   * Time to run a prompt of `tokens` after `contextTokens` whose KV is there, first step to last,
-   * milliseconds, `tokensAhead` of other prompts included.
+   * Time to run a prompt of `tokens` after `contextTokens` whose KV is there, milliseconds, with `tokensAhead` of other
+   * prompts that come before it. Of those only the sum is known, so each is taken to be as long as this one with what it
+   * reuses: n of them take n times as long, whichever part of this one is there already. Nothing attends across prompts,
+   * so that one prompt of all their tokens would be far too long, and rows without attention too short.
    */
   prefillMs(
     device: DeviceFacts,
@@ -60,6 +69,12 @@ export class CostModel {
   ): number {
     const idealMs = prefillIdealOn(device, model, tokens, contextTokens, tokensAhead)
     return idealMs / this.efficiency(device, model, 'prefill')
+  }
+
+  /** Time until `tokensAhead` of prompts that wait are computed, milliseconds; each is taken to be `promptTokens` long. */
+  aheadMs(device: DeviceFacts, model: ModelFacts, tokensAhead: number, promptTokens: number): number {
+    const lastTokens = Math.min(tokensAhead, promptTokens)
+    return this.prefillMs(device, model, lastTokens, 0, tokensAhead - lastTokens)
   }
 
   /** Time of one decode step shared by `batch` sequences of `contextTokens` each, milliseconds. */
@@ -109,13 +124,12 @@ export class CostModel {
       const idealMs = decode.steps * stepIdealOn(...decodedOn, decode.batch, decode.contextTokens)
       this.#learn(...decodedOn, 'decode', idealMs, decode.stepsMs)
     }
-    if (transfer) this.#learnLink(transfer.fromDeviceId, transfer.toDeviceId, transfer.bytes, transfer.busyMs)
+    // A rate is the bytes' alone: what transferMs and fetchMs add for latency is taken off what was seen.
+    const latencyMs = ({ fromDeviceId, toDeviceId }: Between) =>
+      (facts(fromDeviceId)?.link.latencyMs ?? 0) + (facts(toDeviceId)?.link.latencyMs ?? 0)
+    if (transfer) this.#learnLink(transfer, movingMs(transfer.busyMs, latencyMs(transfer)))
     if (fetch && fetch.bytes >= FETCH_LEARNED_BYTES_MIN) {
-      const [from, to] = [facts(fetch.fromDeviceId), facts(fetch.toDeviceId)]
-      const waitMs = 2 * ((from?.link.latencyMs ?? 0) + (to?.link.latencyMs ?? 0))
-      // A latency that is advertised too high must not make the rate seem boundless.
-      const busyMs = Math.max(fetch.fetchMs - waitMs, fetch.fetchMs / 2)
-      this.#learnLink(fetch.fromDeviceId, fetch.toDeviceId, fetch.bytes, busyMs)
+      this.#learnLink(fetch, movingMs(fetch.fetchMs, 2 * latencyMs(fetch)))
     }
   }
 
@@ -151,7 +165,7 @@ export class CostModel {
     return this.#learned.get(digest)?.[profile]
   }
 
-  #learnLink(fromDeviceId: string, toDeviceId: string, bytes: number, busyMs: number): void {
+  #learnLink({ fromDeviceId, toDeviceId, bytes }: Between, busyMs: number): void {
     if (!(bytes > 0 && busyMs > 0)) return
     const rates = this.#linkBytesPerSecond.get(fromDeviceId) ?? new Map<string, number>()
     this.#linkBytesPerSecond.set(fromDeviceId, rates)
@@ -211,9 +225,10 @@ export function prefillIdealMs(
   contextTokens: number,
   tokensAhead: number,
 ): number {
-  // Scores and weighted sums under the causal mask.
   const all = tokensAhead + tokens
-  const operations = 2 * parameters * all + 2 * all * all * width + 4 * tokens * contextTokens * width
+  // Scores and weighted sums under the causal mask: within this prompt, and within others of its length (CostModel.prefillMs).
+  const within = tokens * tokens + tokensAhead * Math.min(tokensAhead, tokens + contextTokens)
+  const operations = 2 * parameters * all + 2 * within * width + 4 * tokens * contextTokens * width
   const readBytes = weightBytes + (all + contextTokens) * poolBytesPerToken
   return Math.max(rooflineMs(opsPerSecond, bytesPerSecond, operations, readBytes), STEP_MS_MIN)
 }

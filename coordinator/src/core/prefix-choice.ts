@@ -204,7 +204,9 @@ export class PrefixChoice {
   /** Until the prompts that wait are computed. */
   #aheadMs(model: LoadedModel): number {
     const { device, facts, prefillTokensAhead } = model
-    const ownMs = prefillTokensAhead > 0 ? this.#costs.prefillMs(device.facts, facts, prefillTokensAhead) : 0
+    const { prefillTokens } = this.#prompt
+    const ownMs =
+      prefillTokensAhead > 0 ? this.#costs.aheadMs(device.facts, facts, prefillTokensAhead, prefillTokens) : 0
     return ownMs + this.#othersMs(model)
   }
 
@@ -245,7 +247,7 @@ export class PrefixChoice {
     let ms = 0
     for (const { device, facts, prefillTokensAhead } of model.device.models) {
       if (facts === model.facts || prefillTokensAhead === 0) continue
-      ms += this.#costs.prefillMs(device.facts, facts, prefillTokensAhead)
+      ms += this.#costs.aheadMs(device.facts, facts, prefillTokensAhead, this.#prompt.prefillTokens)
     }
     return ms
   }

@@ -65,6 +65,14 @@ export function linkMs(
   return (bytes / rate) * 1000 + from.link.latencyMs + to.link.latencyMs
 }
 
+/**
+ * Of a time that was seen for moving bytes, what the bytes took: without the latency that `linkMs` adds to them again. At
+ * least half, so that a latency that is advertised too high does not make the rate seem boundless.
+ */
+export function movingMs(seenMs: number, latencyMs: number): number {
+  return Math.max(seenMs - latencyMs, seenMs / 2)
+}
+
 /** A rate below one a second is nobody's: such a link is as fast as the other end's. */
 function linkRate({ link }: LinkedDevice): number {
   return link.bytesPerSecond >= 1 ? link.bytesPerSecond : Number.POSITIVE_INFINITY

@@ -4,6 +4,7 @@
  * little. The coordinator itself learns the same numbers record by record, with the newest weighing most.
  */
 import type { ProfileName, Role } from '@kvasir/coordinator/core/facts'
+import { movingMs } from '@kvasir/coordinator/core/roofline'
 import type { DeviceObservation, LinkObservation, Observation } from './observations.js'
 
 /** Fewer say too little of a device. */
@@ -51,8 +52,7 @@ export function fitted(observations: readonly Observation[]): Fit {
       if (first === undefined || group.length < RECORDS_MIN) return []
       const { fromDeviceId, toDeviceId } = first
       const msPerByte = group.map(({ bytes, measuredMs, latencyMs }) => {
-        // A latency that is advertised too high must not make the rate seem boundless.
-        return Math.max(measuredMs - latencyMs, measuredMs / 2) / bytes
+        return movingMs(measuredMs, latencyMs) / bytes
       })
       const bytesPerSecond = 1e3 / leastErrorScale(msPerByte)
       return [{ fromDeviceId, toDeviceId, bytesPerSecond, records: group.length }]

@@ -234,7 +234,7 @@ class PlainPlacement {
     const ownMs = costs.prefillMs(device.facts, facts, prefillTokens - have, have, prefillTokensAhead)
     const others = device.models.filter((other) => other.facts !== facts && other.prefillTokensAhead > 0)
     return others.reduce(
-      (ms, other) => ms + costs.prefillMs(device.facts, other.facts, other.prefillTokensAhead),
+      (ms, other) => ms + costs.aheadMs(device.facts, other.facts, other.prefillTokensAhead, prefillTokens),
       ownMs,
     )
   }
