@@ -73,6 +73,23 @@ describe('a request', () => {
     await untilIdle(gpu, ...fpgas)
   })
 
+  test('leaves its share of the steps where the agent tells it, and is shown the time that they took', async () => {
+    const { gpu, fpgas } = await startDefaultDevices(cluster)
+    const learned = async () => {
+      const request = testRequest({ maxTokens: 2, promptTokens: Array.from({ length: 20 }, (_, at) => at) })
+      await gather(cluster.serving.submit(request))
+      const shown = cluster.serving.request(request.requestId)?.stages.find(({ stage }) => stage === 'apply')
+      const kept = cluster.serving.completions().completions.at(-1)
+      return [kept?.record.prefill?.computeMs, shown?.measuredMs]
+    }
+    gpu.prefillTimes = { computeUs: 9_000n, computeShareUs: 3_000n }
+    expect(await learned()).toEqual([3, 9])
+    // An agent that does not know of shares.
+    gpu.prefillTimes = { computeUs: 9_000n }
+    expect(await learned()).toEqual([9, 9])
+    await untilIdle(gpu, ...fpgas)
+  })
+
   test('shows what was retrieved for it to its own tenant alone, while it runs and after', async () => {
     const { fpgas } = await startDefaultDevices(cluster)
     const tenantSalt = Buffer.from('anna')

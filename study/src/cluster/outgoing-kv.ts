@@ -26,6 +26,7 @@ export interface KvReceiver {
 
 export interface KvTimes {
   readonly bytes: number
+  /** While bytes were on the way: the last one's latency included, as a real sender's, who waits for acknowledgements. */
   readonly busyMs: number
   /** From prefill's end until all had left. */
   readonly exposedMs: number
@@ -148,7 +149,7 @@ export class OutgoingKv {
     if (this.#isOver || receiver === undefined || flow === undefined) return
     this.#bytes = flow.sentBytes
     const exposedMs = queue.nowMs - (this.#prefillEndMs ?? queue.nowMs)
-    const times = { bytes: this.#bytes, busyMs: flow.busyMs, exposedMs }
+    const times = { bytes: this.#bytes, busyMs: flow.busyMs + latencyMs, exposedMs }
     this.agent.meter.sentBytes += this.#bytes
     receiver.agent.meter.receivedBytes += this.#bytes
     const { network, plan } = this.agent.world

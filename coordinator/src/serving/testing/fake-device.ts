@@ -106,6 +106,8 @@ export class FakeDevice {
   readonly deviceId: string
   /** Called before each answer; what it throws is the answer. */
   onReserve: () => void = () => {}
+  /** What its prefills tell of the time that they took. */
+  prefillTimes: { readonly computeUs: bigint; readonly computeShareUs?: bigint } = { computeUs: 1_000n }
   onPrefill: (request: PrefillRequest, signal: AbortSignal) => Promise<void> | void = () => {}
   onDecode: (request: DecodeRequest, signal: AbortSignal) => Promise<void> | void = () => {}
   /** Answers a control request with what is wrong with it; nothing by default. */
@@ -246,7 +248,10 @@ export class FakeDevice {
           const reuse = this.blocks.reuse(hashes, request.tokens.length, request.prefix, this.#peers)
           if (hashes.length > 0) this.blocks.store(hashes)
           await send({
-            event: { $case: 'finished', value: { token, stopped, queueUs: 10n, computeUs: 1_000n, reuse } },
+            event: {
+              $case: 'finished',
+              value: { token, stopped, queueUs: 10n, ...this.prefillTimes, reuse },
+            },
           })
           transfer.resolve()
           const bytes = BigInt(request.tokens.length * KV_BYTES_PER_TOKEN)
