@@ -56,10 +56,12 @@ describe('StepCosts', () => {
     expect(costs.shares(parts)[2]).toBeCloseTo(64 / 66)
     costs.ran([decode, decode], 10_000)
     costs.ran(parts, 10_000 + 64 * 500)
-    // A step of decodes takes 10 ms, one of 64 prompt rows 42.
+    // A step of decodes takes 10 ms, 64 prompt rows 32.
     const [first, second, prompt] = costs.shares(parts)
-    expect(prompt).toBeCloseTo(42 / 52)
-    expect([first, second]).toEqual([second, first])
+    expect(prompt).toBeCloseTo(32 / 42)
+    expect(first).toBe(second)
+    // 16 rows take 8 ms, but their own step would read the weights too.
+    expect(costs.shares([decode, prefill(16)])).toEqual([0.5, 0.5])
   })
 
   it('allows one block while nothing is known', () => {

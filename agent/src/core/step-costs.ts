@@ -41,9 +41,10 @@ export class StepCosts {
 
   /**
    * Of a step's time, the share of each part; together 1. Prompts and decodes that meet share it as their times would be
-   * in steps of their own, each of which reads all weights. By rows alone a decode would seem as cheap as one row of a
-   * prompt; by what is above the decodes' own time, rows that the reading of weights hides would seem to cost nothing.
-   * Among prompts, and among decodes, rows count alike; between the two as long as nothing is known.
+   * in steps of their own: a prompt's rows take no less than decodes, since every step reads all weights. By rows alone a
+   * decode would seem as cheap as one row of a prompt; by what is above the decodes' own time, rows that the reading of
+   * weights hides would seem to cost nothing. Among prompts, and among decodes, rows count alike; between the two as long
+   * as nothing is known.
    */
   shares(parts: readonly StepPart[]): number[] {
     let prefillRows = 0
@@ -72,7 +73,7 @@ export class StepCosts {
     if (prefillRows === 0 || decodeRows === 0 || decodeStepUs === 0 || prefillRowUs === undefined) {
       return prefillRows / (prefillRows + decodeRows)
     }
-    const prefillUs = decodeStepUs + prefillRows * prefillRowUs
+    const prefillUs = Math.max(decodeStepUs, prefillRows * prefillRowUs)
     return prefillUs / (prefillUs + decodeStepUs)
   }
 }
