@@ -54,6 +54,23 @@ describe('prefill on one device, decode on another', () => {
     expect(decode.started?.kvChunks).toBeGreaterThan(0n)
   })
 
+  it('tells of the prompt what it cost the device, which is no more than it took', async () => {
+    const prompt = promptOf(400, 3)
+    const others = [4, 5, 6].map((seed) => serve(`beside-${seed}`, promptOf(300, seed), 1))
+    const { prefill } = await serve('cost', prompt, 2)
+    await Promise.all(others)
+    const [, finished] = prefill
+    if (finished?.$case !== 'finished') throw new Error('The prompt was not computed.')
+    const { computeUs, computeShareUs = 0n } = finished.value
+    expect(computeShareUs).toBeGreaterThan(0n)
+    // Both are rounded.
+    expect(computeShareUs).toBeLessThanOrEqual(computeUs + 10n)
+    const lease = await fpga.reserve('here', 402)
+    const { started } = await readDecode(fpga.decode('here', lease, prompt, { maxTokens: 2 }))
+    expect(started?.prefillShareUs).toBeGreaterThan(0n)
+    expect(started?.prefillShareUs).toBeLessThanOrEqual((started?.prefillUs ?? 0n) + 10n)
+  })
+
   it('gives the same text when the KV is sent after prefill', async () => {
     const prompt = promptOf(300, 2)
     const { decode } = await serve('after', prompt, 10, PullTiming.AFTER_PREFILL)
