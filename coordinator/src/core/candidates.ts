@@ -166,11 +166,14 @@ export class Candidates {
 
   /** The quickest that decode first and hold the beginning of the prompt, of which they could prefill the rest. */
   holders(): readonly (Candidate & { readonly decoder: Decoder })[] {
-    const { filter, prefix } = this.#weighing
+    const { prefix } = this.#weighing
+    const { heldRows, flags } = this.#table
     const found: (Candidate & { readonly decoder: Decoder })[] = []
-    for (const row of prefix.heldRows(this.#table)) {
-      const prefersDecode = ((this.#table.flags[row] ?? 0) & PREFERS_DECODE) !== 0
-      if (!prefersDecode || !filter.isLeftForBoth(row)) continue
+    const count = prefix.heldCount(this.#table)
+    for (let at = 0; at < count; at += 1) {
+      const row = heldRows[at] ?? 0
+      // Mostly none is left: a device that holds much is mostly full.
+      if (this.#left.both[row] !== 1 || ((flags[row] ?? 0) & PREFERS_DECODE) === 0) continue
       const decoder = this.#weigh(row)
       if (!decoder || prefix.localTokens(decoder.model) === 0) continue
       found.push({ model: decoder.model, decoder, roleMs: prefix.localMs(decoder.model) })

@@ -28,7 +28,7 @@ import {
 } from './device-table.js'
 import type { ProfileName } from './facts.js'
 import { BLOCK_TOKENS, wholeBlocks } from './kv-blocks.js'
-import { RowsLeft } from './row-list.js'
+import type { RowsLeft } from './row-list.js'
 
 export interface FilterInput {
   readonly modelDigest: string
@@ -95,8 +95,8 @@ export class DeviceFilter {
   /** What is left for each role; counts the others. Who attends is looked for only where someone may. */
   pass(mayOffload: boolean): RowsLeft {
     const { rows, left } = this.#table
-    left.clear()
-    this.#scan(0, rows, mayOffload, left, this.counts)
+    left.clear(rows)
+    this.#scan(rows, mayOffload, left)
     return left
   }
 
@@ -105,17 +105,10 @@ export class DeviceFilter {
     this.counts[role][INDEX[reason]] = (this.counts[role][INDEX[reason]] ?? 0) + 1
   }
 
-  isLeftForBoth(row: number): boolean {
-    ONE_ROW.clear()
-    this.#scan(row, row + 1, false, ONE_ROW, ONE_COUNT)
-    const { prefillFirst, prefillLast, decodeFirst, decodeLast } = ONE_ROW
-    return prefillFirst.length + prefillLast.length > 0 && decodeFirst.length + decodeLast.length > 0
-  }
-
   /** In one piece and without calls, since it is run for every device at every placement. */
-  #scan(begin: number, end: number, mayOffload: boolean, left: RowsLeft, counts: Counts): void {
+  #scan(rows: number, mayOffload: boolean, left: RowsLeft): void {
     const { flags, readyUntilMs, refusedUntilMs, protocolVersion, protocolVersionMin } = this.#table
-    const { prefill, decode, attend } = counts
+    const { prefill, decode, attend } = this.counts
     const modelFlags = this.model?.flags ?? NO_FLAGS
     const numbers = this.model?.numbers ?? NO_NUMBERS
     const { prefillTokens, avoided } = this.#input
@@ -126,7 +119,7 @@ export class DeviceFilter {
     let decodeTokens = wholeBlocks(this.#input.reserveTokens, blockTokens)
     const pages = Math.floor(prefillTokens / BLOCK_TOKENS)
     const attendTokens = pages * BLOCK_TOKENS
-    for (let row = begin; row < end; row += 1) {
+    for (let row = 0; row < rows; row += 1) {
       const ofDevice = flags[row] ?? 0
       // Who has no model at all, such as a host agent, is no device that could be turned away.
       if ((ofDevice & WITH_MODELS) === 0) continue
@@ -161,7 +154,8 @@ export class DeviceFilter {
       if ((ofModel & CAN_PREFILL) === 0) against = CAPABILITY
       else if (promptTokens > tokensMax) against = TOO_SMALL
       else if (off === LEFT && promptTokens > tokensFree) against = MEMORY
-      if (against === LEFT) {
+      const isLeftToPrefill = against === LEFT
+      if (isLeftToPrefill) {
         if ((ofModel & PREFERS_PREFILL) !== 0) left.prefillFirst.push(row)
         else left.prefillLast.push(row)
       } else prefill[against] = (prefill[against] ?? 0) + 1
@@ -177,6 +171,7 @@ export class DeviceFilter {
       if (against === LEFT) {
         if ((ofModel & PREFERS_DECODE) !== 0) left.decodeFirst.push(row)
         else left.decodeLast.push(row)
+        if (isLeftToPrefill) left.both[row] = 1
       } else decode[against] = (decode[against] ?? 0) + 1
 
       if (!mayOffload) continue
@@ -200,7 +195,3 @@ function noCounts(): Counts {
   const nothing = (): number[] => FILTER_REASONS.map(() => 0)
   return { prefill: nothing(), decode: nothing(), attend: nothing() }
 }
-
-/** For single rows, which were counted before. */
-const ONE_ROW = new RowsLeft()
-const ONE_COUNT = noCounts()

@@ -31,25 +31,28 @@ export const CONTENDED = 256
 /** No decode slot is free. */
 export const FULL = 512
 
-/** Numbers of a model on a device, by their place in its row. */
+/**
+ * Numbers of a model on a device, by their place in its row. Those that the filters read of every device lie together,
+ * and so do those of a prefill: a pass over a thousand rows waits for memory more than for arithmetic.
+ */
 export const CONTEXT_TOKENS_MAX = 0
 /** Whose KV fits when nothing else is there, and now. */
 export const KV_TOKENS_MAX = 1
 export const KV_TOKENS_FREE = 2
 export const ATTEND_PAGES_MAX = 3
-export const SLOTS_USED = 4
-export const BYTES_PER_SECOND = 5
-export const PREFILL_OPS_PER_SECOND = 6
-export const STEP_OPS_PER_SECOND = 7
-export const PARAMETERS = 8
-export const WEIGHT_BYTES = 9
-export const KEY_WIDTH = 10
-export const POOL_BYTES_PER_TOKEN = 11
-export const PREFILL_TOKENS_AHEAD = 12
-export const TOKENS_A_BLOCK = 13
+export const TOKENS_A_BLOCK = 4
+export const SLOTS_USED = 5
+export const STEP_OPS_PER_SECOND = 6
 /** Shares of the roofline that the device itself was seen to reach; NaN before. */
-export const PREFILL_EFFICIENCY = 14
-export const DECODE_EFFICIENCY = 15
+export const DECODE_EFFICIENCY = 7
+export const PREFILL_EFFICIENCY = 8
+export const BYTES_PER_SECOND = 9
+export const PREFILL_OPS_PER_SECOND = 10
+export const PARAMETERS = 11
+export const WEIGHT_BYTES = 12
+export const KEY_WIDTH = 13
+export const POOL_BYTES_PER_TOKEN = 14
+export const PREFILL_TOKENS_AHEAD = 15
 export const ROW_NUMBERS = 16
 
 /** One model on all devices that have it. */
@@ -64,6 +67,8 @@ export class ModelTable {
   /** Leading blocks of a prompt that the device holds, valid where the stamp is the prompt's. */
   heldBlocks = new Int32Array(ROWS_MIN)
   heldStamps = new Int32Array(ROWS_MIN)
+  /** The rows whose stamp is the prompt's, as many as who wrote it says. */
+  heldRows = new Int32Array(ROWS_MIN)
   #stamps = 0
   /** Of the blocks of all devices that have or had it. */
   readonly variants = new Set<string>()
@@ -74,6 +79,7 @@ export class ModelTable {
       this.numbers = grown(this.numbers, new Float64Array(2 * row * ROW_NUMBERS))
       this.heldBlocks = grown(this.heldBlocks, new Int32Array(2 * row))
       this.heldStamps = grown(this.heldStamps, new Int32Array(2 * row))
+      this.heldRows = grown(this.heldRows, new Int32Array(2 * row))
     }
     this.variants.add(model.facts.variant)
     this.loaded[row] = model

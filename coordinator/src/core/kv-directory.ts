@@ -186,7 +186,10 @@ export class KvDirectory implements HolderNames {
     blocks: number,
   ): readonly number[] {
     const holders = this.#sets.get(setId)?.holders ?? []
-    if (!followed) return holders.filter((id) => this.#holders[id]?.variant === variant)
+    if (!followed) {
+      const isOfVariant = (id: number): boolean => this.#holders[id]?.variant === variant
+      return holders.every(isOfVariant) ? holders : holders.filter(isOfVariant)
+    }
     const next: number[] = []
     let at = 0
     for (const id of followed) {

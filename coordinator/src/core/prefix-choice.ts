@@ -27,7 +27,6 @@ const SOURCES_MAX = 8
 const UNUSED_KEPT = 4
 
 interface Source {
-  readonly tier: string
   /** Why it is not asked; `slower` where it may be, until it is weighed. */
   readonly why: UnusedSource['why']
   readonly from: DeviceView | undefined
@@ -54,7 +53,7 @@ export class PrefixChoice {
   /** Of the table in which it is written what devices hold. */
   #table: ModelTable | undefined
   #stamp = 0
-  #held: number[] = []
+  #heldCount = 0
 
   /** Of the model in the profile that is tried. */
   constructor(
@@ -90,10 +89,10 @@ export class PrefixChoice {
     return this.#prefillMs(model, this.localTokens(model))
   }
 
-  /** Rows of the few devices that have the model and hold the beginning of the prompt. */
-  heldRows(table: ModelTable): readonly number[] {
+  /** How many of `heldRows` of the table are those of devices that have the model and hold the prompt's beginning. */
+  heldCount(table: ModelTable): number {
     this.#stampOf(table)
-    return this.#held
+    return this.#heldCount
   }
 
   /** Fills in `localMs` of the models in these rows. */
@@ -150,21 +149,28 @@ export class PrefixChoice {
     const reusableTokens = this.#reusableTokens(blockTokens)
     let best: { fetch: PlannedFetch; totalMs: number } | undefined
     const seen: UnusedSource[] = []
+    let restTokens = localTokens
+    let tokensMs = localMs
     for (const holder of this.#holders(model, localTokens)) {
       const tokens = Math.min(holder.blocks * blockTokens, reusableTokens)
       if (holder.deviceId === deviceId || tokens <= localTokens) continue
+      if (tokens !== restTokens) tokensMs = this.#prefillMs(model, tokens)
+      restTokens = tokens
+      // One more is looked at than is told, since one of them may be the chosen one; the others may only be better.
+      const isSeen = seen.length <= UNUSED_KEPT
+      if (!isSeen && tokensMs >= (best?.totalMs ?? localMs)) continue
       const source = this.#source(holder.deviceId)
-      const { tier, from } = source
+      const { from } = source
       const isAsked = source.why === 'slower' && from !== undefined
-      const restMs = isAsked ? this.#prefillMs(model, tokens) : 0
+      const tier = this.#tier(holder.deviceId)
+      const restMs = isAsked ? tokensMs : 0
       const fetchMs = isAsked ? this.#fetchMs(from, model, tokens - localTokens) : 0
       const totalMs = isAsked ? restMs + Math.max(0, fetchMs - aheadMs) : 0
       const computeMs = isAsked ? localMs - restMs : 0
       if (isAsked && totalMs < (best?.totalMs ?? localMs)) {
         best = { fetch: { device: from.ref, tokens, tier, fetchMs, computeMs }, totalMs }
       }
-      // One more than is told, since one of them may be the chosen one.
-      if (seen.length > UNUSED_KEPT) continue
+      if (!isSeen) continue
       const why = isAsked && totalMs < localMs ? 'second-best' : source.why
       seen.push({ deviceId: holder.deviceId, tokens, tier, why, fetchMs, computeMs, prefillMs: totalMs })
     }
@@ -189,12 +195,15 @@ export class PrefixChoice {
    */
   #holders({ facts }: LoadedModel, localTokens: number): readonly Holder[] {
     const localBlocks = localTokens / blockTokensOf(facts)
-    if (localBlocks === 0) return this.#match(facts.variant).longest(0, SOURCES_MAX + 1)
     const key = `${localBlocks} ${facts.variant}`
     const known = this.#followers.get(key)
     if (known) return known
-    const following = this.#directory.match(hashRange(this.#prompt.blockHashes, localBlocks), facts.variant)
-    const holders = following.longest(0, SOURCES_MAX + 1).map(({ deviceId, blocks }) => {
+    const { blockHashes } = this.#prompt
+    const match =
+      localBlocks === 0
+        ? this.#match(facts.variant)
+        : this.#directory.match(hashRange(blockHashes, localBlocks), facts.variant)
+    const holders = match.longest(0, SOURCES_MAX + 1).map(({ deviceId, blocks }) => {
       return { deviceId, blocks: localBlocks + blocks }
     })
     this.#followers.set(key, holders)
@@ -219,7 +228,7 @@ export class PrefixChoice {
     const known = this.#known.get(deviceId)
     if (known) return known
     const from = this.#view.device(deviceId)
-    const source = { tier: this.#tier(deviceId), why: this.#whyNot(deviceId) ?? 'slower', from }
+    const source = { why: this.#whyNot(deviceId) ?? 'slower', from } as const
     this.#known.set(deviceId, source)
     return source
   }
@@ -269,17 +278,21 @@ export class PrefixChoice {
     if (table === this.#table) return this.#stamp
     this.#table = table
     this.#stamp = table.newStamp()
-    this.#held = []
+    this.#heldCount = 0
+    const { heldStamps, heldBlocks, heldRows, loaded } = table
+    const isOneVariant = table.variants.size === 1
     for (const variant of table.variants) {
       const match = this.#match(variant)
       for (let at = 0; at < match.length; at += 1) {
         const label = match.labelAt(at)
         const row = label >= 0 ? label : (this.#view.device(match.deviceIdAt(at))?.row ?? -1)
-        const isOfVariant = table.variants.size === 1 || table.loaded[row]?.facts.variant === variant
-        if (row < 0 || !isOfVariant) continue
-        table.heldStamps[row] = this.#stamp
-        table.heldBlocks[row] = match.blocksAt(at)
-        this.#held.push(row)
+        // A device may hold blocks of it for another model of the same variant.
+        if (row < 0 || row >= heldRows.length) continue
+        if (!isOneVariant && loaded[row]?.facts.variant !== variant) continue
+        heldStamps[row] = this.#stamp
+        heldBlocks[row] = match.blocksAt(at)
+        heldRows[this.#heldCount] = row
+        this.#heldCount += 1
       }
     }
     return this.#stamp

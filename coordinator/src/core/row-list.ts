@@ -33,8 +33,13 @@ export class RowsLeft {
   readonly decodeFirst = new RowList()
   readonly decodeLast = new RowList()
   readonly attend = new RowList()
+  /** By row, 1 where it is left to prefill and to decode. */
+  both = new Uint8Array(64)
 
-  clear(): void {
+  /** Before a pass over so many rows. */
+  clear(rows: number): void {
+    if (rows > this.both.length) this.both = new Uint8Array(2 * rows)
+    else this.both.fill(0, 0, rows)
     this.prefillFirst.clear()
     this.prefillLast.clear()
     this.decodeFirst.clear()
