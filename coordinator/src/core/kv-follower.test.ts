@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { DeviceRef } from './facts.js'
 import { KvDirectory } from './kv-directory.js'
-import { type KvChange, KvFollower, type KvSnapshot, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
+import { type KvChange, KvFollower, type KvSnapshot, RECHECK_MS, SNAPSHOT_TIMEOUT_MS } from './kv-follower.js'
 import { blocksOn } from './testing/blocks-on.js'
 import { hashesOf } from './testing/named-hashes.js'
 
@@ -111,10 +111,12 @@ describe('the follower of KV events', () => {
           }
           for (const { turn: at, does } of later) if (at === index) does()
         })
-        // What was dropped as missed is known again from the next list only.
-        follower.healAll(nowMs)
-        // The bus is well again: one more event of each device arrives, and devices answer.
-        for (const owner of owners) follower.change(owner.change([], []), nowMs)
+        // The bus is well again: one more event and one more report of each device arrive, and devices answer.
+        nowMs += RECHECK_MS
+        for (const owner of owners) {
+          follower.change(owner.change([], []), nowMs)
+          follower.reported({ ...owner.ref }, nowMs)
+        }
         for (let round = 0; round < 20 && follower.healing().length > 0; round += 1) {
           nowMs += SNAPSHOT_TIMEOUT_MS + 6_000
           for (const ref of follower.due(nowMs, everyone)) answer(ref)
@@ -201,7 +203,7 @@ describe('the follower of KV events', () => {
     expect(follower.due(1, everyone)).toHaveLength(16)
   })
 
-  test('blocks that were missed are dropped, and the device is asked what it has, at most every 30 s', () => {
+  test('blocks that were missed are dropped, and the device is asked what it has, at most every 5 s', () => {
     const directory = new KvDirectory()
     const follower = new KvFollower(directory)
     const owner = new Owner('gpu-0')
@@ -214,16 +216,16 @@ describe('the follower of KV events', () => {
     expect(follower.due(40_000, everyone)).toEqual([owner.ref])
     follower.snapshot(owner.ref, owner.snapshot(), 40_001)
     expect(known(directory, 'gpu-0')).toEqual(['hash-0', 'hash-1'])
-    follower.missed(owner.ref, hashesOf(['hash-1']), 50_000)
-    expect(follower.due(50_000, everyone)).toEqual([])
-    follower.missed({ ...owner.ref, incarnation: 'an earlier life' }, hashesOf(['hash-0']), 50_000)
+    follower.missed(owner.ref, hashesOf(['hash-1']), 42_000)
+    expect(follower.due(42_000, everyone)).toEqual([])
+    follower.missed({ ...owner.ref, incarnation: 'an earlier life' }, hashesOf(['hash-0']), 42_000)
     expect(known(directory, 'gpu-0')).toEqual(['hash-0'])
     // It keeps the block, and so will not tell of it again by itself.
-    follower.reported(owner.ref, 69_999)
-    expect(follower.due(69_999, everyone)).toEqual([])
-    follower.reported(owner.ref, 70_000)
-    expect(follower.due(70_000, everyone)).toEqual([owner.ref])
-    follower.snapshot(owner.ref, owner.snapshot(), 70_001)
+    follower.reported(owner.ref, 44_999)
+    expect(follower.due(44_999, everyone)).toEqual([])
+    follower.reported(owner.ref, 45_000)
+    expect(follower.due(45_000, everyone)).toEqual([owner.ref])
+    follower.snapshot(owner.ref, owner.snapshot(), 45_001)
     expect(known(directory, 'gpu-0')).toEqual(['hash-0', 'hash-1'])
     follower.reported(owner.ref, 200_000)
     expect(follower.due(200_000, everyone)).toEqual([])

@@ -9,6 +9,8 @@
  * F2. A device that is new, and every device after our own connection was down, heals first.
  * F3. At most SNAPSHOTS_MAX snapshots are asked for at once; one that fails is asked for again after a
  *     pause that grows to RETRY_MAX_MS. One that is not answered counts as failed.
+ * F4. Blocks that were missed are known again, where the device has them, by the first report of it that comes
+ *     RECHECK_MS after it was last asked for that reason.
  */
 import { type BlockHashes, hashCount } from './block-hashes.js'
 import type { DeviceRef } from './facts.js'
@@ -21,8 +23,11 @@ const RETRY_MAX_MS = 10_000
 /** For a shell that does not answer. */
 const ANSWER_MARGIN_MS = 1_000
 const WAITING_HASHES_MAX = 65_536
-/** A device that lacked what it was thought to have is asked what it has, at most this often. */
-const RECHECK_MS = 30_000
+/**
+ * A device that did not give what it was thought to have is asked what it has, at most this often. One that only stood
+ * still has its blocks yet, and is of no use for them meanwhile.
+ */
+export const RECHECK_MS = 5_000
 
 /** A change of what a device holds. */
 export interface KvChange extends DeviceRef {
