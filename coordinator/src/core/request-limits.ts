@@ -4,7 +4,10 @@ import type { PlacementLimits } from './device-filter.js'
 import type { PolicySetting } from './placement-policy.js'
 
 export interface RequestLimits extends PlacementLimits {
-  /** Requests that wait before they have begun; more are refused. */
+  /**
+   * Requests that may wait, those that lost their device among them, when a new one comes; else it or one that is worth
+   * less is refused. No more than these and the cluster's decode slots live at a time (WaitQueue, Q2).
+   */
   readonly queuedMax: number
   /** Longest wait for a placement, the first or a later one. */
   readonly placementDeadlineMs: number

@@ -256,11 +256,15 @@ describe('the one that is worth least', () => {
     expect(queue.leastWorth(never)).toBe(newer)
   })
 
-  test('is never one that had begun', () => {
+  test('is never one that had begun, which takes up room like the others', () => {
     const queue = new WaitQueue<Waiting>(1)
     queue.add(waiting({ hasBegun: true, priority: -10 }))
     expect(queue.leastWorth(never)).toBeUndefined()
     expect(queue.isOverfull).toBe(false)
+    const newest = waiting()
+    queue.add(newest)
+    expect(queue.isOverfull).toBe(true)
+    expect(queue.leastWorth(never)).toBe(newest)
   })
 })
 

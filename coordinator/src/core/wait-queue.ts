@@ -4,9 +4,11 @@
  * Q1. Requests that had begun and lost their place come before those that have not begun, in the order of arrival.
  *     Those that have not begun come by priority, then by their tenants' shares (wait-line.ts), then in the order
  *     that the policy gives; by default that of arrival.
- * Q2. No more than `newMax` wait that have not begun, once the one that is worth least has given way. One that comes
- *     back is always taken: having begun, refusing it would break a running stream; and those that a device refused
- *     before they began are no more than there are decode slots.
+ * Q2. A new request is let in while no more than `waitingMax` wait with it, those that came back among them, once the
+ *     one that is worth least has given way. One that comes back is always taken, however many wait: it was accepted,
+ *     and is not refused because its device died. So requests that live are bounded: each waits or holds a decode
+ *     slot, and the new ones alone make them more, so that there are never more than `waitingMax` and the decode
+ *     slots that were there at once.
  * Q3. What one event costs does not grow with those that wait, but for a logarithm: of every line (requests for one
  *     model and profile) the first is offered, and the next one only where that was taken. One that nothing can be
  *     concluded from for the others stands aside; of those a few are offered at a time, all of them in turn.
@@ -28,18 +30,17 @@ export type Offer =
 const ASIDE_OFFERED_MAX = 16
 
 export class WaitQueue<R extends Waiting> {
-  readonly #newMax: number
+  readonly #waitingMax: number
   readonly #weightOf: WeightOf
   readonly #lines = new Map<string, WaitLine<R>>()
   /** In order. */
   readonly #aside: R[] = []
   #asideNext = 0
   #asideNew = 0
-  #newCount = 0
   #length = 0
 
-  constructor(newMax: number, weightOf: WeightOf = () => 1) {
-    this.#newMax = newMax
+  constructor(waitingMax: number, weightOf: WeightOf = () => 1) {
+    this.#waitingMax = waitingMax
     this.#weightOf = weightOf
   }
 
@@ -47,20 +48,20 @@ export class WaitQueue<R extends Waiting> {
     return this.#length
   }
 
+  /** Whether one that has just come is one too many. */
   get isOverfull(): boolean {
-    return this.#newCount > this.#newMax
+    return this.#length > this.#waitingMax
   }
 
   add(request: R): void {
     this.#length += 1
-    if (!request.hasBegun) this.#newCount += 1
     this.#lineOf(request).add(request)
   }
 
   /** It leaves without having been placed; of one that is not here nothing happens. */
   remove(request: R): void {
     const isHere = this.#lineOf(request).remove(request) || this.#removeAside(request)
-    if (isHere) this.#left(request)
+    if (isHere) this.#length -= 1
   }
 
   isAnyoneWaiting(line: string): boolean {
@@ -102,7 +103,7 @@ export class WaitQueue<R extends Waiting> {
       const outcome = offer(best)
       if (outcome === 'taken') {
         from.take(best)
-        this.#left(best)
+        this.#length -= 1
       } else if (outcome === 'aside') {
         from.remove(best)
         this.#standAside(best)
@@ -145,11 +146,6 @@ export class WaitQueue<R extends Waiting> {
     return line
   }
 
-  #left({ hasBegun }: R): void {
-    this.#length -= 1
-    if (!hasBegun) this.#newCount -= 1
-  }
-
   #standAside(request: R): void {
     let at = this.#aside.length
     while (at > 0 && comesBefore(request, this.#aside[at - 1] ?? request)) at -= 1
@@ -168,7 +164,7 @@ export class WaitQueue<R extends Waiting> {
   #takeAside(request: R): void {
     if (!this.#removeAside(request)) return
     if (!request.hasBegun) this.#lineOf(request).charge(request.tenant, request.workTokens)
-    this.#left(request)
+    this.#length -= 1
   }
 
   #asideWindow(): R[] {

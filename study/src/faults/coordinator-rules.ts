@@ -31,7 +31,6 @@ interface Live {
   readonly outputTokens: number
   emitted: number
   epochs: number
-  hasBegun: boolean
   open: { readonly number: number; readonly decision: Decision; isReserved: boolean } | undefined
   queuedSinceMs: number
 }
@@ -115,7 +114,7 @@ export class CoordinatorRules {
     if (this.#live.has(requestId) || this.#ended.has(requestId)) return
     const { outputTokens } = this.#ledger.request(requestId)
     this.#live.set(requestId, {
-      ...{ requestId, submittedMs: nowMs, maxTokens, outputTokens, emitted: 0, epochs: 0, hasBegun: false },
+      ...{ requestId, submittedMs: nowMs, maxTokens, outputTokens, emitted: 0, epochs: 0 },
       open: undefined,
       queuedSinceMs: nowMs,
     })
@@ -175,7 +174,6 @@ export class CoordinatorRules {
     }
     if (open.isReserved) fail('books', `${requestId} runs epoch ${epoch} twice`, requestId)
     open.isReserved = true
-    live.hasBegun = true
     const { decision } = open
     const isDecided = isSame(decode, decision.decode) && (!prefill || isSame(prefill, decision.prefill))
     if (!isDecided) fail('books', `${requestId} runs elsewhere than it was decided`, requestId)
@@ -277,16 +275,16 @@ export class CoordinatorRules {
     this.#checkShares()
   }
 
-  /** Requests that wait and have not begun. */
+  /** Requests that wait, those that came back among them. */
   #waiting(): string[] {
     const waiting: string[] = []
-    for (const { open, hasBegun, requestId } of this.#live.values()) {
-      if (!open && !hasBegun) waiting.push(requestId)
+    for (const { open, requestId } of this.#live.values()) {
+      if (!open) waiting.push(requestId)
     }
     return waiting
   }
 
-  /** One that a device refused comes back, whether or not there is room; one that is new is not let in beyond it. */
+  /** One that lost its device comes back, whether or not there is room; one that is new is not let in beyond it. */
   #checkBound(waitedBefore: number): void {
     const waiting = this.#waiting()
     const most = Math.max(this.#limits.queuedMax, waitedBefore)
