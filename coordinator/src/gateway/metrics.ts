@@ -10,6 +10,7 @@ import type { GenerationService } from '../generation.js'
 import { SHED_REASONS } from '../shed-error.js'
 import type { TraceStore } from '../trace-store/trace-store.js'
 import { kvMetrics } from './kv-metrics.js'
+import { paceMetrics } from './pace-metrics.js'
 
 const DURATION_BUCKETS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
 const FIRST_TOKEN_BUCKETS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
@@ -174,6 +175,7 @@ function clusterGauges(registry: Registry, service: GenerationService): () => vo
     help: 'Whether this coordinator is connected to NATS.',
     registers,
   })
+  const setPace = paceMetrics(registry)
   return () => {
     const cluster = service.cluster()
     for (const gauge of [devices, slots]) gauge.reset()
@@ -186,6 +188,7 @@ function clusterGauges(registry: Registry, service: GenerationService): () => vo
       slots.set({ device: device.deviceId, use: 'all' }, device.decodeSlots)
       slots.set({ device: device.deviceId, use: 'used' }, device.decodeSlotsUsed)
     }
+    setPace(cluster.devices)
   }
 }
 
