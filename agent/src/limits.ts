@@ -2,6 +2,7 @@
  * Bounds and deadlines of an agent (I2). Tests shorten some of them.
  */
 import { PREFILL_CHUNK_TOKENS, STEP_ROWS_MAX } from '@kvasir/engine/limits'
+import { SHARED_BOUNDS } from './core/shared-bounds.js'
 
 export interface AgentLimits {
   /** Life of a lease that no stream uses. Long enough for the coordinator's next call, and short since it is how long memory stays lost after a coordinator is. */
@@ -44,24 +45,17 @@ export interface AgentLimits {
 }
 
 export const AGENT_LIMITS: AgentLimits = {
-  leaseTtlMs: 5_000,
-  waitingMax: 64,
+  ...SHARED_BOUNDS,
   chunkTokens: PREFILL_CHUNK_TOKENS,
   sharedChunkTokens: 64,
   rowsMax: STEP_ROWS_MAX,
   stepMs: 300_000,
   outboxTokensMax: 4_096,
-  announceMs: 5_000,
-  pullMs: 10_000,
   silenceMs: 120_000,
   pushSilenceMs: 10_000,
   acknowledgeMs: 30_000,
   windowBytes: 16 << 20,
-  fetchSilenceMs: 3_000,
-  fetchMs: 30_000,
   cachedPullsMax: 16,
-  stagingBytesMax: 64 << 20,
-  stagingMs: 10_000,
   offerMs: 2_000,
   offerRestMs: 1_000,
   attendMs: 2_000,

@@ -79,6 +79,17 @@ describe('times of steps', () => {
     expect(reads(0, kv)).toBeCloseTo(kv / (38e9 * 0.4008) / 1e-3, 3)
   })
 
+  it('blocks that moved between memories are paid for, by a step that decodes nothing too', () => {
+    const times = deviceTimes(of('u280'))
+    const movedBytes = 10e9
+    const moves = { kvReadBytes: [movedBytes, movedBytes] }
+    // The far memory, which is the slower one, is busy longest.
+    const farMs = movedBytes / (38e9 * 0.4008) / 1e-3
+    expect(times.stepMs({ ...prefill(16), ...moves })).toBeCloseTo(farMs, 3)
+    const both = { prefills: prefill(16).prefills, decodes: decode(100).decodes }
+    expect(times.stepMs({ ...both, ...moves })).toBeCloseTo(times.stepMs(prefill(16)) + farMs, 3)
+  })
+
   it('published speed-ups hold at their lengths, in between linearly, beyond flat, and only for decoding', () => {
     const plain = deviceTimes(of('u280'))
     const faster = deviceTimes(of('u280', 'glitches-prefetch'))

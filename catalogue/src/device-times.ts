@@ -34,7 +34,10 @@ export interface StepWork {
   readonly prefills: readonly { readonly start: number; readonly count: number }[]
   /** Tokens in each sequence that decodes one token. */
   readonly decodes: readonly number[]
-  /** Bytes of KV that decoding reads from each of `kvMemories`; undefined: all from the nearest. */
+  /**
+   * Bytes of KV that decoding reads from each of `kvMemories`, and of blocks that were moved between them before the step;
+   * undefined: all of what is decoded from the nearest.
+   */
   readonly kvReadBytes?: readonly number[]
 }
 
@@ -89,9 +92,11 @@ export function deviceTimes(model: DeviceModel): DeviceTimes {
   const prefillMs = (work: StepWork) => {
     if (work.prefills.length === 0) return 0
     const kv = prefillKv(work)
+    // Where a step decodes too, that pays for what was moved.
+    const moved = work.decodes.length === 0 ? work.kvReadBytes : undefined
     return Math.max(
       prefillOps(work) / opsPerMs,
-      readMs(prefillTokens(work), (tier) => (tier === 0 ? kv : 0)),
+      readMs(prefillTokens(work), (tier) => (moved?.[tier] ?? 0) + (tier === 0 ? kv : 0)),
     )
   }
   const decodeMs = (work: StepWork) => {

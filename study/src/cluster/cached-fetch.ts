@@ -1,14 +1,18 @@
 /**
  * Brings cached blocks of a prompt from another device, or from a host's memory, before the rest is computed.
  *
- * Whatever goes wrong, it ends with the tokens that are there: what did not come is computed.
+ * Whatever goes wrong, it ends with the tokens that are there: what did not come is computed. As the real agent it gives up a
+ * source of which it hears nothing for a while, and a fetch that takes too long.
  */
+import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
 import type { Flow } from './shared-links.js'
 import type { VirtualAgent } from './virtual-agent.js'
 import type { KvSource } from './world.js'
 
-/** As the real agent's longest fetch. */
-const FETCH_MS = 30_000
+/** Of one message: what has not come whole is not heard. */
+const MESSAGE_BYTES = 1 << 20
+/** How often a fetch is looked at: silence is noticed at most so much late. */
+const LOOKS_A_SILENCE = 3
 
 export interface FetchWish {
   readonly names: readonly string[]
@@ -86,6 +90,21 @@ export function fetchCached(
     network.cancel(call)
     settle(0, 0)
   }
-  queue.after(FETCH_MS, giveUp)
+  let heardMs = beganMs
+  let heardBytes = 0
+  const watch = () => {
+    if (isSettled) return
+    links.settle()
+    const sentBytes = flow?.sentBytes ?? 0
+    if (flow?.isOver === true || sentBytes >= heardBytes + MESSAGE_BYTES) {
+      heardMs = queue.nowMs
+      heardBytes = sentBytes
+    }
+    const { fetchSilenceMs, fetchMs } = SHARED_BOUNDS
+    const isLate = queue.nowMs - heardMs >= fetchSilenceMs || queue.nowMs - beganMs >= fetchMs
+    if (isLate) giveUp()
+    else queue.after(fetchSilenceMs / LOOKS_A_SILENCE, watch)
+  }
+  watch()
   return giveUp
 }

@@ -6,6 +6,7 @@
  */
 import type { EndReason } from '@kvasir/agent/core/events'
 import type { LeaseReference } from '@kvasir/agent/core/lease-table'
+import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
 import type { DeviceRef } from '@kvasir/coordinator/core/facts'
 import type { Fault } from '@kvasir/coordinator/core/protocol'
 import { fetchCached } from './cached-fetch.js'
@@ -15,8 +16,7 @@ import { type SequenceWork, VirtualAgent } from './virtual-agent.js'
 import type { VirtualCall } from './virtual-call.js'
 import { faultOfEnd, faultOfRefusal } from './work-faults.js'
 
-/** As the real agent's: how long it waits for a source that has not heard of the prompt, and between two tries. */
-const ANNOUNCE_MS = 5_000
+/** As the real agent's, between two tries at a source that has not heard of the prompt. */
 const RETRY_MS = 5
 /**
  * Tokens of a run of steps are handed out together, and with those of the next one where something cut it short: what is heard late is
@@ -181,7 +181,7 @@ export class DecodeWork implements SequenceWork {
       sender,
       'pull',
       (call) => {
-        const untilMs = queue.nowMs + ANNOUNCE_MS
+        const untilMs = queue.nowMs + SHARED_BOUNDS.announceMs
         const open = () => {
           if (sender.isDead || !call.isOpenAtServer) return
           const transfer = sender.transfers.get(transferKey(this.#order))

@@ -6,13 +6,12 @@
  * O2 While a chunk of n tokens is computed, its bytes become available evenly, one group of layers late; the last group with the
  *    chunk's end.
  */
+import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
 import { KEEPALIVE_MS } from './network.js'
 import type { Flow } from './shared-links.js'
 import type { VirtualAgent } from './virtual-agent.js'
 import type { VirtualCall } from './virtual-call.js'
 
-/** As the real agent's: how long a computed prompt waits for its receiver. */
-const PULL_MS = 10_000
 /** Of about a megabyte, from a device's memory. */
 const MESSAGE_READ_MS = 10
 
@@ -101,7 +100,7 @@ export class OutgoingKv {
     const { queue } = this.agent.world
     this.#prefillEndMs = queue.nowMs
     if (this.#flow) this.agent.world.links.close(this.#flow)
-    if (!this.isClaimed) queue.after(PULL_MS, () => this.isClaimed || this.fail())
+    if (!this.isClaimed) queue.after(SHARED_BOUNDS.pullMs, () => this.isClaimed || this.fail())
   }
 
   /** Ends it for both sides. */

@@ -73,6 +73,21 @@ describe('transfers on one link', () => {
     expect(Object.keys(overMs).length).toBe(20)
   })
 
+  it('a link that carries nothing keeps who has something to send busy, and nobody else', () => {
+    const flows: Flow[] = []
+    const overMs = play((links, queue, over) => {
+      const link = new SharedLink('a', 0)
+      flows.push(links.open([link], over('waits')), links.open([link], over('idle')))
+      links.close(flows[0] as Flow, 100)
+      queue.at(10, () => links.changed(link, 50))
+      queue.at(20, () => links.close(flows[1] as Flow))
+    })
+    expect(overMs.waits).toBeCloseTo(12)
+    expect(flows.map(({ sentBytes }) => Math.round(sentBytes))).toEqual([100, 0])
+    expect(flows[0]?.busyMs).toBeCloseTo(12)
+    expect(flows[1]?.busyMs).toBe(0)
+  })
+
   it('a link that becomes slower makes what is left later', () => {
     const overMs = play((links, queue, over) => {
       const link = new SharedLink('a', 100)

@@ -130,7 +130,7 @@ export class SharedLinks {
       const sent = Math.min(available, flow.rateBytesPerMs * elapsedMs)
       flow.sentBytes += sent
       flow.pendingBytes = available - sent
-      flow.busyMs += elapsedMs * Math.min(1, flow.rateBytesPerMs / fairShare(flow))
+      flow.busyMs += elapsedMs * busyShare(flow)
       for (const link of flow.path) link.bytesCarried += sent
     }
   }
@@ -168,6 +168,14 @@ export class SharedLinks {
       this.#queue.after(0, flow.onDone)
     }
   }
+}
+
+/** Of its time, what it would be busy at the share that it could have. */
+function busyShare(flow: Flow): number {
+  const share = fairShare(flow)
+  if (share > 0) return Math.min(1, flow.rateBytesPerMs / share)
+  // Nothing passes: whoever has something to send waits all the time.
+  return flow.demandBytesPerMs > 0 ? 1 : 0
 }
 
 /** What it would get of its tightest link, were all others on it as eager. */

@@ -11,6 +11,7 @@ import { AgentCore } from '@kvasir/agent/core/agent-core'
 import type { CoreOptions } from '@kvasir/agent/core/core-options'
 import type { CoreAction, CoreEvent, EndReason, Refusal, StepPart } from '@kvasir/agent/core/events'
 import type { LeaseReference } from '@kvasir/agent/core/lease-table'
+import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
 import { type DeviceTimes, deviceTimes } from '@kvasir/catalogue/device-times'
 import type { BlockHashes } from '@kvasir/coordinator/core/block-hashes'
 import type { DeviceFacts, DeviceRef } from '@kvasir/coordinator/core/facts'
@@ -21,6 +22,7 @@ import type { OutgoingKv } from './outgoing-kv.js'
 import { Party } from './party.js'
 import type { SharedLink } from './shared-links.js'
 import { type KvMemory, runMs, type StepRun, stepRun, stepsIn } from './step-run.js'
+import { VirtualDemotion } from './virtual-demotion.js'
 import { deviceFacts, loadFacts, modelNames, tierBlocks } from './virtual-facts.js'
 import type { VirtualHost } from './virtual-host.js'
 import { type AnyAgentCore, type KvSource, type Lent, NOTHING_LENT, type World } from './world.js'
@@ -42,9 +44,6 @@ export interface SequenceWork {
 
 export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attached' | 'lent' | 'evicted' }>
 
-/** As the real agent's. */
-const LEASE_TTL_MS = 5_000
-const WAITING_MAX = 64
 const REPORT_MS = 500
 const ROWS_MAX = 1 << 20
 const NO_SHARES: readonly number[] = []
@@ -62,6 +61,7 @@ export class VirtualAgent extends Party implements KvSource {
   kvSequence = 0
   readonly #times: DeviceTimes
   readonly #memory: KvMemory
+  readonly #demotion: VirtualDemotion
   #running: StepRun | undefined
   #lastSequence = 0
   #reports = 0
@@ -74,10 +74,11 @@ export class VirtualAgent extends Party implements KvSource {
     readonly machine: string,
     readonly incarnation: bigint,
     readonly meter: DeviceMeter,
-    readonly host: () => VirtualHost | undefined,
+    host: () => VirtualHost | undefined,
     links: { readonly up: SharedLink; readonly down: SharedLink },
   ) {
     super(planned.deviceId)
+    this.#demotion = new VirtualDemotion(this, host)
     const { plan, options } = world
     this.facts = deviceFacts(plan, planned, String(incarnation))
     this.ref = { deviceId: this.id, incarnation: String(incarnation) }
@@ -93,7 +94,7 @@ export class VirtualAgent extends Party implements KvSource {
     const coreOptions: CoreOptions = {
       deviceId: this.id,
       incarnation,
-      leaseTtlMs: options.agentLimits?.leaseTtlMs ?? LEASE_TTL_MS,
+      leaseTtlMs: options.agentLimits?.leaseTtlMs ?? SHARED_BOUNDS.leaseTtlMs,
       tiers: planned.model.kvMemories.map(({ name, bytesPerSecond }, index) => {
         return { name, blocks: this.#memory.tierBlocks[index] ?? 0, bytesPerSecond }
       }),
@@ -102,7 +103,7 @@ export class VirtualAgent extends Party implements KvSource {
       tierPolicy: planned.tierPolicy,
       decodeSlots: planned.decodeSlots,
       decodesAtOnce: planned.decodesAtOnce,
-      waitingMax: options.agentLimits?.waitingMax ?? WAITING_MAX,
+      waitingMax: options.agentLimits?.waitingMax ?? SHARED_BOUNDS.waitingMax,
       contextTokensMax: plan.model.contextTokensMax,
       limits: {
         rowsMax: ROWS_MAX,
@@ -236,10 +237,7 @@ export class VirtualAgent extends Party implements KvSource {
         this.#movedBytes += action.from.length * this.blockBytes
         break
       case 'demote':
-        this.host()?.offer(
-          this,
-          action.blocks.map(({ hash }) => hash),
-        )
+        this.#demotion.demote(action.blocks.map(({ hash }) => hash))
         break
       case 'kv-changed': {
         const { network } = this.world

@@ -1,3 +1,4 @@
+import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { type TestPlan, testPlan } from '../testing/plans.js'
@@ -46,6 +47,29 @@ const sharing = (index: number): Partial<VirtualRequest> => ({
   blocks: Array.from({ length: 32 }, (_, block) => (block < 16 ? block : (index + 1) * 1_000 + block)),
 })
 
+const KV_BYTES_PER_TOKEN = 262_144
+/** Devices that hold three prompts of `crowding`. */
+const CROWDED: TestPlan = { gpus: 1, fpgas: 1, kvTokens: 700, hostTokens: 100_000 }
+const CROWDED_LAST_MS = 31_000
+
+/** Prompts of 12 blocks that drive each other out of a device, the last the same as the first. */
+function crowding(last: Partial<VirtualRequest> = {}): VirtualRequest[] {
+  const all = [0, 1_000, 2_000, 3_000, 4_000, 5_000, 0]
+  return all.map((from, index) =>
+    request(index, {
+      arrivalMs: 1_000 + index * 5_000,
+      promptTokens: 192,
+      outputTokens: 2,
+      blocks: Array.from({ length: 12 }, (_, block) => from + block),
+      ...(index === all.length - 1 ? last : {}),
+    }),
+  )
+}
+
+function hostOf({ summary }: { readonly summary: RunSummary }) {
+  return summary.devices.find(({ deviceId }) => deviceId.startsWith('host'))
+}
+
 describe('an undisturbed request', () => {
   it('takes the times that the catalogue gives: prefill on the GPU, decode steps on the FPGA', () => {
     const { outcomes } = play([request(0)])
@@ -86,41 +110,63 @@ describe('cached blocks', () => {
   })
 
   it('that left a full device come back from the host tier of its machine', () => {
-    const prompt = (from: number): Partial<VirtualRequest> => ({
-      promptTokens: 1_024,
-      blocks: Array.from({ length: 64 }, (_, block) => from + block),
-    })
-    const all = [0, 5_000, 6_000, 0].map((from, index) =>
-      request(index, { ...prompt(from), arrivalMs: 1_000 + index * 5_000 }),
-    )
-    const run = play(all, { gpus: 1, fpgas: 1, kvTokens: 1_600, hostTokens: 100_000 })
+    const run = play(crowding(), CROWDED)
     const last = run.outcomes.at(-1)
     expect(last?.fetchedTokens).toBeGreaterThan(0)
-    const host = run.summary.devices.find(({ deviceId }) => deviceId.startsWith('host'))
+    const host = hostOf(run)
     expect(host?.tiers[0]?.hits).toBeGreaterThan(0)
-    expect(host?.sentBytes).toBe((last?.fetchedTokens ?? 0) * 262_144)
+    expect(host?.sentBytes).toBe((last?.fetchedTokens ?? 0) * KV_BYTES_PER_TOKEN)
+  })
+
+  it('that leave a device faster than its host takes them are dropped, as by a real agent', () => {
+    const all = [0, 5_000].map((from, index) =>
+      request(index, {
+        arrivalMs: 1_000 + index * 5_000,
+        promptTokens: 1_024,
+        blocks: Array.from({ length: 64 }, (_, block) => from + block),
+      }),
+    )
+    const run = play(all, { gpus: 1, fpgas: 1, kvTokens: 1_100, hostTokens: 100_000 }, { lingerMs: 1_000 })
+    const received = hostOf(run)?.receivedBytes ?? 0
+    expect(received).toBeGreaterThan(0)
+    // Each of the two devices gives up its blocks at once.
+    expect(received).toBeLessThanOrEqual(2 * SHARED_BOUNDS.stagingBytesMax)
   })
 })
 
 it('fetches nothing more for a client that has left', () => {
-  const prompt = {
-    promptTokens: 4_000,
-    outputTokens: 2,
-    blocks: Array.from({ length: 250 }, (_, block) => block),
-  }
-  const other = { promptTokens: 4_000, blocks: Array.from({ length: 250 }, (_, block) => 9_000 + block) }
-  const leaves = { ...prompt, arrivalMs: 21_000 }
-  const all = [request(0, prompt), request(1, { ...other, arrivalMs: 11_000 }), request(2, leaves)]
-  const wish = { gpus: 1, fpgas: 1, kvTokens: 4_200, hostTokens: 100_000 }
-  const host = (requests: readonly VirtualRequest[]) =>
-    play(requests, wish, { lingerMs: 5_000 }).summary.devices.find(({ deviceId }) =>
-      deviceId.startsWith('host'),
+  const host = (leavesAfterMs?: number) =>
+    hostOf(
+      play(
+        crowding(leavesAfterMs === undefined ? {} : { leavesAfterMs }),
+        CROWDED,
+        { lingerMs: 5_000 },
+        // So that it takes some 400 ms.
+        (cluster) => cluster.at(CROWDED_LAST_MS - 1_000, () => cluster.slowLink('gpu-0', 0.01)),
+      ),
     )
-  expect(host(all)?.sentBytes).toBeGreaterThan(0)
-  // It takes some 80 ms.
-  const left = host([...all.slice(0, 2), request(2, { ...leaves, leavesAfterMs: 20 })])
+  expect(host()?.sentBytes).toBeGreaterThan(0)
+  const left = host(100)
   expect(left?.tiers[0]?.hits).toBeGreaterThan(0)
   expect(left?.sentBytes).toBe(0)
+})
+
+it('computes what a source that falls silent does not send, as a real agent', () => {
+  const { outcomes } = play(crowding(), CROWDED, {}, (cluster) => {
+    // No message of a megabyte passes in three seconds, though a little always does.
+    cluster.at(CROWDED_LAST_MS - 1_000, () => cluster.slowLink('gpu-0', 1e-6))
+    cluster.at(CROWDED_LAST_MS + 5_000, () => cluster.slowLink('gpu-0', 1))
+  })
+  const last = outcomes.at(-1)
+  if (!last) throw new Error('no outcome')
+  expect(last).toMatchObject({ end: 'finished', fetchedTokens: 0 })
+  expect(ttftMs(last)).toBeGreaterThan(SHARED_BOUNDS.fetchSilenceMs)
+  expect(ttftMs(last)).toBeLessThan(SHARED_BOUNDS.fetchSilenceMs * 2)
+})
+
+it('plays once: a second run is refused, since outcomes and figures would mix', () => {
+  const { cluster } = play([request(0)])
+  expect(() => cluster.run([request(1)])).toThrow(/make another/)
 })
 
 describe('a device that is lost', () => {

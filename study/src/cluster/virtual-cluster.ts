@@ -7,6 +7,7 @@
  * V2 Requests are taken one after the other as time reaches them, and each has one outcome, so memory depends on what runs
  *    at a time and not on how much there is to run.
  */
+import { InternalError } from '@kvasir/runtime/errors'
 import type { ClusterPlan, PlannedDevice, PlannedMachine } from './cluster-plan.js'
 import { DeviceMeter } from './device-meter.js'
 import { EventQueue } from './event-queue.js'
@@ -54,6 +55,7 @@ export class VirtualCluster {
   #submitted = 0
   #arrivals: Iterator<VirtualRequest> | undefined
   #lastEndMs = 0
+  #hasRun = false
 
   constructor(plan: ClusterPlan, options: ClusterOptions) {
     this.#options = options
@@ -98,8 +100,15 @@ export class VirtualCluster {
     this.#queue.at(atMs, does)
   }
 
-  /** Plays until every request has ended, or to `untilMs`. `requests` in order of arrival. */
+  /**
+   * Plays until every request has ended, or to `untilMs`. `requests` in order of arrival.
+   *
+   * @throws InternalError where it has played already
+   */
   run(requests: Iterable<VirtualRequest>, untilMs = Number.POSITIVE_INFINITY): RunSummary {
+    if (this.#hasRun)
+      throw new InternalError('A virtual cluster plays once; make another one for another run.')
+    this.#hasRun = true
     this.#arrivals = requests[Symbol.iterator]()
     this.#nextArrival()
     while (!this.#isOver()) {
