@@ -13,6 +13,7 @@
  */
 import type { CompletionRecord } from './completion-record.js'
 import type { DeviceFacts, ModelFacts, ProfileName, Role } from './facts.js'
+import { LinkRates } from './link-rates.js'
 import { linkMs, movingMs, peakBytes, peakOps, rooflineMs } from './roofline.js'
 
 const EFFICIENCY_MIN = 1e-4
@@ -51,8 +52,7 @@ interface Learned {
 export class CostModel {
   /** By digest, profile and role: asked for hundreds of times a placement, so without making text of them. */
   readonly #learned = new Map<string, Record<ProfileName, Record<Role, Learned>>>()
-  /** By the device that sends, then by the one that receives. */
-  readonly #linkBytesPerSecond = new Map<string, Map<string, number>>()
+  readonly #links = new LinkRates()
 
   /**
    * Time to run a prompt of `tokens` after `contextTokens` whose KV is there, milliseconds, with `tokensAhead` of other
@@ -90,7 +90,7 @@ export class CostModel {
 
   /** Rate that was seen from one device to another; undefined before the first transfer. */
   seenRate(fromDeviceId: string, toDeviceId: string): number | undefined {
-    return this.#linkBytesPerSecond.get(fromDeviceId)?.get(toDeviceId)
+    return this.#links.seen(fromDeviceId, toDeviceId)
   }
 
   /** Time to move `bytes` from one device to another with the link to themselves, milliseconds. */
@@ -140,8 +140,7 @@ export class CostModel {
         for (const { own } of Object.values(roles)) own.delete(deviceId)
       }
     }
-    this.#linkBytesPerSecond.delete(deviceId)
-    for (const rates of this.#linkBytesPerSecond.values()) rates.delete(deviceId)
+    this.#links.forget(deviceId)
   }
 
   /** The share of its roofline that the device reaches, as far as is known. */
@@ -167,9 +166,8 @@ export class CostModel {
 
   #learnLink({ fromDeviceId, toDeviceId, bytes }: Between, busyMs: number): void {
     if (!(bytes > 0 && busyMs > 0)) return
-    const rates = this.#linkBytesPerSecond.get(fromDeviceId) ?? new Map<string, number>()
-    this.#linkBytesPerSecond.set(fromDeviceId, rates)
-    rates.set(toDeviceId, blend(rates.get(toDeviceId), (bytes / busyMs) * 1000))
+    const seen = this.#links.seen(fromDeviceId, toDeviceId)
+    this.#links.set(fromDeviceId, toDeviceId, blend(seen, (bytes / busyMs) * 1000))
   }
 
   #learn(device: DeviceFacts, model: ModelFacts, role: Role, idealMs: number, measuredMs: number): void {
