@@ -114,6 +114,9 @@ export class DeviceFilter {
     const { prefillTokens, avoided } = this.#input
     const { protocolVersion: version, protocolVersionMin: versionMin } = this.#limits
     const nowMs = this.#nowMs
+    const needsPages = this.#needsPages
+    const isAnyAvoided = avoided.size > 0
+    const { prefillFirst, prefillLast, decodeFirst, decodeLast, attend: attending, both } = left
     let blockTokens = BLOCK_TOKENS
     let promptTokens = wholeBlocks(prefillTokens, blockTokens)
     let decodeTokens = wholeBlocks(this.#input.reserveTokens, blockTokens)
@@ -140,7 +143,7 @@ export class DeviceFilter {
       }
       // Not to be asked for a while, in whatever role.
       let off = LEFT
-      if (avoided.size > 0 && this.#isAvoided(row)) off = FAILED_BEFORE
+      if (isAnyAvoided && this.#isAvoided(row)) off = FAILED_BEFORE
       else if ((refusedUntilMs[row] ?? 0) > nowMs) off = REFUSED
       if (numbers[first + TOKENS_A_BLOCK] !== blockTokens) {
         blockTokens = numbers[first + TOKENS_A_BLOCK] ?? BLOCK_TOKENS
@@ -156,22 +159,22 @@ export class DeviceFilter {
       else if (off === LEFT && promptTokens > tokensFree) against = MEMORY
       const isLeftToPrefill = against === LEFT
       if (isLeftToPrefill) {
-        if ((ofModel & PREFERS_PREFILL) !== 0) left.prefillFirst.push(row)
-        else left.prefillLast.push(row)
+        if ((ofModel & PREFERS_PREFILL) !== 0) prefillFirst.push(row)
+        else prefillLast.push(row)
       } else prefill[against] = (prefill[against] ?? 0) + 1
 
       against = off
       if ((ofModel & CAN_DECODE) === 0) against = CAPABILITY
-      else if (this.#needsPages && (ofModel & WINDOWED) !== 0) against = SLIDING_WINDOW
-      else if (this.#needsPages && (ofModel & CHOOSES_PAGES) === 0) against = CAPABILITY
+      else if (needsPages && (ofModel & WINDOWED) !== 0) against = SLIDING_WINDOW
+      else if (needsPages && (ofModel & CHOOSES_PAGES) === 0) against = CAPABILITY
       else if (decodeTokens > tokensMax) against = TOO_SMALL
       else if (off !== LEFT) against = off
       else if ((ofModel & FULL) !== 0) against = SLOTS
       else if (decodeTokens > tokensFree) against = MEMORY
       if (against === LEFT) {
-        if ((ofModel & PREFERS_DECODE) !== 0) left.decodeFirst.push(row)
-        else left.decodeLast.push(row)
-        if (isLeftToPrefill) left.both[row] = 1
+        if ((ofModel & PREFERS_DECODE) !== 0) decodeFirst.push(row)
+        else decodeLast.push(row)
+        if (isLeftToPrefill) both[row] = 1
       } else decode[against] = (decode[against] ?? 0) + 1
 
       if (!mayOffload) continue
@@ -181,7 +184,7 @@ export class DeviceFilter {
       else if ((ofModel & WINDOWED) !== 0) against = SLIDING_WINDOW
       else if (attendTokens > tokensMax) against = TOO_SMALL
       else if (off === LEFT && attendTokens > tokensFree) against = MEMORY
-      if (against === LEFT) left.attend.push(row)
+      if (against === LEFT) attending.push(row)
       else attend[against] = (attend[against] ?? 0) + 1
     }
   }

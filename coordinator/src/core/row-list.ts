@@ -8,21 +8,18 @@ export class RowList {
   ms = new Float64Array(64)
   length = 0
 
-  clear(): void {
+  /** Empties it, with room for so many. */
+  clear(room = 0): void {
     this.length = 0
+    if (room <= this.rows.length) return
+    this.rows = new Int32Array(2 * room)
+    this.ms = new Float64Array(2 * room)
   }
 
+  /** Where `clear` made room: the pass over all devices is as quick as this is. */
   push(row: number): void {
-    if (this.length === this.rows.length) this.#grow()
     this.rows[this.length] = row
     this.length += 1
-  }
-
-  #grow(): void {
-    const rows = new Int32Array(2 * this.rows.length)
-    rows.set(this.rows)
-    this.rows = rows
-    this.ms = new Float64Array(rows.length)
   }
 }
 
@@ -40,10 +37,10 @@ export class RowsLeft {
   clear(rows: number): void {
     if (rows > this.both.length) this.both = new Uint8Array(2 * rows)
     else this.both.fill(0, 0, rows)
-    this.prefillFirst.clear()
-    this.prefillLast.clear()
-    this.decodeFirst.clear()
-    this.decodeLast.clear()
-    this.attend.clear()
+    this.prefillFirst.clear(rows)
+    this.prefillLast.clear(rows)
+    this.decodeFirst.clear(rows)
+    this.decodeLast.clear(rows)
+    this.attend.clear(rows)
   }
 }
