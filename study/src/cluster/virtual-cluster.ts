@@ -9,11 +9,12 @@
  */
 import { InternalError } from '@kvasir/runtime/errors'
 import type { ClusterPlan, PlannedDevice, PlannedMachine } from './cluster-plan.js'
+import { deviceSample, deviceUsage, hostUsage, tierSums } from './cluster-usage.js'
 import { DeviceMeter } from './device-meter.js'
 import { EventQueue } from './event-queue.js'
 import { Network } from './network.js'
 import type { Party } from './party.js'
-import type { DeviceUsage, RequestOutcome, RunSummary, VirtualRequest } from './request.js'
+import type { RequestOutcome, RunSummary, VirtualRequest } from './request.js'
 import { SharedLink, SharedLinks } from './shared-links.js'
 import { VirtualAgent } from './virtual-agent.js'
 import { VirtualCoordinator } from './virtual-coordinator.js'
@@ -132,7 +133,7 @@ export class VirtualCluster {
     this.crash(deviceId)
     const place = this.#devices.get(deviceId)
     if (place) {
-      this.#keepCounts(place)
+      place.meter.keep(tierSums(place.life))
       place.life = this.#newAgent(place.machine, place)
       place.life.begin(0)
     }
@@ -274,42 +275,17 @@ export class VirtualCluster {
         atMs: this.nowMs,
         queued: core.queuedCount,
         active: core.activeCount,
-        devices: [...this.#devices.values()].map(({ life }) => {
-          life.catchUp()
-          const load = life.core.load()
-          return {
-            deviceId: life.id,
-            slotsUsed: load.decodeSlotsUsed,
-            queueTokens: load.prefillTokensWaiting,
-            busy: life.isBusy && !life.isDead,
-            tiers: load.tiers,
-          }
-        }),
+        devices: [...this.#devices.values()].map(({ life }) => deviceSample(life)),
       })
     })
-  }
-
-  /** What a life counted, which ends with it. */
-  #keepCounts({ life, meter }: DevicePlace): void {
-    for (const tier of life.core.load().tiers) {
-      const sums = meter.earlierTiers.get(tier.name) ?? {
-        ...{ lookups: 0, hits: 0, readBytes: 0, inBytes: 0, outBytes: 0 },
-      }
-      sums.lookups += tier.lookups
-      sums.hits += tier.hits
-      sums.readBytes += tier.readBytes
-      sums.inBytes += tier.inBlocks * life.blockBytes
-      sums.outBytes += tier.outBlocks * life.blockBytes
-      meter.earlierTiers.set(tier.name, sums)
-    }
   }
 
   #summary(): RunSummary {
     const { coreEvents, steps, eventsMerged } = this.#counters
     const eventsHandled = coreEvents + this.#links.events + this.#network.messages
-    const devices = [...this.#devices.values()].map((place) => this.#usage(place))
-    const hosts = [...this.#machines.values()].flatMap(({ host, planned }) =>
-      host ? [hostUsage(host, planned, this.nowMs)] : [],
+    const devices = [...this.#devices.values()].map(({ life, meter }) => deviceUsage(life, meter, this.nowMs))
+    const hosts = [...this.#machines.values()].flatMap(({ host }) =>
+      host ? [hostUsage(host, this.nowMs)] : [],
     )
     return {
       virtualMs: this.nowMs,
@@ -318,46 +294,5 @@ export class VirtualCluster {
       eventsHandled,
       steps,
     }
-  }
-
-  #usage(place: DevicePlace): DeviceUsage {
-    const { planned, meter, life } = place
-    this.#keepCounts(place)
-    const { device } = planned.model
-    const busyMs = meter.prefillMs + meter.decodeMs
-    const idleMs = Math.max(0, this.nowMs - busyMs)
-    return {
-      deviceId: planned.deviceId,
-      device: device.name,
-      steps: meter.steps,
-      busyMs,
-      prefillMs: meter.prefillMs,
-      decodeMs: meter.decodeMs,
-      prefillTokens: meter.prefillTokens,
-      decodeTokens: meter.decodeTokens,
-      energyJ: meter.stepJ + ((device.idleWatts ?? Number.NaN) * idleMs) / 1_000,
-      dollars: device.dollars ?? Number.NaN,
-      tiers: life.facts.tiers.map(({ name }) => ({
-        name,
-        ...(meter.earlierTiers.get(name) ?? { lookups: 0, hits: 0, readBytes: 0, inBytes: 0, outBytes: 0 }),
-      })),
-      sentBytes: meter.sentBytes,
-      receivedBytes: meter.receivedBytes,
-    }
-  }
-}
-
-function hostUsage(host: VirtualHost, planned: PlannedMachine, virtualMs: number): DeviceUsage {
-  return {
-    deviceId: host.id,
-    device: 'host memory',
-    ...{ steps: 0, busyMs: 0, prefillMs: 0, decodeMs: 0, prefillTokens: 0, decodeTokens: 0 },
-    energyJ: (planned.hostIdleWatts * virtualMs) / 1_000,
-    dollars: planned.hostDollars,
-    tiers: host.tierLoads().map(({ name, lookups, hits, readBytes, inBytes, outBytes }) => {
-      return { name, lookups, hits, readBytes, inBytes, outBytes }
-    }),
-    sentBytes: host.sentBytes,
-    receivedBytes: host.receivedBytes,
   }
 }

@@ -20,6 +20,7 @@ import type {
 import { wordsOfBlocks } from './block-names.js'
 import { DecodeWork } from './decode-work.js'
 import type { DecodeFigures, EpochClient, EpochOrder, PrefillFigures } from './epoch-client.js'
+import { epochRecord } from './epoch-record.js'
 import type { LiveRequest } from './live-request.js'
 import type { KvTimes } from './outgoing-kv.js'
 import type { Party } from './party.js'
@@ -109,54 +110,12 @@ export class VirtualEpoch implements EpochClient {
       if (this.#decode === undefined) for (const call of this.#calls) this.#world.network.cancel(call)
       if (this.#decode === undefined) this.#release()
     }
-    const { plan } = this.#world
-    const [prefill, decode, kv] = [this.#prefill, this.#decode, this.#kv]
-    const fetch = this.decision.prefix.fetch
-    return {
-      modelDigest: modelNames(plan).digest,
-      profile: this.decision.profile,
-      ...(prefill === undefined
-        ? {}
-        : {
-            prefill: {
-              deviceId: prefill.deviceId,
-              tokens: prefill.tokens,
-              contextTokens: prefill.contextTokens,
-              computeMs: prefill.shareMs,
-            },
-          }),
-      ...(decode === undefined || decode.steps === 0
-        ? {}
-        : {
-            decode: {
-              deviceId: this.decision.decode.deviceId,
-              steps: decode.steps,
-              stepsMs: decode.stepsMs,
-              batch: decode.batchMax,
-              contextTokens: this.#contextTokens + Math.floor(decode.steps / 2),
-            },
-          }),
-      ...(kv === undefined || kv.bytes === 0
-        ? {}
-        : {
-            transfer: {
-              fromDeviceId: this.decision.prefill.deviceId,
-              toDeviceId: this.decision.decode.deviceId,
-              bytes: kv.bytes,
-              busyMs: kv.busyMs,
-            },
-          }),
-      ...(prefill === undefined || fetch === null || prefill.fetchedBytes === 0
-        ? {}
-        : {
-            fetch: {
-              fromDeviceId: fetch.device.deviceId,
-              toDeviceId: prefill.deviceId,
-              bytes: prefill.fetchedBytes,
-              fetchMs: prefill.fetchMs,
-            },
-          }),
-    }
+    return epochRecord(modelNames(this.#world.plan).digest, this.decision, {
+      contextTokens: this.#contextTokens,
+      prefill: this.#prefill,
+      decode: this.#decode,
+      kv: this.#kv,
+    })
   }
 
   prefillAdmitted(): void {
