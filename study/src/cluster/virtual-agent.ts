@@ -1,27 +1,23 @@
 /**
  * One life of a device agent in virtual time: the agent's core, unchanged, and what its shell does around it. A step takes
- * as long as the catalogue says of the device.
+ * as long as the catalogue says of the device (device-steps.ts).
  *
- * A1 The core's actions are carried out in its order; the next step begins before anybody hears of the last one, as in
- *    the real agent.
- * A2 Steps that only decode, `repeatable` of them, run as one event. Whatever happens to the agent meanwhile first ends the
- *    steps that are over by then, so nobody can tell but by counting events.
+ * A1 The core's actions are carried out in its order; what concerns the device comes before what others hear.
  */
 import { AgentCore } from '@kvasir/agent/core/agent-core'
 import type { CoreOptions } from '@kvasir/agent/core/core-options'
-import type { CoreAction, CoreEvent, EndReason, Refusal, StepPart } from '@kvasir/agent/core/events'
+import type { CoreAction, CoreEvent, EndReason, Refusal } from '@kvasir/agent/core/events'
 import type { LeaseReference } from '@kvasir/agent/core/lease-table'
 import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
-import { type DeviceTimes, deviceTimes } from '@kvasir/catalogue/device-times'
 import type { BlockHashes } from '@kvasir/coordinator/core/block-hashes'
 import type { DeviceFacts, DeviceRef } from '@kvasir/coordinator/core/facts'
 import { wordsOfTexts } from './block-names.js'
 import type { PlannedDevice } from './cluster-plan.js'
 import type { DeviceMeter } from './device-meter.js'
+import { DeviceSteps } from './device-steps.js'
 import type { OutgoingKv } from './outgoing-kv.js'
 import { Party } from './party.js'
 import type { SharedLink } from './shared-links.js'
-import { type KvMemory, runMs, type StepRun, stepRun, stepsIn } from './step-run.js'
 import { VirtualDemotion } from './virtual-demotion.js'
 import { deviceFacts, loadFacts, modelNames, tierBlocks } from './virtual-facts.js'
 import type { VirtualHost } from './virtual-host.js'
@@ -46,7 +42,6 @@ export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attac
 
 const REPORT_MS = 500
 const ROWS_MAX = 1 << 20
-const NO_SHARES: readonly number[] = []
 
 export class VirtualAgent extends Party implements KvSource {
   readonly core: AnyAgentCore
@@ -59,14 +54,10 @@ export class VirtualAgent extends Party implements KvSource {
   readonly downlinks: readonly SharedLink[]
   readonly latencyMs: number
   kvSequence = 0
-  readonly #times: DeviceTimes
-  readonly #memory: KvMemory
+  readonly #steps: DeviceSteps
   readonly #demotion: VirtualDemotion
-  #running: StepRun | undefined
   #lastSequence = 0
   #reports = 0
-  /** Bytes that moved between tiers since the last step, which that step pays for. */
-  #movedBytes = 0
 
   constructor(
     readonly world: World,
@@ -85,18 +76,13 @@ export class VirtualAgent extends Party implements KvSource {
     this.uplinks = [links.up]
     this.downlinks = [links.down]
     this.latencyMs = planned.link.latencyUs / 1_000
-    this.#times = deviceTimes(planned.model)
-    this.#memory = {
-      tierBlocks: tierBlocks(planned.model, plan.blockTokens),
-      blockTokens: plan.blockTokens,
-      kvBytesPerToken: planned.model.kvBytesPerToken,
-    }
+    const blocks = tierBlocks(planned.model, plan.blockTokens)
     const coreOptions: CoreOptions = {
       deviceId: this.id,
       incarnation,
       leaseTtlMs: options.agentLimits?.leaseTtlMs ?? SHARED_BOUNDS.leaseTtlMs,
       tiers: planned.model.kvMemories.map(({ name, bytesPerSecond }, index) => {
-        return { name, blocks: this.#memory.tierBlocks[index] ?? 0, bytesPerSecond }
+        return { name, blocks: blocks[index] ?? 0, bytesPerSecond }
       }),
       blockBytes: this.blockBytes,
       blockTokens: plan.blockTokens,
@@ -113,6 +99,11 @@ export class VirtualAgent extends Party implements KvSource {
       },
     }
     this.core = options.makeAgent?.(coreOptions) ?? new AgentCore(coreOptions)
+    this.#steps = new DeviceSteps(this, {
+      tierBlocks: blocks,
+      blockTokens: plan.blockTokens,
+      kvBytesPerToken: planned.model.kvBytesPerToken,
+    })
   }
 
   get blockBytes(): number {
@@ -150,8 +141,8 @@ export class VirtualAgent extends Party implements KvSource {
 
   /** The core's answer, or why it refuses. */
   apply(event: CoreEvent): Answer | Refusal | undefined {
-    this.#catchUp()
-    return this.#perform(this.#step(event, this.world.queue.nowMs))
+    this.#steps.catchUp()
+    return this.#perform(this.step(event, this.world.queue.nowMs))
   }
 
   /** What it holds, for the directory. */
@@ -175,17 +166,17 @@ export class VirtualAgent extends Party implements KvSource {
 
   /** Whether a step runs. */
   get isBusy(): boolean {
-    return this.#running !== undefined
+    return this.#steps.isBusy
   }
 
   /** Ends what is over by now of a run of steps, so that what is read of the core is up to date. */
   catchUp(): void {
-    this.#catchUp()
+    this.#steps.catchUp()
   }
 
   /** Something befalls it or its connections: what it has done by now is out. */
   settle(): void {
-    this.#catchUp()
+    this.#steps.catchUp()
     for (const work of this.works.values()) work.sayTokens?.()
   }
 
@@ -208,7 +199,8 @@ export class VirtualAgent extends Party implements KvSource {
     }
   }
 
-  #step(event: CoreEvent, nowMs: number): readonly CoreAction[] {
+  /** Tells the core; what it answers is for the caller to carry out. */
+  step(event: CoreEvent, nowMs: number): readonly CoreAction[] {
     const { counters, options } = this.world
     counters.coreEvents += 1
     const actions = this.core.step(event, nowMs)
@@ -217,24 +209,24 @@ export class VirtualAgent extends Party implements KvSource {
   }
 
   #perform(actions: readonly CoreAction[], atMs = this.world.queue.nowMs): Answer | Refusal | undefined {
-    for (const action of actions) this.#performFirst(action, atMs)
-    return this.#performRest(actions)
+    for (const action of actions) this.performFirst(action, atMs)
+    return this.performRest(actions)
   }
 
   /** What concerns the device and its blocks. */
-  #performFirst(action: CoreAction, atMs: number): void {
+  performFirst(action: CoreAction, atMs: number): void {
     switch (action.type) {
       case 'run-step':
-        this.#run(action.parts, action.repeatable, atMs)
+        this.#steps.run(action.parts, action.repeatable, atMs)
         break
       case 'repeat-less':
-        this.#runLess(action.repeatable)
+        this.#steps.runLess(action.repeatable)
         break
       case 'cancel-step':
-        this.#cancelStep()
+        this.#steps.cancel()
         break
       case 'copy':
-        this.#movedBytes += action.from.length * this.blockBytes
+        this.#steps.moved(action.from.length * this.blockBytes)
         break
       case 'demote':
         this.#demotion.demote(action.blocks.map(({ hash }) => hash))
@@ -256,7 +248,8 @@ export class VirtualAgent extends Party implements KvSource {
     }
   }
 
-  #performRest(actions: readonly CoreAction[]): Answer | Refusal | undefined {
+  /** What concerns sequences and whoever asked. */
+  performRest(actions: readonly CoreAction[]): Answer | Refusal | undefined {
     let answer: Answer | Refusal | undefined
     for (const action of actions) {
       switch (action.type) {
@@ -281,124 +274,5 @@ export class VirtualAgent extends Party implements KvSource {
       }
     }
     return answer
-  }
-
-  #run(parts: readonly StepPart[], repeatable: number, startMs: number): void {
-    let stepsMax = this.world.options.coalesce === false ? 1 : repeatable
-    for (const { sequence } of parts) {
-      stepsMax = Math.min(stepsMax, this.works.get(sequence)?.samplesLeft ?? 1)
-    }
-    const step = stepRun(
-      parts,
-      { startMs, stepsMax, movedBytes: this.#movedBytes },
-      this.#times,
-      this.#memory,
-    )
-    this.#movedBytes = 0
-    this.#running = step
-    for (const { role, sequence, start, count } of parts) {
-      if (role === 'prefill') this.works.get(sequence)?.chunkStarts?.(start, count, startMs, step.firstMs)
-    }
-    this.world.queue.at(startMs + runMs(step, step.steps), () => this.#endsBy(step))
-  }
-
-  /** An event came by which later steps of the run would be others. */
-  #runLess(steps: number): void {
-    const step = this.#running
-    if (step === undefined || step.steps <= steps) return
-    const shorter = { ...step, steps }
-    this.#running = shorter
-    this.world.queue.at(step.startMs + runMs(shorter, steps), () => this.#endsBy(shorter))
-  }
-
-  /** Its time is over, unless it ended before. */
-  #endsBy(step: StepRun): void {
-    if (this.#running !== step || this.isDead) return
-    const { stalledUntilMs } = this
-    // The card computes on, but nobody hears of it.
-    if (stalledUntilMs > this.world.queue.nowMs) this.world.queue.at(stalledUntilMs, () => this.#endsBy(step))
-    else this.#end(step, step.steps, this.world.queue.nowMs)
-  }
-
-  /** Ends the steps of a run that are over by now. */
-  #catchUp(): void {
-    const step = this.#running
-    if (step === undefined || step.steps === 1) return
-    const elapsedMs = this.world.queue.nowMs - step.startMs
-    const over = stepsIn(step, elapsedMs)
-    if (over > 0) this.#end(step, over, step.startMs + runMs(step, over))
-  }
-
-  #end(step: StepRun, steps: number, atMs: number): void {
-    const ms = runMs(step, steps)
-    const { counters } = this.world
-    counters.steps += steps
-    // Of each step but the last: its end, and for every sequence the message with its token and what the coordinator makes of it.
-    counters.eventsMerged += (steps - 1) * (1 + 2 * step.parts.length)
-    const { prefillTokens, work } = step
-    this.meter.ran({ steps, ms, prefillTokens, decodes: work.decodes.length }, this.#times.stepWatts(work))
-    this.#running = undefined
-    const stopped: number[] = []
-    const shares = prefillTokens > 0 ? this.core.stepShares(step.parts) : NO_SHARES
-    let place = 0
-    for (const { sequence, role, start, count, wantLogits } of step.parts) {
-      const share = shares[place] ?? 0
-      place += 1
-      // Before the next chunk begins.
-      if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start + count, false, ms * share)
-      const work = this.works.get(sequence)
-      if (wantLogits && work !== undefined && work.samplesLeft <= steps) stopped.push(sequence)
-    }
-    const actions = this.#step(
-      {
-        type: 'step-finished',
-        cancelled: false,
-        stopped,
-        failed: [],
-        filled: [],
-        reads: [],
-        elapsedUs: (ms / steps) * 1_000,
-        steps,
-      },
-      atMs,
-    )
-    for (const action of actions) this.#performFirst(action, atMs)
-    const batch = step.parts.length
-    for (const { sequence, wantLogits } of step.parts) {
-      const work = this.works.get(sequence)
-      if (wantLogits) work?.sampled(steps, batch, ms / steps)
-    }
-    this.#performRest(actions)
-  }
-
-  /** Between two layers the device looks whether its step is still wanted. */
-  #cancelStep(): void {
-    const step = this.#running
-    if (step === undefined) return
-    const { queue, plan } = this.world
-    const layerMs = step.firstMs / plan.model.layers
-    queue.after(layerMs, () => {
-      if (this.#running !== step || this.isDead) return
-      const ms = queue.nowMs - step.startMs
-      this.meter.ran(
-        { steps: 1, ms, prefillTokens: step.prefillTokens, decodes: 0 },
-        this.#times.stepWatts(step.work),
-      )
-      this.#running = undefined
-      for (const { sequence, role, start } of step.parts) {
-        if (role === 'prefill') this.works.get(sequence)?.chunkEnds?.(start, true, 0)
-      }
-      const cancelled = {
-        cancelled: true,
-        stopped: [],
-        failed: [],
-        filled: [],
-        reads: [],
-        elapsedUs: ms * 1_000,
-      }
-      const actions = this.#step({ type: 'step-finished', ...cancelled }, queue.nowMs)
-      for (const action of actions) this.#performFirst(action, queue.nowMs)
-      this.#performRest(actions)
-    })
   }
 }
