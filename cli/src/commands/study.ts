@@ -80,7 +80,7 @@ function addStudies(study: Command, run: Run): void {
     description: 'one workload on a live cluster of paced agents and in virtual time: how far they lie apart',
     options: (command) =>
       command
-        .option('--requests <number>', 'requests', positiveOption(10_000), 120)
+        .option('--requests <number>', 'requests', positiveOption(10_000), 200)
         .option('--load <share>', 'of the rate that the cluster sustains', numberOption(0.05, 1.5), 0.8),
     run: async (options: ValidateOptions & StudyOptions, context) =>
       (await import('../study-validate/study-validate.js')).studyValidate(options, context),

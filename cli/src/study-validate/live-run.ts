@@ -3,15 +3,17 @@
  * which the supervisor starts again.
  *
  * L1 Requests are sent at their times whatever became of earlier ones (an open loop), so that waiting is the cluster's.
- * L2 Times are a client's, on this process's clock.
+ * L2 Times are a client's, on this process's clock; but the first token's, which the coordinator tells: a client sees a
+ *    token when its text has whole characters, and a small model's random text often has not.
  */
+import type { CompletionHistory } from '@kvasir/coordinator/core/completion-record'
 import type { ClusterReport, DeviceReport, RequestReport } from '@kvasir/coordinator/generation'
 import { delay } from '@kvasir/runtime/deferred'
 import { messageOf } from '@kvasir/runtime/errors'
-import { checkHealth } from '@kvasir/runtime/rpc-client'
 import type { VirtualRequest } from '@kvasir/study/cluster/request'
+import { median } from '@kvasir/study/statistics'
 import type { PlayedRequest } from '@kvasir/study/studies/validate-compare'
-import type { ValidatePlan } from '@kvasir/study/studies/validate-plan'
+import { type ValidatePlan, WARM_UP } from '@kvasir/study/studies/validate-plan'
 import { promptOf } from '../bench/streams.js'
 import { callJson } from '../client/api-client.js'
 import { generate } from '../client/generation.js'
@@ -32,25 +34,9 @@ export interface LiveRun {
   readonly backAtMs: number
 }
 
-const PROBES = 60
-const WARMING_REQUESTS = 4
 const RETURN_POLL_MS = 50
-const PROBE_MS = 2_000
 /** How late the last requests may end. */
 const DRAIN_MS = 60_000
-
-/** Half of a round trip to an agent that does nothing: what a message between two processes takes here. */
-export async function measureMessageMs(cluster: LocalCluster): Promise<number> {
-  const { devices } = await callJson<ClusterReport>(cluster.url, '/v1/cluster')
-  const control = devices.find(({ pace }) => pace !== null)?.endpoints.control ?? ''
-  const tookMs: number[] = []
-  for (let probe = 0; probe < PROBES; probe += 1) {
-    const beginMs = performance.now()
-    if (await checkHealth(control, PROBE_MS)) tookMs.push(performance.now() - beginMs)
-  }
-  tookMs.sort((a, b) => a - b)
-  return (tookMs[Math.floor(tookMs.length / 2)] ?? Number.NaN) / 2
-}
 
 export async function playLive(
   cluster: LocalCluster,
@@ -85,13 +71,25 @@ export async function playLive(
   return { requests: played, devices: devices.filter(({ pace }) => pace !== null), lostAtMs, backAtMs }
 }
 
-/** So that no code of any process runs for the first time while it is measured. */
-export async function warmUp(cluster: LocalCluster, model: LiveModel, signal: AbortSignal): Promise<void> {
-  for (let index = 0; index < WARMING_REQUESTS; index += 1) {
-    const prompt = promptOf(1_000_000 + index, 512, model.vocabularySize)
-    const wish = { model: model.name, prompt, chat: false, maxTokens: 8, ignoreEos: true, cachePrompt: false }
+/**
+ * So that no code of any process runs for the first time while it is measured, and nothing is placed by guesses.
+ *
+ * @returns what a message between two processes takes here, milliseconds: of the time to a first token what was not
+ * the device's, for each of the four messages in it (reserve and prefill, there and back)
+ */
+export async function warmUp(cluster: LocalCluster, model: LiveModel, signal: AbortSignal): Promise<number> {
+  const { requests, promptTokens, outputTokens: maxTokens } = WARM_UP
+  for (let index = 0; index < requests; index += 1) {
+    const prompt = promptOf(1_000_000 + index, promptTokens, model.vocabularySize)
+    const wish = { model: model.name, prompt, chat: false, maxTokens, ignoreEos: true, cachePrompt: false }
     await generate(cluster.url, wish, signal)
   }
+  const { completions } = await callJson<CompletionHistory>(cluster.url, '/v1/completions/history')
+  return median(
+    completions.map(
+      ({ record, measured }) => ((measured.ttftMs ?? Number.NaN) - (record.prefill?.computeMs ?? 0)) / 4,
+    ),
+  )
 }
 
 async function loseAgent(
@@ -138,12 +136,12 @@ async function playOne(
       cachePrompt: false,
     }
     const { tokenMs, requestId: id } = await generate(url, wish, signal)
-    const { placements } = await callJson<RequestReport>(url, `/v1/requests/${id}`)
+    const { placements, measured } = await callJson<RequestReport>(url, `/v1/requests/${id}`)
     const { prefillDevice = '', decodeDevice = '' } = placements.at(-1) ?? {}
     return {
       ...common,
       tokens: tokenMs.length,
-      firstTokenMs: arrivalMs + (tokenMs[0] ?? Number.NaN),
+      firstTokenMs: arrivalMs + (measured.ttftMs ?? Number.NaN),
       lastTokenMs: arrivalMs + (tokenMs.at(-1) ?? Number.NaN),
       isFinished: true,
       why: '',

@@ -85,14 +85,6 @@ export function leastErrorScale(values: readonly number[]): number {
   return Number.NaN
 }
 
-/** The middle one, or the mean of the two; NaN of none. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  const upper = sorted[middle] ?? Number.NaN
-  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
-}
-
 function push<Value>(groups: Map<string, Value[]>, key: string, value: Value): void {
   const group = groups.get(key)
   if (group) group.push(value)

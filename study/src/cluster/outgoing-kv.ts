@@ -183,9 +183,12 @@ export class OutgoingKv {
     return Math.min(1, mergeLayers / model.layers)
   }
 
-  /** Of tokens that the receiver lacks. */
+  /** Of tokens that the receiver lacks; the last block is sent whole. */
   #bytesOf(from: number, to: number): number {
+    const { blockTokens, wireBytesPerToken } = this.agent.world.plan
+    const sentTokens = (tokens: number) =>
+      tokens < this.promptTokens ? tokens : Math.ceil(tokens / blockTokens) * blockTokens
     const held = this.#receiver?.heldTokens ?? 0
-    return Math.max(0, to - Math.max(from, held)) * this.agent.world.plan.wireBytesPerToken
+    return Math.max(0, sentTokens(to) - Math.max(sentTokens(from), held)) * wireBytesPerToken
   }
 }

@@ -6,6 +6,7 @@ import { CoordinatorCore } from '@kvasir/coordinator/core/coordinator-core'
 import type { CoordinatorEvent } from '@kvasir/coordinator/core/protocol'
 import type { RequestLimits } from '@kvasir/coordinator/core/request-machine'
 import { VirtualCluster } from '../cluster/virtual-cluster.js'
+import { percentile } from '../statistics.js'
 import type { Point } from '../study.js'
 import { scalePlan } from './scale-plan.js'
 import { placementQuality, type QualityResult } from './scale-quality.js'
@@ -141,11 +142,6 @@ class TimedCore extends CoordinatorCore {
     this.#us.push((performance.now() - begin) * 1_000)
     return actions
   }
-}
-
-function percentile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b)
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
 }
 
 function nothing(): Omit<ScaleResult, 'quality'> {

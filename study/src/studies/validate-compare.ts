@@ -1,9 +1,13 @@
 /**
- * One workload played twice, live and in virtual time: how far its times to the first token, times for each token and
+ * One workload played live and in virtual time: how far its times to the first token, times for each token and
  * throughput lie apart. Pure.
  *
- * Errors are of means, relative to the live run; requests that failed in either run are left out of both and counted.
+ * Which of two moments that nearly meet comes first decides what is placed where for a while after. So virtual time is
+ * played several times, with messages a little faster or slower, and its figures are the mean of those of all plays.
+ *
+ * Errors are of means, relative to the live run; requests that failed in any play are left out of all and counted.
  */
+import { mean, percentile } from '../statistics.js'
 import type { Cell, StudyPlot, StudyResult, StudyTable } from '../study.js'
 
 /** Times are milliseconds since the run began. */
@@ -23,14 +27,12 @@ export interface PlayedRequest {
   readonly placements: number
 }
 
-export interface PlayedRuns {
-  readonly live: readonly PlayedRequest[]
-  readonly virtual: readonly PlayedRequest[]
-}
+type Play = readonly PlayedRequest[]
 
-interface Pair {
-  readonly live: PlayedRequest
-  readonly virtual: PlayedRequest
+export interface PlayedRuns {
+  readonly live: Play
+  /** At least one. */
+  readonly virtual: readonly Play[]
 }
 
 interface Measure {
@@ -61,6 +63,8 @@ const POINTS = [
   { key: 'p90', label: 'p90', share: 0.9 },
 ] as const
 
+type Row = Record<string, Cell>
+
 export interface Comparison extends Pick<StudyResult, 'rows' | 'tables' | 'plots'> {
   /** Errors without their sign. */
   readonly figures: {
@@ -80,62 +84,63 @@ export interface Comparison extends Pick<StudyResult, 'rows' | 'tables' | 'plots
 }
 
 export function compareRuns(runs: PlayedRuns): Comparison {
-  const pairs = pairsOf(runs)
-  const rows = MEASURES.flatMap((measure) => rowsOf(measure, pairs))
-  const throughput = {
-    live: tokensPerS(pairs.map(({ live }) => live)),
-    virtual: tokensPerS(pairs.map(({ virtual }) => virtual)),
-  }
-  rows.push({ measure: 'throughput', what: 'tokens/s', ...throughput, error: errorOf(throughput) })
+  const isWhole = endedInAll([runs.live, ...runs.virtual])
+  const live = runs.live.filter(isWhole)
+  const virtual = runs.virtual.map((play) => play.filter(isWhole))
+  const rows = MEASURES.flatMap((measure) => rowsOf(measure, live, virtual))
+  const throughput = rowOf('throughput', 'tokens/s', live, virtual, tokensPerS)
   const errors = (measure: string) => Number(rows.find((row) => row.measure === measure)?.error)
-  const gpuDecodes = (requests: readonly PlayedRequest[]) =>
-    requests.filter(({ decodeDevice }) => decodeDevice.startsWith('gpu')).length
-  const moved = (requests: readonly PlayedRequest[]) =>
-    requests.filter(({ placements }) => placements > 1).length
+  const counted = (is: (request: PlayedRequest) => boolean) => {
+    const counts = runs.virtual.map((play) => play.filter(is).length)
+    return { live: runs.live.filter(is).length, virtual: mean(counts) }
+  }
+  const failed = counted(({ isFinished }) => !isFinished)
+  const moved = counted(({ placements }) => placements > 1)
+  const gpuDecodes = counted(({ decodeDevice }) => decodeDevice.startsWith('gpu'))
   return {
     figures: {
       ttftError: Math.abs(errors(MEASURES[0]?.label ?? '')),
       tpotError: Math.abs(errors(MEASURES[1]?.label ?? '')),
-      throughputError: Math.abs(errorOf(throughput)),
+      throughputError: Math.abs(Number(throughput.error)),
       requests: runs.live.length,
-      failedLive: runs.live.filter(({ isFinished }) => !isFinished).length,
-      failedVirtual: runs.virtual.filter(({ isFinished }) => !isFinished).length,
-      movedLive: moved(runs.live),
-      movedVirtual: moved(runs.virtual),
-      gpuDecodesLive: gpuDecodes(runs.live),
-      gpuDecodesVirtual: gpuDecodes(runs.virtual),
+      ...{ failedLive: failed.live, failedVirtual: failed.virtual },
+      ...{ movedLive: moved.live, movedVirtual: moved.virtual },
+      ...{ gpuDecodesLive: gpuDecodes.live, gpuDecodesVirtual: gpuDecodes.virtual },
     },
-    rows,
-    tables: [tableOf(rows)],
-    plots: [...MEASURES.slice(0, 2).map((measure) => plotOf(measure, pairs))],
+    rows: [...rows, throughput],
+    tables: [tableOf([...rows, throughput], virtual.length)],
+    plots: MEASURES.slice(0, 2).map((measure) => plotOf(measure, live, virtual[0] ?? [])),
   }
 }
 
-function pairsOf({ live, virtual }: PlayedRuns): readonly Pair[] {
-  const byId = new Map(virtual.map((request) => [request.requestId, request]))
-  return live.flatMap((request) => {
-    const other = byId.get(request.requestId)
-    return other?.isFinished === true && request.isFinished ? [{ live: request, virtual: other }] : []
-  })
+function endedInAll(plays: readonly Play[]): (request: PlayedRequest) => boolean {
+  const ended = plays.map(
+    (play) => new Set(play.flatMap(({ requestId, isFinished }) => (isFinished ? [requestId] : []))),
+  )
+  return ({ requestId }) => ended.every((ids) => ids.has(requestId))
 }
 
-function rowsOf({ label, unit, of }: Measure, pairs: readonly Pair[]): Record<string, Cell>[] {
-  const values = (which: keyof Pair) =>
-    pairs
-      .map((pair) => of(pair[which]))
-      .filter((value) => Number.isFinite(value))
-      .sort((a, b) => a - b)
-  const [live, virtual] = [values('live'), values('virtual')]
+function rowsOf({ label, unit, of }: Measure, live: Play, virtual: readonly Play[]): Row[] {
   return POINTS.map((point) => {
-    const at = (sorted: readonly number[]) =>
-      'share' in point ? percentile(sorted, point.share) : mean(sorted)
-    const both = { live: at(live), virtual: at(virtual) }
-    return { measure: label, what: `${point.label}, ${unit}`, ...both, error: errorOf(both) }
+    const at = (play: Play) => {
+      const values = play.map(of).filter((value) => Number.isFinite(value))
+      return 'share' in point ? percentile(values, point.share) : mean(values)
+    }
+    return rowOf(label, `${point.label}, ${unit}`, live, virtual, at)
   })
 }
 
-function errorOf({ live, virtual }: { readonly live: number; readonly virtual: number }): number {
-  return (virtual - live) / live
+function rowOf(
+  measure: string,
+  what: string,
+  livePlay: Play,
+  virtualPlays: readonly Play[],
+  at: (play: Play) => number,
+): Row {
+  const values = virtualPlays.map(at)
+  const [live, virtual] = [at(livePlay), mean(values)]
+  const [virtualLeast, virtualMost] = [Math.min(...values), Math.max(...values)]
+  return { measure, what, live, virtual, error: (virtual - live) / live, virtualLeast, virtualMost }
 }
 
 function tpotMs({ firstTokenMs, lastTokenMs, tokens }: PlayedRequest): number {
@@ -149,16 +154,7 @@ function tokensPerS(requests: readonly PlayedRequest[]): number {
   return (tokens / (end - begin)) * 1_000
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length
-}
-
-/** Nearest rank. */
-function percentile(sorted: readonly number[], share: number): number {
-  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN
-}
-
-function tableOf(rows: readonly Record<string, Cell>[]): StudyTable {
+function tableOf(rows: readonly Row[], plays: number): StudyTable {
   return {
     title: 'The same requests, live and in virtual time',
     columns: [
@@ -167,17 +163,19 @@ function tableOf(rows: readonly Record<string, Cell>[]): StudyTable {
       { key: 'live', label: 'live' },
       { key: 'virtual', label: 'virtual' },
       { key: 'error', label: 'error', unit: '%' },
+      { key: 'virtualLeast', label: 'virtual, least' },
+      { key: 'virtualMost', label: 'virtual, most' },
     ],
-    rows: rows.map((row) => ({ ...row, error: typeof row.error === 'number' ? row.error * 100 : null })),
-    note: 'Error: virtual less live, as a share of live.',
+    rows: rows.map((row) => ({ ...row, error: Number(row.error) * 100 })),
+    note: `Virtual: mean of ${plays} plays, in which messages take a little less or more time. Error: virtual less live, as a share of live.`,
   }
 }
 
-function plotOf({ label, unit, of }: Measure, pairs: readonly Pair[]): StudyPlot {
-  const points = (which: keyof Pair) =>
-    pairs.map((pair) => {
-      const y = of(pair[which])
-      return { x: pair.live.arrivalMs / 1_000, y: Number.isFinite(y) ? y : null }
+function plotOf({ label, unit, of }: Measure, live: Play, virtual: Play): StudyPlot {
+  const points = (play: Play) =>
+    play.map((request) => {
+      const y = of(request)
+      return { x: request.arrivalMs / 1_000, y: Number.isFinite(y) ? y : null }
     })
   return {
     title: `${label.charAt(0).toUpperCase()}${label.slice(1)} of each request`,
@@ -185,8 +183,8 @@ function plotOf({ label, unit, of }: Measure, pairs: readonly Pair[]): StudyPlot
     x: { label: 'arrival', unit: 's' },
     y: { label, unit },
     series: [
-      { name: 'live', points: points('live') },
-      { name: 'virtual', points: points('virtual') },
+      { name: 'live', points: points(live) },
+      { name: 'virtual', points: points(virtual) },
     ],
   }
 }

@@ -2,7 +2,8 @@
 import { builtinCatalogue } from '@kvasir/catalogue/load-catalogue'
 import { expect, test } from 'vitest'
 import { compareRuns } from './validate-compare.js'
-import { playVirtually, type ValidateWish, validatePlan } from './validate-plan.js'
+import { type ValidateWish, validatePlan } from './validate-plan.js'
+import { type PlayedLoss, playVirtually } from './validate-virtual.js'
 
 const wish: ValidateWish = { requests: 40, load: 0.8, seed: 3, liveLayers: 3, liveMergeLayers: 1 }
 const plan = validatePlan(builtinCatalogue(), wish, 0.5)
@@ -22,11 +23,27 @@ test('requests come at the asked share of what the cluster sustains', () => {
 })
 
 test('a device that is lost and comes back moves its requests, and every request ends', () => {
-  const returnAtMs = plan.lossAtMs + 3_000
-  const outcomes = playVirtually({ ...plan, returnAtMs }, 3)
-  expect(outcomes.filter(({ isFinished }) => isFinished)).toHaveLength(wish.requests)
-  const { figures } = compareRuns({ live: outcomes, virtual: playVirtually({ ...plan, returnAtMs }, 3) })
+  const [live = []] = play([])
+  expect(live.filter(({ isFinished }) => isFinished)).toHaveLength(wish.requests)
+  const { figures } = compareRuns({ live, virtual: play([]).slice(0, 1) })
   expect(figures).toMatchObject({ ttftError: 0, tpotError: 0, throughputError: 0 })
   expect(figures.movedLive).toBeGreaterThanOrEqual(1)
   expect(figures.gpuDecodesLive).toBeGreaterThan(0)
 })
+
+test('the device that is lost is the one of its kind that serves a request which the live loss hit', () => {
+  const served = play([])[0]?.filter(
+    ({ firstTokenMs, lastTokenMs }) => firstTokenMs < plan.lossAtMs && plan.lossAtMs < lastTokenMs,
+  )
+  const onFpgas = served?.filter(({ decodeDevice }) => decodeDevice.startsWith('fpga')) ?? []
+  expect(onFpgas.length).toBeGreaterThan(0)
+  for (const { requestId } of onFpgas) {
+    const again = play([requestId])[0]?.find((played) => played.requestId === requestId)
+    expect(again?.placements, requestId).toBe(2)
+  }
+})
+
+function play(requestsHit: PlayedLoss['requestsHit']) {
+  const { lossAtMs } = plan
+  return playVirtually(plan, plan.requests, { lossAtMs, returnAtMs: lossAtMs + 3_000, requestsHit }, 3)
+}

@@ -14,14 +14,15 @@ import { xoroshiro128plus } from 'pure-rand/generator/xoroshiro128plus'
 import type { CapabilityName, ClusterPlan, PlannedDevice } from '../cluster/cluster-plan.js'
 import type { VirtualRequest } from '../cluster/request.js'
 import { VirtualCluster } from '../cluster/virtual-cluster.js'
-import type { PlayedRequest } from './validate-compare.js'
 
 export const VALIDATED = { gpu: 'v100s', fpga: 'u280', model: 'llama-2-13b', preset: 'glitches' } as const
 export const FPGAS = 3
 /** Of the GPU, in bytes of the catalogued model: KV of a prompt takes longer than its prefill, so transfers meet on it. */
 export const LINK_BYTES_PER_SECOND = 1.5e9
-const PROMPT_TOKENS = { least: 128, most: 1_024 } as const
+const PROMPT_TOKENS = { least: 64, most: 512 } as const
 const OUTPUT_TOKENS = { least: 24, most: 96 } as const
+/** Before the first request, one after the other: whatever learns while it serves has then learned the same. */
+export const WARM_UP = { requests: 12, promptTokens: 512, outputTokens: 8 } as const
 /** Requests at once, by which the sustainable rate is found, and the share of them at either end that is left out. */
 const SATURATING_REQUESTS = 240
 const EDGE_SHARE = 0.15
@@ -43,8 +44,6 @@ export interface ValidatePlan {
   readonly ratePerS: number
   readonly lostDevice: string
   readonly lossAtMs: number
-  /** When it is there again. */
-  readonly returnAtMs: number
 }
 
 /** @param messageMs between two processes, as it was measured live */
@@ -54,16 +53,7 @@ export function validatePlan(catalogue: Catalogue, wish: ValidateWish, messageMs
   const ratePerS = wish.load * sustainablePerS
   const requests = requestsOf(wish.requests, ratePerS, wish.seed)
   const lossAtMs = (requests.at(-1)?.arrivalMs ?? 0) / 2
-  const lostDevice = `fpga-${FPGAS - 1}`
-  return {
-    cluster,
-    requests,
-    sustainablePerS,
-    ratePerS,
-    lostDevice,
-    lossAtMs,
-    returnAtMs: Number.POSITIVE_INFINITY,
-  }
+  return { cluster, requests, sustainablePerS, ratePerS, lostDevice: `fpga-${FPGAS - 1}`, lossAtMs }
 }
 
 function clusterPlan(catalogue: Catalogue, wish: ValidateWish, messageMs: number): ClusterPlan {
@@ -161,27 +151,4 @@ function sustainableRate(cluster: ClusterPlan, seed: number): number {
   const edge = Math.floor(endsMs.length * EDGE_SHARE)
   const [first = Number.NaN, last = Number.NaN] = [endsMs[edge], endsMs.at(-1 - edge)]
   return ((endsMs.length - 1 - 2 * edge) / (last - first)) * 1_000
-}
-
-/** The same in virtual time. */
-export function playVirtually(
-  { cluster, requests, lostDevice, lossAtMs, returnAtMs }: ValidatePlan,
-  seed: number,
-): readonly PlayedRequest[] {
-  const outcomes: PlayedRequest[] = []
-  const virtual = new VirtualCluster(cluster, {
-    seed,
-    onOutcome: ({ request, end, code, ...outcome }) => {
-      const { requestId, arrivalMs, promptTokens } = request
-      const { firstTokenMs, endMs, tokens, placements, prefillDevice, decodeDevice } = outcome
-      outcomes.push({
-        ...{ requestId, arrivalMs, promptTokens, tokens, placements, prefillDevice, decodeDevice },
-        ...{ firstTokenMs, lastTokenMs: endMs, isFinished: end === 'finished', why: code },
-      })
-    },
-  })
-  virtual.at(lossAtMs, () => virtual.crash(lostDevice))
-  if (Number.isFinite(returnAtMs)) virtual.at(returnAtMs, () => virtual.restart(lostDevice))
-  virtual.run(requests)
-  return outcomes
 }
