@@ -12,14 +12,14 @@ const B = 'b'.repeat(32)
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
 
-function demotion(stagingMs: number): Demotion {
+function demotion(stagingMs: number, bytesMax: number = AGENT_LIMITS.stagingBytesMin): Demotion {
   const served = {
     driver: { readBlocks: async (_layer: number, ids: Uint32Array) => new Uint8Array(8 * ids.length) },
     model: { layers: 2, blockLayerBytes: 8, digest: 'digest' },
   } as unknown as DemotingModel
   return new Demotion({
     ...{ deviceId: 'fpga-0', served, limits: { ...AGENT_LIMITS, stagingMs }, clock: systemClock },
-    room: { bytesMax: AGENT_LIMITS.stagingBytesMax, bytesUsed: 0 },
+    room: { bytesMax, bytesUsed: 0 },
     log: createLogger({ service: 'test', terminal: false }),
     kvEndpoint: () => 'here',
     hostTier: () => ({ deviceId: 'host-0', control: 'there' }),
@@ -41,4 +41,12 @@ it('drops what is not fetched after its own time, though it was staged and fetch
   vi.advanceTimersByTime(60)
   expect(demoted.staging(A)).toBeUndefined()
   expect(demoted.droppedBlocks('hbm')).toBe(2)
+})
+
+it('keeps what left last where there is no room for all: the beginnings of sequences', () => {
+  const demoted = demotion(100, 2 * 16)
+  const hashes = [A, B, 'c'.repeat(32)]
+  demoted.demote(hashes.map((hash, block) => ({ hash, block, tier: 'hbm' })))
+  expect(hashes.map((hash) => demoted.staging(hash) !== undefined)).toEqual([false, true, true])
+  expect(demoted.droppedBlocks('hbm')).toBe(1)
 })

@@ -6,7 +6,7 @@
  *
  * Invariants:
  * Q1 Never more than the device has room for is staged, and nothing for longer than `stagingMs`: what does not fit
- *    or is not fetched is dropped and counted. Whatever fails costs only the copy.
+ *    or is not fetched is dropped and counted, first of what leaves together what left first. Whatever fails costs only the copy.
  * Q2 One Offer is under way at a time; what leaves the cache meanwhile goes with the next one.
  */
 import type { OfferRequest } from '@kvasir/proto/kvasir/kv/v1/kv'
@@ -80,8 +80,11 @@ export class Demotion {
     const { room: staging, hostTier, clock } = this.parts
     const fresh = blocks.filter(({ hash }) => !this.staged.has(hash))
     const room = Math.floor((staging.bytesMax - staging.bytesUsed) / this.blockBytes)
-    const taken = clock.nowMs() < this.restsUntilMs || hostTier() === undefined ? [] : fresh.slice(0, room)
-    for (const { tier } of fresh.slice(taken.length)) this.countDropped(tier)
+    const canOffer = clock.nowMs() >= this.restsUntilMs && hostTier() !== undefined
+    // The ends of sequences leave first, and are of no use without what is before them.
+    const dropped = canOffer ? Math.max(0, fresh.length - room) : fresh.length
+    for (const { tier } of fresh.slice(0, dropped)) this.countDropped(tier)
+    const taken = fresh.slice(dropped)
     if (taken.length === 0) return
     this.stage(taken)
     if (!this.offering) void this.offerAll()

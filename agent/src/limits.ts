@@ -34,7 +34,8 @@ export interface AgentLimits {
   readonly fetchMs: number
   /** Cached blocks sent to so many others at a time; more are refused. */
   readonly cachedPullsMax: number
-  /** KV bytes that left the cache and wait to be taken over by the host tier, and how long they wait. */
+  /** KV bytes that left the cache and wait to be taken over by the host tier (a share of it), and how long they wait. */
+  readonly stagingBytesMin: number
   readonly stagingBytesMax: number
   readonly stagingMs: number
   /** How long an Offer may take, and how long none is made after one failed. */

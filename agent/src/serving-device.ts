@@ -19,6 +19,7 @@ import { type AdvertisedDevice, advertisementOf, loadReportOf } from './advertis
 import type { BlockHolder } from './block-holder.js'
 import { measureCopyRate } from './calibration.js'
 import { capabilitiesOf } from './capabilities.js'
+import { stagingBytes } from './core/shared-bounds.js'
 import type { DeviceDefinition } from './definition.js'
 import { Demotion, type StagingRoom } from './demotion.js'
 import type { Device } from './device.js'
@@ -127,7 +128,8 @@ export async function startServingDevice(options: ServingOptions): Promise<Servi
 
   // Known once it listens, before which nobody can ask for it.
   const kvEndpoint = () => servers[1]?.address ?? ''
-  const room: StagingRoom = { bytesMax: limits.stagingBytesMax, bytesUsed: 0 }
+  const cacheBytes = tiers.reduce((sum, { bytes }) => sum + bytes, 0)
+  const room: StagingRoom = { bytesMax: stagingBytes(cacheBytes, limits), bytesUsed: 0 }
   const demotion = (served: DemotingModel) =>
     new Demotion({
       deviceId,

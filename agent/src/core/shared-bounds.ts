@@ -15,6 +15,18 @@ export const SHARED_BOUNDS = {
   fetchSilenceMs: 3_000,
   fetchMs: 30_000,
   /** KV bytes that left the cache and wait to be taken over by the host tier, and how long they wait. */
-  stagingBytesMax: 64 << 20,
+  stagingBytesMin: 64 * 2 ** 20,
+  stagingBytesMax: 4 * 2 ** 30,
   stagingMs: 10_000,
 } as const
+
+/** What one long prompt drives out of the cache at once is mostly less than this share of it. */
+const STAGING_SHARE = 1 / 16
+
+/** Room for KV bytes that leave a cache of `cacheBytes`. */
+export function stagingBytes(
+  cacheBytes: number,
+  { stagingBytesMin, stagingBytesMax }: Record<'stagingBytesMin' | 'stagingBytesMax', number> = SHARED_BOUNDS,
+): number {
+  return Math.min(Math.max(cacheBytes * STAGING_SHARE, stagingBytesMin), stagingBytesMax)
+}

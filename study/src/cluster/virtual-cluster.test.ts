@@ -130,7 +130,7 @@ describe('cached blocks', () => {
     const received = hostOf(run)?.receivedBytes ?? 0
     expect(received).toBeGreaterThan(0)
     // Each of the two devices gives up its blocks at once.
-    expect(received).toBeLessThanOrEqual(2 * SHARED_BOUNDS.stagingBytesMax)
+    expect(received).toBeLessThanOrEqual(2 * SHARED_BOUNDS.stagingBytesMin)
   })
 })
 

@@ -4,17 +4,21 @@
  * D1 Never more than the device has room for is staged, and nothing for longer than a real agent stages it: what does not fit or
  *    is not fetched is dropped. A block that is larger than all the room goes alone, since a study may have blocks of any size.
  */
-import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
+import { SHARED_BOUNDS, stagingBytes } from '@kvasir/agent/core/shared-bounds'
 import type { VirtualAgent } from './virtual-agent.js'
 import type { VirtualHost } from './virtual-host.js'
 
 export class VirtualDemotion {
   #stagedBytes = 0
+  readonly #stagingBytesMax: number
 
   constructor(
     readonly agent: VirtualAgent,
     readonly host: () => VirtualHost | undefined,
-  ) {}
+  ) {
+    const { kvMemories } = agent.planned.model
+    this.#stagingBytesMax = stagingBytes(kvMemories.reduce((sum, { bytes }) => sum + bytes, 0))
+  }
 
   get stagedBytes(): number {
     return this.#stagedBytes
@@ -23,9 +27,11 @@ export class VirtualDemotion {
   demote(names: readonly string[]): void {
     const host = this.host()
     if (host === undefined) return
-    const room = Math.floor((SHARED_BOUNDS.stagingBytesMax - this.#stagedBytes) / host.blockBytes)
-    const taken = names.slice(0, Math.max(0, room, this.#stagedBytes === 0 ? 1 : 0))
-    if (taken.length === 0) return
+    const room = Math.floor((this.#stagingBytesMax - this.#stagedBytes) / host.blockBytes)
+    const staged = Math.min(names.length, Math.max(0, room, this.#stagedBytes === 0 ? 1 : 0))
+    if (staged === 0) return
+    // As by a real agent: the beginnings of sequences, which leave last.
+    const taken = names.slice(names.length - staged)
     const { network, queue } = this.agent.world
     const bytes = taken.length * host.blockBytes
     this.#stagedBytes += bytes
