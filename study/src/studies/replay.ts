@@ -47,6 +47,7 @@ const SURVEY = new URL('./replay-survey.js', import.meta.url)
 const WINDOWS = 30
 /** What published replays of Mooncake traces name their speed by. */
 const COARSE_TOKENS = 512
+const COARSE_WARM_UPS = 3
 
 export async function studyReplay(
   options: ReplayOptions & StudyOptions,
@@ -87,7 +88,9 @@ export async function studyReplay(
   const coarseInput = { ...base, policy: first, blockTokens: COARSE_TOKENS }
   const coarseWhat = `blocks of ${COARSE_TOKENS}`
   // So short a run would time the compiler more than the replay: the code is warm first.
-  if (isTimedCoarse) await play([coarseInput], `${coarseWhat}, unmeasured`)
+  for (let run = 0; isTimedCoarse && run < COARSE_WARM_UPS; run += 1) {
+    await play([coarseInput], `${coarseWhat}, unmeasured`)
+  }
   const [coarse] = isTimedCoarse ? await play([coarseInput], coarseWhat) : []
   const rest =
     others.length === 0
