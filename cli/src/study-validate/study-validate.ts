@@ -78,6 +78,10 @@ function asSent({ requests }: ValidatePlan, live: LiveRun): ValidatePlan['reques
   }))
 }
 
+function percent(share: number): string {
+  return share > 0 && share < 0.0005 ? 'less than 0.1 %' : `${(share * 100).toFixed(1)} %`
+}
+
 function movedIn({ requests }: LiveRun): readonly string[] {
   return requests.filter(({ placements }) => placements > 1).map(({ requestId }) => requestId)
 }
@@ -96,7 +100,6 @@ function resultOf(plan: ValidatePlan, live: LiveRun, messageMs: number, compared
     ratePerS: plan.ratePerS,
   }
   const { ttftError, tpotError, throughputError } = figures
-  const percent = (share: number) => `${(share * 100).toFixed(1)} %`
   return {
     title: 'How far is virtual time from the live system?',
     findings: [
