@@ -3,7 +3,7 @@
  * settings file (docs/configuration.md).
  */
 import { z } from 'zod'
-import { ORDER_NAMES, PICK_NAMES } from './core/placement-policy.js'
+import { ORDER_NAMES, PICK_NAMES } from './core/policies/policy-names.js'
 
 const WEIGHT_MAX = 1_000_000
 

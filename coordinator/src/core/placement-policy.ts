@@ -5,14 +5,7 @@
  * `earliest-finish` and `static-affinity` are ours, inferred from what such a comparison needs.
  */
 import type { PickPolicy } from './policies/pick-policy.js'
-
-/** Which of one tenant's waiting requests of one priority is placed first. */
-export const ORDER_NAMES = ['fcfs', 'edf', 'least-slack', 'value'] as const
-export type OrderName = (typeof ORDER_NAMES)[number]
-
-/** Which pair of devices a request gets. */
-export const PICK_NAMES = ['house', 'earliest-finish', 'static-affinity', 'round-robin'] as const
-export type PickName = (typeof PICK_NAMES)[number]
+import type { OrderName, PickName } from './policies/policy-names.js'
 
 export interface PolicySetting {
   /** Default fcfs. */

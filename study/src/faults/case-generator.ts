@@ -2,7 +2,7 @@
  * A seed's case: a cluster so small that its memory, slots and queues are short; requests that share beginnings and whose
  * clients may leave; faults that overlap. After the storm a few requests come that must be served.
  */
-import { ORDER_NAMES, PICK_NAMES } from '@kvasir/coordinator/core/placement-policy'
+import { ORDER_NAMES, PICK_NAMES } from '@kvasir/coordinator/core/policies/policy-names'
 import type { VirtualRequest } from '../cluster/request.js'
 import { Dice } from './dice.js'
 import type { CaseCluster, CaseDevice, ClusterFault, FaultCase, FaultKind } from './fault-case.js'

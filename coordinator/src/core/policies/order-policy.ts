@@ -1,5 +1,5 @@
 /** Orders the waiting requests of one tenant and priority. */
-import type { OrderName } from '../placement-policy.js'
+import type { OrderName } from './policy-names.js'
 
 /** What is known of a request when it comes. */
 export interface OrderedRequest {

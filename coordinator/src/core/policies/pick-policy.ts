@@ -3,8 +3,8 @@ import type { Candidates } from '../candidates.js'
 import type { CostModel } from '../cost-model.js'
 import type { DecodeRule, PrefillRule } from '../decision.js'
 import type { Decoder, Prefiller, ScoredPair } from '../pairs.js'
-import type { PickName } from '../placement-policy.js'
 import type { PrefixChoice } from '../prefix-choice.js'
+import type { PickName } from './policy-names.js'
 
 export interface PickBoard {
   readonly candidates: Candidates

@@ -1,8 +1,9 @@
 /** The ways to pick by name. */
-import type { PickName } from '../placement-policy.js'
+
 import { earliestFinish } from './earliest-finish.js'
 import { house } from './house.js'
 import type { PickPolicy } from './pick-policy.js'
+import type { PickName } from './policy-names.js'
 import { roundRobin } from './round-robin.js'
 import { staticAffinity } from './static-affinity.js'
 

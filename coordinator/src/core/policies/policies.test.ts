@@ -3,11 +3,12 @@ import { describe, expect, test } from 'vitest'
 import { NO_HASHES } from '../block-hashes.js'
 import { CoordinatorCore } from '../coordinator-core.js'
 import { explain, filterCounts } from '../decision.js'
-import { ORDER_NAMES, PICK_NAMES, type PolicySetting } from '../placement-policy.js'
+import type { PolicySetting } from '../placement-policy.js'
 import type { CoordinatorAction } from '../protocol.js'
 import { TEST_MODEL_DIGEST, testDevice, testLoad } from '../testing/devices.js'
 import { ORDERS } from './orders.js'
 import { PICKS } from './picks.js'
+import { ORDER_NAMES, PICK_NAMES } from './policy-names.js'
 
 type Reserve = Extract<CoordinatorAction, { type: 'reserve' }>
 
