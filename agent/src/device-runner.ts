@@ -20,6 +20,7 @@ import { InternalError, KvasirError } from '@kvasir/runtime/errors'
 import type { Logger } from '@kvasir/runtime/log'
 import type { AgentCore } from './core/agent-core.js'
 import type { CoreAction, CoreEvent, CoreLoad, PageUse, Refusal, StepPart } from './core/events.js'
+import { promptShares } from './core/prompt-shares.js'
 import type { SequenceOwner, SequenceStart } from './sequence-owner.js'
 
 interface RunningSequence extends SequenceStart {
@@ -287,7 +288,7 @@ export class DeviceRunner {
     const tell: { readonly id: number; say(owner: SequenceOwner): void }[] = []
     const rows = parts.filter(({ wantLogits }) => wantLogits).length
     const vocabulary = rows === 0 ? 0 : result.logits.length / rows
-    const shares = this.parts.core.stepShares(parts)
+    const shares = promptShares(parts)
     let row = 0
     for (const [place, part] of parts.entries()) {
       const from = row * vocabulary

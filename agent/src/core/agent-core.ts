@@ -16,7 +16,7 @@
  */
 import type { CoreOptions } from './core-options.js'
 import { DeviceState } from './device-state.js'
-import type { CoreAction, CoreEvent, CoreLoad, Refusal, StepPart } from './events.js'
+import type { CoreAction, CoreEvent, CoreLoad, Refusal } from './events.js'
 import * as intake from './intake.js'
 import { prefillTokens, startNextStep } from './next-step.js'
 import * as progress from './progress.js'
@@ -70,11 +70,6 @@ export class AgentCore {
         return { cachedBlocks, leasedBlocks: capacityBlocks - table.freeIn(tier) - cachedBlocks }
       }),
     }
-  }
-
-  /** Of the time of a step with these parts, the share of each, by what steps have cost so far; together 1. */
-  stepShares(parts: readonly StepPart[]): number[] {
-    return this.state.costs.shares(parts)
   }
 
   /** When the first of the leases that nobody uses expires; infinite where there is none. */

@@ -25,45 +25,6 @@ const prefill = (count: number): StepPart => ({
 })
 
 describe('StepCosts', () => {
-  it('gives every part its share of a step, together all of it, whatever steps were like before', () => {
-    const us = fc.nat(500_000)
-    const parts = fc.array(fc.oneof(fc.constant(decode), fc.integer({ min: 1, max: 512 }).map(prefill)), {
-      minLength: 1,
-      maxLength: 20,
-    })
-    fc.assert(
-      fc.property(fc.array(fc.tuple(parts, us), { maxLength: 5 }), parts, (before, parts) => {
-        const costs = new StepCosts(16)
-        for (const [ran, elapsedUs] of before) costs.ran(ran, elapsedUs)
-        const shares = costs.shares(parts)
-        expect(shares.reduce((sum, share) => sum + share, 0)).toBeCloseTo(1, 12)
-        expect(shares.every((share) => share > 0)).toBe(true)
-      }),
-    )
-  })
-
-  it('shares a step among prompts by their rows', () => {
-    const costs = new StepCosts(16)
-    expect(costs.shares([prefill(128), prefill(128)])).toEqual([0.5, 0.5])
-    expect(costs.shares([prefill(64), prefill(192)])).toEqual([0.25, 0.75])
-    expect(costs.shares([prefill(256)])).toEqual([1])
-  })
-
-  it('shares a step of prompts and decodes as their own steps would be', () => {
-    const costs = new StepCosts(16)
-    const parts = [decode, decode, prefill(64)]
-    // By rows while nothing is known.
-    expect(costs.shares(parts)[2]).toBeCloseTo(64 / 66)
-    costs.ran([decode, decode], 10_000)
-    costs.ran(parts, 10_000 + 64 * 500)
-    // A step of decodes takes 10 ms, 64 prompt rows 32.
-    const [first, second, prompt] = costs.shares(parts)
-    expect(prompt).toBeCloseTo(32 / 42)
-    expect(first).toBe(second)
-    // 16 rows take 8 ms, but their own step would read the weights too.
-    expect(costs.shares([decode, prefill(16)])).toEqual([0.5, 0.5])
-  })
-
   it('allows one block while nothing is known', () => {
     expect(new StepCosts(16).sharedChunkTokens(LIMITS)).toBe(16)
   })

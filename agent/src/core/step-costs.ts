@@ -4,7 +4,7 @@
  *
  * From that follows how many prompt rows may share a step with decodes. A fixed number
  * would be too long on a device where a row costs much and needlessly short where it
- * costs little. And how much of a step's time each of its parts answers for.
+ * costs little.
  */
 import type { StepPart } from './events.js'
 import type { StepLimits } from './step-planner.js'
@@ -39,26 +39,6 @@ export class StepCosts {
     }
   }
 
-  /**
-   * Of a step's time, the share of each part; together 1. Prompts and decodes that meet share it as their times would be
-   * in steps of their own: a prompt's rows take no less than decodes, since every step reads all weights. By rows alone a
-   * decode would seem as cheap as one row of a prompt; by what is above the decodes' own time, rows that the reading of
-   * weights hides would seem to cost nothing. Among prompts, and among decodes, rows count alike; between the two as long
-   * as nothing is known.
-   */
-  shares(parts: readonly StepPart[]): number[] {
-    let prefillRows = 0
-    let decodeRows = 0
-    for (const { role, count } of parts) {
-      if (role === 'prefill') prefillRows += count
-      else decodeRows += count
-    }
-    const ofPrefills = this.prefillShare(prefillRows, decodeRows)
-    return parts.map(({ role, count }) =>
-      role === 'prefill' ? (ofPrefills * count) / prefillRows : ((1 - ofPrefills) * count) / decodeRows,
-    )
-  }
-
   /** Most prompt rows of a step that decodes share: whole blocks, at least one; one while nothing is known. */
   sharedChunkTokens({ sharedChunkTokens, sharedStepStretch = SHARED_STEP_STRETCH }: StepLimits): number {
     const { decodeStepUs, prefillRowUs, blockTokens } = this
@@ -66,15 +46,6 @@ export class StepCosts {
     const spareUs = (sharedStepStretch - 1) * decodeStepUs
     const rows = Math.min(sharedChunkTokens, prefillRowUs === 0 ? sharedChunkTokens : spareUs / prefillRowUs)
     return Math.max(blockTokens, Math.floor(rows / blockTokens) * blockTokens)
-  }
-
-  private prefillShare(prefillRows: number, decodeRows: number): number {
-    const { decodeStepUs = 0, prefillRowUs } = this
-    if (prefillRows === 0 || decodeRows === 0 || decodeStepUs === 0 || prefillRowUs === undefined) {
-      return prefillRows / (prefillRows + decodeRows)
-    }
-    const prefillUs = Math.max(decodeStepUs, prefillRows * prefillRowUs)
-    return prefillUs / (prefillUs + decodeStepUs)
   }
 }
 

@@ -5,7 +5,9 @@
  * A2 Steps that only decode, `repeatable` of them, run as one event. Whatever happens to the agent meanwhile first ends the
  *    steps that are over by then, so nobody can tell but by counting events.
  */
+
 import type { StepPart } from '@kvasir/agent/core/events'
+import { promptShares } from '@kvasir/agent/core/prompt-shares'
 import { type DeviceTimes, deviceTimes } from '@kvasir/catalogue/device-times'
 import { type KvMemory, runMs, type StepRun, stepRun, stepsIn } from './step-run.js'
 import type { VirtualAgent } from './virtual-agent.js'
@@ -96,7 +98,7 @@ export class DeviceSteps {
     )
     this.#running = undefined
     const stopped: number[] = []
-    const shares = prefillTokens > 0 ? this.#agent.core.stepShares(step.parts) : NO_SHARES
+    const shares = prefillTokens > 0 ? promptShares(step.parts) : NO_SHARES
     let place = 0
     for (const { sequence, role, start, count, wantLogits } of step.parts) {
       const share = shares[place] ?? 0

@@ -53,7 +53,7 @@ export type AnyCoordinatorCore = Pick<
   CoordinatorCore,
   'step' | 'queuedCount' | 'activeCount' | 'view' | 'directory' | 'follower'
 >
-export type AnyAgentCore = Pick<AgentCore, 'step' | 'load' | 'blocks' | 'stepShares' | 'storedHashes'>
+export type AnyAgentCore = Pick<AgentCore, 'step' | 'load' | 'blocks' | 'storedHashes'>
 
 export interface ClusterOptions {
   readonly seed: number

@@ -34,7 +34,6 @@ function rulesWith(blocks: Record<string, number[]>): AgentRules {
     step: () => [],
     blocks: (counter: bigint) => blocks[String(counter)] ?? [],
     load: () => NOTHING,
-    stepShares: () => [],
     storedHashes: () => [],
   }
   return new AgentRules(OPTIONS, core, new RequestLedger(requests))

@@ -96,7 +96,6 @@ export class Checker {
       step,
       load: () => core.load(),
       blocks: (counter) => core.blocks(counter),
-      stepShares: (parts) => core.stepShares(parts),
       storedHashes: () => core.storedHashes(),
     }
   }

@@ -32,7 +32,6 @@ export function agentThat(options: CoreOptions, step: AgentStep): AnyAgentCore {
     step: (event, nowMs) => step(core, event, nowMs),
     load: () => core.load(),
     blocks: (counter) => core.blocks(counter),
-    stepShares: (parts) => core.stepShares(parts),
     storedHashes: () => core.storedHashes(),
   }
 }
