@@ -271,7 +271,7 @@ describe('the queue', () => {
     const short = gather(cluster.serving.submit(testRequest({ maxTokens: 5 })))
     const long = gather(cluster.serving.submit(testRequest({ maxTokens: 2_000 })))
     const failure = expect(long).rejects.toMatchObject({ code: 'unavailable' })
-    const drained = cluster.serving.drain(400)
+    const drained = cluster.serving.drain(1_500)
     expect(() => cluster.serving.submit(testRequest())).toThrow('shutting down')
     expect((await short).reason).toBe('length')
     await drained
