@@ -50,6 +50,11 @@ export interface StudyResult {
   readonly assumptions: readonly string[]
   /** Points that were left out because the study was stopped. */
   readonly pointsSkipped: number
+  /**
+   * One sentence: what a study that checks something found to be wrong. The results are complete and written all the
+   * same, but whoever runs it must not take it for passed.
+   */
+  readonly failed?: string
 }
 
 export interface StudyContext {

@@ -106,6 +106,22 @@ test('Ctrl-C keeps what is done, says how much is missing, and exits as interrup
   expect(readFileSync(join(folder, 'report.html'), 'utf8')).toContain('4 points are missing')
 })
 
+test('a study that found something wrong gives all its results, says so, and exits as failed', async () => {
+  const run = async (context: StudyContext) => ({
+    ...(await doubles(context, inputs)),
+    failed: 'Two numbers are odd.',
+  })
+  expect(await start({ run, json: true })).toBe(EXIT.failure)
+  expect(said.join('')).toBe('kvasir: Two numbers are odd.\n')
+  expect(printed.join('')).toBe(readFileSync(join(folder, 'results.json'), 'utf8'))
+  expect(readdirSync(folder).sort()).toEqual(['report.html', 'results.json'])
+  const stopped = (context: StudyContext) => {
+    process.emit('SIGINT')
+    return run(context)
+  }
+  expect(await start({ run: stopped })).toBe(EXIT.interrupted)
+})
+
 test('a study that has nothing to give when it is stopped says so', async () => {
   const run = () => {
     process.emit('SIGINT')

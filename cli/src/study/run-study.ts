@@ -2,7 +2,8 @@
  * Runs a study and gives its results: the table on the terminal or the JSON document, results.json, report.html.
  *
  * Invariants: the folder is known to take files before anything is computed; a stop (Ctrl-C) leaves what is done in the
- * files and says how many points are missing; no worker thread outlives the run.
+ * files and says how many points are missing; a study that found something wrong gives all its results and then says so;
+ * no worker thread outlives the run.
  */
 import { accessSync, constants, mkdirSync, statSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -37,24 +38,33 @@ export interface StudyRunOptions {
 export async function runStudy(options: StudyRunOptions): Promise<ExitCode> {
   makeFolder(options.folder)
   const interrupted = interruptSignal()
-  let document: StudyDocument
+  let computed: Computed
   try {
-    document = await compute(options, interrupted)
+    computed = await compute(options, interrupted)
   } catch (error) {
     if (!interrupted.aborted) throw error
     say('stopped before there was anything to keep: nothing was written')
     return EXIT.interrupted
   }
+  const { document, failed } = computed
   const files = await writeResults(options, document)
   if (options.json) printJson(document)
   else showStudy(document, files)
   if (document.pointsSkipped > 0) {
     say(`stopped: ${formatCount(document.pointsSkipped, 'point')} left out of these results`)
   }
-  return interrupted.aborted ? EXIT.interrupted : EXIT.ok
+  if (failed !== undefined) say(failed)
+  if (interrupted.aborted) return EXIT.interrupted
+  return failed === undefined ? EXIT.ok : EXIT.failure
 }
 
-async function compute(options: StudyRunOptions, signal: AbortSignal): Promise<StudyDocument> {
+interface Computed {
+  readonly document: StudyDocument
+  /** What the study found to be wrong. */
+  readonly failed: string | undefined
+}
+
+async function compute(options: StudyRunOptions, signal: AbortSignal): Promise<Computed> {
   const startedAt = new Date()
   const beganMs = performance.now()
   const workers = options.workers ?? availableParallelism()
@@ -76,15 +86,12 @@ async function compute(options: StudyRunOptions, signal: AbortSignal): Promise<S
       points: (module, inputs, what) => pool.points(module, inputs, what),
     })
     const tookS = Math.round(performance.now() - beganMs) / 1_000
-    return studyDocument(
-      result,
-      {
-        name: options.name,
-        command: options.commandLine,
-        environment: { ...environment(), workers, startedAt: startedAt.toISOString(), tookS },
-      },
-      pool.skipped,
-    )
+    const provenance = {
+      name: options.name,
+      command: options.commandLine,
+      environment: { ...environment(), workers, startedAt: startedAt.toISOString(), tookS },
+    }
+    return { document: studyDocument(result, provenance, pool.skipped), failed: result.failed }
   } finally {
     progress.close()
     await pool.close()

@@ -9,7 +9,7 @@ import type { BrokenSeed } from './faults-point.js'
 export interface FoundBug {
   readonly name: string
   readonly what: string
-  /** Seeds that were played until it was found. */
+  /** Seeds that were played until it was found; 0 where a stop left its search out. */
   readonly seeds: number
   readonly broken: BrokenSeed | undefined
 }
@@ -76,10 +76,26 @@ export function faultsResult(found: FaultsFound): StudyResult {
       `Rules: ${RULES.join(', ')}. I1 to I6 as in ARCHITECTURE.md; books: what a core counts is what there is; calm: once all faults are over every request is served; crash: a core threw. I7 shows as a call that breaks; checksums themselves are tested with the real transport.`,
     ],
     pointsSkipped,
+    ...failure(broken, bugs),
   }
 }
 
-/** One seed alone. */
+/** A mistake that nobody searched for is not missed. */
+function failure(broken: readonly BrokenSeed[], bugs: readonly FoundBug[]): Pick<StudyResult, 'failed'> {
+  const [first] = broken
+  const missed = bugs.filter((bug) => bug.seeds > 0 && bug.broken === undefined).map(({ name }) => name)
+  const reasons = [
+    ...(first
+      ? [
+          `${broken.length} ${broken.length === 1 ? 'seed breaks' : 'seeds break'} an invariant (${replayCommand(first.seed)} shows the first)`,
+        ]
+      : []),
+    ...(missed.length > 0 ? [`planted mistakes were not found (${missed.join(', ')})`] : []),
+  ]
+  return reasons.length === 0 ? {} : { failed: `${reasons.join(', and ')}.` }
+}
+
+/** One seed alone. With a planted mistake a violation is what was asked for. */
 export function replayResult(seed: number, plant: string | undefined, story: Story | undefined): StudyResult {
   return {
     title: `Faults from seed ${seed}`,
@@ -90,6 +106,7 @@ export function replayResult(seed: number, plant: string | undefined, story: Sto
     plots: [],
     assumptions: ['Devices are made up, and their times modelled.'],
     pointsSkipped: story === undefined ? 1 : 0,
+    ...(story?.isViolated === true && plant === undefined ? { failed: story.verdict } : {}),
   }
 }
 
