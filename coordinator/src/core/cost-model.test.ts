@@ -130,6 +130,22 @@ describe('the cost model', () => {
     expect(costs.transferMs(untried, device, 1e6)).toBeCloseTo(1.1)
   })
 
+  test('learns nothing of a link to a device that has left before its last request ended', () => {
+    const costs = new CostModel()
+    const moved = { bytes: 4e6, busyMs: 10, fetchMs: 10 }
+    for (const [fromDeviceId, toDeviceId] of [
+      ['left-0', 'gpu-0'],
+      ['gpu-0', 'left-0'],
+    ] as const) {
+      const between = { ...moved, fromDeviceId, toDeviceId }
+      costs.observe(
+        { modelDigest: TEST_MODEL_DIGEST, profile: 'exact', transfer: between, fetch: between },
+        known,
+      )
+      expect(costs.seenRate(fromDeviceId, toDeviceId)).toBeUndefined()
+    }
+  })
+
   test('stays finite and positive whatever is advertised and measured', () => {
     const rate = fc.oneof(fc.constant(0), fc.double({ min: 0, max: 1e15, noNaN: true }))
     fc.assert(

@@ -124,12 +124,19 @@ export class CostModel {
       const idealMs = decode.steps * stepIdealOn(...decodedOn, decode.batch, decode.contextTokens)
       this.#learn(...decodedOn, 'decode', idealMs, decode.stepsMs)
     }
+    // Of one that has left nothing is learned, since nobody would ever forget it.
+    const latencyMs = ({ fromDeviceId, toDeviceId }: Between): number | undefined => {
+      const [from, to] = [facts(fromDeviceId), facts(toDeviceId)]
+      return from && to && from.link.latencyMs + to.link.latencyMs
+    }
     // A rate is the bytes' alone: what transferMs and fetchMs add for latency is taken off what was seen.
-    const latencyMs = ({ fromDeviceId, toDeviceId }: Between) =>
-      (facts(fromDeviceId)?.link.latencyMs ?? 0) + (facts(toDeviceId)?.link.latencyMs ?? 0)
-    if (transfer) this.#learnLink(transfer, movingMs(transfer.busyMs, latencyMs(transfer)))
-    if (fetch && fetch.bytes >= FETCH_LEARNED_BYTES_MIN) {
-      this.#learnLink(fetch, movingMs(fetch.fetchMs, 2 * latencyMs(fetch)))
+    const transferLatencyMs = transfer && latencyMs(transfer)
+    if (transfer && transferLatencyMs !== undefined) {
+      this.#learnLink(transfer, movingMs(transfer.busyMs, transferLatencyMs))
+    }
+    const fetchLatencyMs = fetch && latencyMs(fetch)
+    if (fetch && fetchLatencyMs !== undefined && fetch.bytes >= FETCH_LEARNED_BYTES_MIN) {
+      this.#learnLink(fetch, movingMs(fetch.fetchMs, 2 * fetchLatencyMs))
     }
   }
 
