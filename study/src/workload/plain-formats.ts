@@ -109,5 +109,8 @@ function timeOf(field: (name: string) => unknown): number {
   if (s !== undefined) return finiteNumber(s, 'arrival_s') * 1_000
   if (typeof timestamp === 'string' && Number.isNaN(Number(timestamp)))
     return dateTimeMs(timestamp, 'timestamp')
-  return finiteNumber(timestamp, 'arrival_ms')
+  return finiteNumber(
+    timestamp,
+    timestamp === undefined ? 'the time (arrival_ms, arrival_s or timestamp)' : 'timestamp',
+  )
 }

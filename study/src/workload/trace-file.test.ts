@@ -91,6 +91,18 @@ describe('what is wrong is said with its line', () => {
     expect(rows.map(({ line }) => line)).toEqual([2, 11])
   })
 
+  test.each([
+    ['arrival_s,prompt_tokens,output_tokens\nx,5,5\n', /line 2: arrival_s is "x"/],
+    ['timestamp,prompt_tokens,output_tokens\nx,5,5\n', /line 2: timestamp is "x"/],
+    ['{"timestamp":true,"prompt_tokens":5,"output_tokens":5}', /line 1: timestamp is true/],
+    [
+      'arrival_s,prompt_tokens,output_tokens\n,5,5\n',
+      /line 2: the time \(arrival_ms, arrival_s or timestamp\) is missing/,
+    ],
+  ])('a broken time is told by the field that it stands in', (text, message) => {
+    expect(() => read(text)).toThrow(message)
+  })
+
   test('times that run backwards are refused with the line, or sorted', () => {
     const text = `${header}5,1,1\n3,2,2\n9,3,3\n`
     expect(() => read(text)).toThrow(/:3: the time runs backwards/)
