@@ -12,7 +12,7 @@ export interface CompletionRecord {
     /** Computed, after `contextTokens` that were reused. */
     readonly tokens: number
     readonly contextTokens: number
-    /** Its share of the steps that computed it, and not the time that others' rows took in them. */
+    /** Its share of the steps that computed it, by rows: not the time that other prompts took in them, but that of decodes beside it. */
     readonly computeMs: number
   }
   readonly decode?: {

@@ -30,7 +30,7 @@ export interface EpochFigures {
     readonly contextTokens: number
     /** From its first step to its last. */
     readonly computeUs: number
-    /** Of that time, what the prompt answers for, as other sequences share its steps; `computeUs` where the agent does not say. */
+    /** Of that time, what the prompt answers for, as other prompts share its steps; `computeUs` where the agent does not say. */
     readonly shareUs: number
   } | null
   /** On the device that prefilled. */
