@@ -8,6 +8,7 @@ import { clusterPlan, readClusterFile } from '../cluster-file/cluster-file.js'
 import type { StudyContext, StudyOptions, StudyResult } from '../study.js'
 import type { ArrivalModel, ArrivalName } from '../workload/arrivals.js'
 import type { BrokenRows } from '../workload/trace-file.js'
+import { withUnpacked } from '../workload/unpacked-trace.js'
 import { goodputs } from './replay-goodput.js'
 import type { ReplayInput, ReplayRun } from './replay-point.js'
 import { replayPolicy } from './replay-policies.js'
@@ -49,8 +50,16 @@ const WINDOWS = 30
 const COARSE_TOKENS = 512
 const COARSE_WARM_UPS = 3
 
-export async function studyReplay(
+export function studyReplay(
   options: ReplayOptions & StudyOptions,
+  context: StudyContext,
+): Promise<StudyResult> {
+  return withUnpacked(options.trace, context.signal, (unpacked) => replayed(options, unpacked, context))
+}
+
+async function replayed(
+  options: ReplayOptions & StudyOptions,
+  unpacked: string | undefined,
   context: StudyContext,
 ): Promise<StudyResult> {
   const catalogue = loadCatalogue(options.catalogue)
@@ -60,7 +69,7 @@ export async function studyReplay(
   const { seed, blockTokens = plan.blockTokens } = options
   const [survey] = await context.points<SurveyInput, Survey>(
     SURVEY,
-    [{ seed, blockTokens, workload: askedWorkload(options) }],
+    [{ seed, blockTokens, workload: askedWorkload(options, unpacked) }],
     'reading the trace',
   )
   if (!survey) return replayResult({ options, plan, catalogue, runs: [] })
@@ -125,7 +134,7 @@ function idTokensOf({ workload }: Survey): number {
   return workload.kind === 'trace' ? workload.facts.idTokens : 0
 }
 
-function askedWorkload(options: ReplayOptions): SurveyInput['workload'] {
+function askedWorkload(options: ReplayOptions, unpacked: string | undefined): SurveyInput['workload'] {
   const arrivals = arrivalModel(options)
   if (options.trace === undefined) {
     if (!arrivals) {
@@ -144,7 +153,11 @@ function askedWorkload(options: ReplayOptions): SurveyInput['workload'] {
   }
   return {
     kind: 'trace',
-    source: { file: trace, brokenRows, ...(format === undefined ? {} : { format }) },
+    source: {
+      ...{ file: trace, brokenRows },
+      ...(unpacked === undefined ? {} : { unpacked }),
+      ...(format === undefined ? {} : { format }),
+    },
     fromMs: from * 1_000,
     toMs: to * 1_000,
     limit: options.limit ?? Number.POSITIVE_INFINITY,

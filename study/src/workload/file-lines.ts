@@ -18,8 +18,9 @@ export interface FileLine {
 const PIECE_BYTES = 1 << 18
 const LINE_CHARS_MAX = 1 << 24
 
-export function* fileLines(file: string): Generator<FileLine> {
-  const handle = opened(file)
+/** @param unpacked where the lines of `file` stand, if not in itself; errors name `file` */
+export function* fileLines(file: string, unpacked = file): Generator<FileLine> {
+  const handle = opened(file, unpacked)
   try {
     const piece = Buffer.allocUnsafe(PIECE_BYTES)
     const decoder = new StringDecoder('utf8')
@@ -51,9 +52,9 @@ export function* fileLines(file: string): Generator<FileLine> {
   }
 }
 
-function opened(file: string): number {
+function opened(file: string, unpacked: string): number {
   try {
-    return openSync(file, 'r')
+    return openSync(unpacked, 'r')
   } catch (error) {
     throw new InvalidInputError(
       `The trace ${file} cannot be read (${messageOf(error)}): give the path of a CSV or JSONL file with --trace.`,
@@ -80,9 +81,7 @@ const COMPRESSED = [
 function refuseCompressed(begin: Buffer, file: string): void {
   if (!COMPRESSED.some((magic) => magic.every((byte, index) => begin[index] === byte))) return
   throw new InvalidInputError(
-    `The trace ${file} is compressed: unpack it first, for example with gunzip -k.`,
-    {
-      param: 'trace',
-    },
+    `The trace ${file} is compressed: unpack it first, or compress it once and with gzip.`,
+    { param: 'trace' },
   )
 }

@@ -21,6 +21,8 @@ export type BrokenRows = 'refuse' | 'keep-rest'
 
 export interface TraceSource {
   readonly file: string
+  /** Where its lines stand, of a compressed file; errors name `file`. */
+  readonly unpacked?: string
   /** One of FORMAT_NAMES; recognised without it. */
   readonly format?: string
   readonly brokenRows: BrokenRows
@@ -129,10 +131,10 @@ interface Reading {
   readonly by: string
 }
 
-function* readings({ file, format }: TraceSource): Generator<Reading> {
+function* readings({ file, unpacked, format }: TraceSource): Generator<Reading> {
   let read: ((line: string) => TraceRow) | undefined
   let by = ''
-  for (const line of fileLines(file)) {
+  for (const line of fileLines(file, unpacked)) {
     if (line.text.trim() === '') continue
     if (read === undefined) {
       const found = format === undefined ? recognised(line, file) : named(format)
