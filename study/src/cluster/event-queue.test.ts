@@ -44,3 +44,15 @@ it('stops before what comes later than asked for', () => {
   expect(queue.runNext(5)).toBe(true)
   expect(happened).toBe(1)
 })
+
+it('refuses what is asked for no time, and the others keep their order', () => {
+  const queue = new EventQueue()
+  const seenMs: number[] = []
+  for (const atMs of [5, 1, Number.NaN, 9, 3, 7]) {
+    const plan = () => queue.at(atMs, () => seenMs.push(queue.nowMs))
+    if (Number.isNaN(atMs)) expect(plan).toThrow(/no number/)
+    else plan()
+  }
+  while (queue.runNext());
+  expect(seenMs).toEqual([1, 3, 5, 7, 9])
+})

@@ -1,8 +1,10 @@
 /**
  * Virtual time: what happens when, earliest first; at equal times in the order in which it was said.
  *
- * Q1 Time never runs backwards: what is asked for the past happens now.
+ * Q1 Time never runs backwards: what is asked for the past happens now, and what is asked for no time at all is refused,
+ *    since among moments that cannot be compared nothing has an order.
  */
+import { InternalError } from '@kvasir/runtime/errors'
 import FlatQueue from 'flatqueue'
 
 type Happening = () => void
@@ -13,8 +15,10 @@ export class EventQueue {
   readonly #moments = new FlatQueue<number>()
   readonly #at = new Map<number, Happening | Happening[]>()
 
+  /** @throws InternalError for NaN */
   at(atMs: number, does: Happening): void {
     const moment = Math.max(atMs, this.nowMs)
+    if (Number.isNaN(moment)) throw new InternalError('Something was planned for a time that is no number.')
     const planned = this.#at.get(moment)
     if (planned === undefined) {
       this.#at.set(moment, does)
