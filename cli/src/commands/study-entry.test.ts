@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { StudyOptions } from '@kvasir/study/study'
 import { Command } from 'commander'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { EXIT } from '../exit-codes.js'
 import { main } from '../main.js'
 import { listOption, numberOption } from './option-values.js'
 import { addStudy } from './study-entry.js'
@@ -77,4 +78,10 @@ test('a wrong name of a study is said with the nearest one, whatever follows it'
   await main(['study', 'sacle', '--requests', '10'])
   expect(process.exitCode).toBe(2)
   expect(said.join('')).toMatch(/^kvasir: There is no study "sacle": did you mean \w+\?/)
+})
+
+test('a word that no option takes is a wrong command line', async () => {
+  vi.spyOn(process.stderr, 'write').mockReturnValue(true)
+  await main(['study', 'faults', 'more', '--out', folder, '--seeds', '1'])
+  expect(process.exitCode).toBe(EXIT.usage)
 })

@@ -32,7 +32,11 @@ interface CommonOptions {
 const aside = new Set(['--seed', '--out', '--workers', '--json', '--no-report'])
 
 export function addStudy<Options>(parent: Command, run: Run, entry: StudyEntry<Options>): void {
-  const command = parent.command(entry.name).description(entry.description)
+  const command = parent
+    .command(entry.name)
+    .description(entry.description)
+    // What the parent lets pass, so that it can name a study that there is not, is a mistake here.
+    .allowExcessArguments(false)
   const given: string[] = []
   entry
     .options(command)

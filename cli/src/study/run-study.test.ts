@@ -147,3 +147,12 @@ test('a folder that takes no files is said before anything is computed', async (
   await expect(start({ run, folder: join(folder, 'file') })).rejects.toThrow('name another folder with --out')
   expect(run).not.toHaveBeenCalled()
 })
+
+test('folders that are missing are made; below /proc, where none can be, it says so at once', async () => {
+  const deep = join(folder, 'a', 'b')
+  expect(await start({ folder: deep })).toBe(EXIT.ok)
+  expect(existsSync(join(deep, 'results.json'))).toBe(true)
+  await expect(start({ folder: '/proc/none/here' })).rejects.toThrow(/cannot be written to .*--out/)
+  const file = join(deep, 'results.json')
+  await expect(start({ folder: file })).rejects.toThrow(/it is a file\): name another folder/)
+})

@@ -7,7 +7,7 @@
  */
 import { accessSync, constants, mkdirSync, statSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { InvalidInputError, messageOf } from '@kvasir/runtime/errors'
 import { PointPool } from '@kvasir/study/points/point-pool'
 import { type StudyDocument, studyDocument } from '@kvasir/study/report/document'
@@ -100,13 +100,26 @@ async function compute(options: StudyRunOptions, signal: AbortSignal): Promise<C
 
 function makeFolder(folder: string): void {
   try {
-    mkdirSync(folder, { recursive: true })
+    makeFolders(folder)
     accessSync(folder, constants.W_OK)
-    if (!statSync(folder).isDirectory()) throw new Error('it is a file')
   } catch (error) {
     throw new InvalidInputError(
       `The results cannot be written to ${folder} (${messageOf(error)}): name another folder with --out.`,
     )
+  }
+}
+
+/** One by one: below /proc, Node's recursive way would try for ever. */
+function makeFolders(folder: string): void {
+  const there = statSync(folder, { throwIfNoEntry: false })
+  if (there?.isDirectory()) return
+  if (there) throw new Error('it is a file')
+  makeFolders(dirname(folder))
+  try {
+    mkdirSync(folder)
+  } catch (error) {
+    // Another run made it meanwhile.
+    if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) throw error
   }
 }
 

@@ -108,7 +108,11 @@ test.each([
   ['a rate without an arrival model', { rate: 3 }, /needs an arrival model/],
   ['a window that ends before it begins', { from: 5, to: 2 }, /window is empty/],
   ['a window without requests', { from: 5_000 }, /no request of the trace/],
-  ['a type nobody knows', { whatIf: ['u281'] }, /no device u281/],
+  [
+    'a type nobody knows',
+    { whatIf: ['u281'] },
+    /^--what-if: the catalogue has no device u281; did you mean u280/,
+  ],
   ['a type named twice', { whatIf: ['u280', 'u280'] }, /twice/],
   ['a type without a price', { whatIf: ['a100-40-sxm'] }, /no price of a100-40-sxm/],
 ] as const)('%s is refused with what to do', async (_what, changes, message) => {

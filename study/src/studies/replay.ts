@@ -3,6 +3,8 @@
  * costs; several policies side by side; the largest rate that the cluster sustains; the smallest cluster that would do.
  */
 import { loadCatalogue } from '@kvasir/catalogue/load-catalogue'
+import type { Catalogue } from '@kvasir/catalogue/specs'
+import { didYouMean } from '@kvasir/runtime/did-you-mean'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import { clusterPlan, readClusterFile } from '../cluster-file/cluster-file.js'
 import type { StudyContext, StudyOptions, StudyResult } from '../study.js'
@@ -66,6 +68,7 @@ async function replayed(
   const description = readClusterFile(options.cluster)
   const plan = clusterPlan(description, catalogue)
   for (const policy of options.policy) replayPolicy(policy)
+  for (const type of options.whatIf ?? []) knownDevice(type, catalogue)
   const { seed, blockTokens = plan.blockTokens } = options
   const [survey] = await context.points<SurveyInput, Survey>(
     SURVEY,
@@ -128,6 +131,16 @@ async function replayed(
     ...(coarse ? { coarse } : {}),
     ...(whatIf ? { whatIf } : {}),
   })
+}
+
+/** Before anything is played, and by the option: the cluster file has no such line. */
+function knownDevice(type: string, catalogue: Catalogue): void {
+  if (catalogue.devices.has(type)) return
+  const near = didYouMean(type, [...catalogue.devices.keys()])
+  throw new InvalidInputError(
+    `--what-if: the catalogue has no device ${type}${near}; --catalogue adds devices of yours.`,
+    { param: 'whatIf' },
+  )
 }
 
 function idTokensOf({ workload }: Survey): number {
