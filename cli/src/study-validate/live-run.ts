@@ -35,6 +35,8 @@ export interface LiveRun {
 }
 
 const RETURN_POLL_MS = 50
+/** Reserve and prefill, there and back. */
+const MESSAGES_TO_FIRST_TOKEN = 4
 /** How late the last requests may end. */
 const DRAIN_MS = 60_000
 
@@ -75,7 +77,7 @@ export async function playLive(
  * So that no code of any process runs for the first time while it is measured, and nothing is placed by guesses.
  *
  * @returns what a message between two processes takes here, milliseconds: of the time to a first token what was not
- * the device's, for each of the four messages in it (reserve and prefill, there and back)
+ * the device's, for each message in it
  */
 export async function warmUp(cluster: LocalCluster, model: LiveModel, signal: AbortSignal): Promise<number> {
   const { requests, promptTokens, outputTokens: maxTokens } = WARM_UP
@@ -85,11 +87,10 @@ export async function warmUp(cluster: LocalCluster, model: LiveModel, signal: Ab
     await generate(cluster.url, wish, signal)
   }
   const { completions } = await callJson<CompletionHistory>(cluster.url, '/v1/completions/history')
-  return median(
-    completions.map(
-      ({ record, measured }) => ((measured.ttftMs ?? Number.NaN) - (record.prefill?.computeMs ?? 0)) / 4,
-    ),
+  const overheadMs = completions.flatMap(({ record, measured }) =>
+    record.prefill && measured.ttftMs !== null ? measured.ttftMs - record.prefill.computeMs : [],
   )
+  return median(overheadMs) / MESSAGES_TO_FIRST_TOKEN
 }
 
 async function loseAgent(
@@ -103,7 +104,8 @@ async function loseAgent(
   const firstLife = (await lives()).find(({ deviceId }) => deviceId === device)?.incarnation
   await delay(lossAtMs - sinceBegin(), signal)
   const { pid = 0 } = cluster.processes().find(({ name }) => name === device) ?? {}
-  if (signal.aborted || pid === 0) return { lostAtMs: Number.NaN, backAtMs: Number.POSITIVE_INFINITY }
+  if (signal.aborted || pid === 0)
+    return { lostAtMs: Number.POSITIVE_INFINITY, backAtMs: Number.POSITIVE_INFINITY }
   process.kill(pid, 'SIGKILL')
   const lostAtMs = sinceBegin()
   while (!signal.aborted) {

@@ -72,10 +72,15 @@ export async function studyValidate(
 /** Requests at the times at which they were really sent, a millisecond or two after the planned ones. */
 function asSent({ requests }: ValidatePlan, live: LiveRun): ValidatePlan['requests'] {
   const sentMs = new Map(live.requests.map(({ requestId, arrivalMs }) => [requestId, arrivalMs]))
-  return requests.map((request) => ({
-    ...request,
-    arrivalMs: sentMs.get(request.requestId) ?? request.arrivalMs,
-  }))
+  return requests
+    .map((request) => ({ ...request, arrivalMs: sentMs.get(request.requestId) ?? request.arrivalMs }))
+    .sort((a, b) => a.arrivalMs - b.arrivalMs)
+}
+
+function lossText({ lostDevice }: ValidatePlan, { lostAtMs, backAtMs }: LiveRun): string {
+  if (!Number.isFinite(lostAtMs)) return `${lostDevice} was to be killed half-way, but did not run then`
+  if (!Number.isFinite(backAtMs)) return `${lostDevice} was killed half-way and did not come back`
+  return `${lostDevice} was killed half-way and was back after ${((backAtMs - lostAtMs) / 1_000).toFixed(1)} s`
 }
 
 function percent(share: number): string {
@@ -104,7 +109,7 @@ function resultOf(plan: ValidatePlan, live: LiveRun, messageMs: number, compared
     title: 'How far is virtual time from the live system?',
     findings: [
       `Time to the first token is ${percent(ttftError)} off, time for each token ${percent(tpotError)}, throughput ${percent(throughputError)}, of means over the same ${plan.requests.length} requests.`,
-      `The live cluster: real processes, NATS, gRPC and HTTP, with ${plan.cluster.name}, at ${percent(plan.ratePerS / plan.sustainablePerS)} of the sustainable rate; the GPU's link, ${LINK_BYTES_PER_SECOND / 1e9} GB/s, is shared by its transfers; ${plan.lostDevice} was killed half-way and was back after ${((live.backAtMs - live.lostAtMs) / 1_000).toFixed(1)} s.`,
+      `The live cluster: real processes, NATS, gRPC and HTTP, with ${plan.cluster.name}, at ${percent(plan.ratePerS / plan.sustainablePerS)} of the sustainable rate; the GPU's link, ${LINK_BYTES_PER_SECOND / 1e9} GB/s, is shared by its transfers; ${lossText(plan, live)}.`,
       `${percent(figures.lateStepShare)} of the live device steps were late, by ${percent(figures.lateTimeShare)} of the devices' time: what this machine could not compute as fast as the catalogued devices.`,
     ],
     figures,

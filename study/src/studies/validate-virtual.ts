@@ -13,6 +13,7 @@ import { type ValidatePlan, WARM_UP } from './validate-plan.js'
 
 /** What became of the plan's loss in the live run; milliseconds since it began. */
 export interface PlayedLoss {
+  /** Infinite where it never happened. */
   readonly lossAtMs: number
   /** When the device was there again; infinite where it never was. */
   readonly returnAtMs: number
@@ -76,13 +77,14 @@ function playOnce(
       },
     },
   })
-  virtual.at(beginMs + loss.lossAtMs, () => {
+  const lose = () => {
     const kind = lostDevice.slice(0, lostDevice.lastIndexOf('-'))
     const hit = loss.requestsHit.map((requestId) => decodedOn.get(requestId))
     const lost = hit.find((device) => device?.startsWith(kind)) ?? lostDevice
     virtual.crash(lost)
     if (Number.isFinite(loss.returnAtMs)) virtual.at(beginMs + loss.returnAtMs, () => virtual.restart(lost))
-  })
+  }
+  if (Number.isFinite(loss.lossAtMs)) virtual.at(beginMs + loss.lossAtMs, lose)
   virtual.run([
     ...warmUp,
     ...requests.map((request) => ({ ...request, arrivalMs: request.arrivalMs + beginMs })),
