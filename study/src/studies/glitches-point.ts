@@ -2,6 +2,7 @@
 import { loadCatalogue } from '@kvasir/catalogue/load-catalogue'
 import type { RequestOutcome, VirtualRequest } from '../cluster/request.js'
 import { VirtualCluster } from '../cluster/virtual-cluster.js'
+import { mean } from '../statistics.js'
 import type { Workload } from './glitches-closed-form.js'
 import { type SystemName, type SystemOptions, systemPlan } from './glitches-systems.js'
 
@@ -59,10 +60,12 @@ export function point(input: GlitchesPoint): GlitchesMeasure {
   const joules = summary.devices.reduce((sum, { energyJ }) => sum + energyJ, 0)
   const tokens = outcomes.reduce((sum, outcome) => sum + outcome.tokens, 0)
   const gpuDecoded = outcomes.filter(({ decodeDevice }) => decodeDevice.startsWith('gpu'))
-  const prefillMs = mean(sent.map((outcome) => outcome.prefillMs))
-  const exposedMs = mean(sent.map((outcome) => outcome.exposedMs))
+  // Where no KV is sent, no time is.
+  const meanSent = (of: (outcome: RequestOutcome) => number) => (sent.length === 0 ? 0 : mean(sent.map(of)))
+  const prefillMs = meanSent((outcome) => outcome.prefillMs)
+  const exposedMs = meanSent((outcome) => outcome.exposedMs)
   const linkBytesPerSecond = plan.machines[0]?.devices[0]?.link.bytesPerSecond ?? Number.NaN
-  const transferMs = mean(sent.map(({ kvBytes }) => (kvBytes * 1e3) / linkBytesPerSecond))
+  const transferMs = meanSent(({ kvBytes }) => (kvBytes * 1e3) / linkBytesPerSecond)
   return {
     tokensPerS: steadyTokensPerS(outcomes),
     energyPerTokenJ: joules / tokens,
@@ -110,8 +113,4 @@ export function steadyTokensPerS(outcomes: readonly RequestOutcome[]): number {
     tokensPerS += (tokens * 1e3) / (last.endMs - first.endMs)
   }
   return tokensPerS
-}
-
-function mean(values: readonly number[]): number {
-  return values.length === 0 ? 0 : values.reduce((sum, value) => sum + value, 0) / values.length
 }

@@ -3,6 +3,7 @@
  * M = 2 is inferred from a time that falls with 1/M: t(M) = a + b/M with a + b = 1 and t(4) as published. Of M = 8 nothing
  * follows, since what makes it worse than 4 is not in that form.
  */
+import { decimals } from '../rounding.js'
 import type { StudyTable } from '../study.js'
 import { asPublished, type Comparison, replayed } from './glitches-compare.js'
 import { GPU_IDS, GPU_NAMES, PAPER_PREFETCH } from './glitches-paper.js'
@@ -41,5 +42,5 @@ export function inferredOfTwo(publishedOfFour: number): number {
 function ratioOf(comparison: Comparison, mergedLoads: number, gpu: (typeof GPU_IDS)[number]): number | null {
   if (mergedLoads !== 1 && mergedLoads !== 4) return null
   const { overGpu } = comparison.ratios({ ...asPublished(gpu), mergedLoads }, replayed)
-  return Number.isFinite(overGpu) ? Number(overGpu.toFixed(3)) : null
+  return decimals(overGpu, 3)
 }

@@ -1,6 +1,7 @@
 /** The GLITCHES study as tables, plots and figures. */
 import { type DeviceModel, deviceTimes } from '@kvasir/catalogue/device-times'
 import type { Catalogue } from '@kvasir/catalogue/specs'
+import { decimals, finite } from '../rounding.js'
 import type { Cell, Figures, StudyPlot, StudyResult, StudyTable } from '../study.js'
 import type { Workload } from './glitches-closed-form.js'
 import {
@@ -190,10 +191,10 @@ function ratioTable(
           gpu: GPU_NAMES[gpu],
           against: name,
           paper: published,
-          ours: round(replay, 3),
-          difference: round((replay / published - 1) * 100, 1),
-          closedForm: round(ours.closedForm(gpu)[key], 3),
-          unfitted: round(ours.unfitted(gpu)[key], 3),
+          ours: decimals(replay, 3),
+          difference: decimals((replay / published - 1) * 100, 1),
+          closedForm: decimals(ours.closedForm(gpu)[key], 3),
+          unfitted: decimals(ours.unfitted(gpu)[key], 3),
           restsOn:
             key === 'overGpu'
               ? 'table, prefetch, fitted constant'
@@ -225,14 +226,14 @@ function workloadTable(comparison: Comparison, gpu: GpuId): StudyTable {
       const rate = (run: Run | undefined) => run?.measure.tokensPerS ?? Number.NaN
       return {
         workload: workloadText(workload),
-        mixed: round(rate(mixed), 1),
-        'gpu-only': round(rate(gpus), 1),
-        'fpga-only': round(rate(fpgas), 1),
-        overGpu: round(rate(mixed) / rate(gpus), 3),
-        overFpga: round(rate(mixed) / rate(fpgas), 3),
-        closedForm: round(mixed?.closedTokensPerS ?? Number.NaN, 1),
-        difference: round((rate(mixed) / (mixed?.closedTokensPerS ?? Number.NaN) - 1) * 100, 2),
-        energyJ: round(mixed?.measure.energyPerTokenJ ?? Number.NaN, 2),
+        mixed: decimals(rate(mixed), 1),
+        'gpu-only': decimals(rate(gpus), 1),
+        'fpga-only': decimals(rate(fpgas), 1),
+        overGpu: decimals(rate(mixed) / rate(gpus), 3),
+        overFpga: decimals(rate(mixed) / rate(fpgas), 3),
+        closedForm: decimals(mixed?.closedTokensPerS ?? Number.NaN, 1),
+        difference: decimals((rate(mixed) / (mixed?.closedTokensPerS ?? Number.NaN) - 1) * 100, 2),
+        energyJ: decimals(mixed?.measure.energyPerTokenJ ?? Number.NaN, 2),
       }
     }),
   }
@@ -260,10 +261,10 @@ function assistTable(comparison: Comparison): StudyTable {
         return {
           gpu: GPU_NAMES[gpu],
           assist: decodeAssist ? 'on' : 'off',
-          tokensPerS: round(comparison.mean('mixed', conditions, replayed), 1),
-          overGpu: round(overGpu, 3),
-          overFpga: round(overFpga, 3),
-          share: round((shares.reduce((sum, share) => sum + share, 0) / shares.length) * 100, 1),
+          tokensPerS: decimals(comparison.mean('mixed', conditions, replayed), 1),
+          overGpu: decimals(overGpu, 3),
+          overFpga: decimals(overFpga, 3),
+          share: decimals((shares.reduce((sum, share) => sum + share, 0) / shares.length) * 100, 1),
         }
       }),
     ),
@@ -288,7 +289,7 @@ function baselineTable(fitted: (gpu: GpuId) => Ratios, vllm: (gpu: GpuId) => Rat
 }
 
 function baselineRow(gpu: GpuId, baseline: string, { overGpu, overFpga }: Ratios) {
-  return { gpu: GPU_NAMES[gpu], baseline, overGpu: round(overGpu, 3), overFpga: round(overFpga, 3) }
+  return { gpu: GPU_NAMES[gpu], baseline, overGpu: decimals(overGpu, 3), overFpga: decimals(overFpga, 3) }
 }
 
 function ratioPlot(fitted: (gpu: GpuId) => Ratios, unfitted: (gpu: GpuId) => Ratios): StudyPlot {
@@ -375,12 +376,4 @@ function transferRow({ options, workload, measure }: TransferRun) {
 
 export function workloadText({ inputTokens, outputTokens }: Workload): string {
   return `[${inputTokens}, ${outputTokens}]`
-}
-
-export function round(value: number, digits: number): number | null {
-  return Number.isFinite(value) ? Number(value.toFixed(digits)) : null
-}
-
-function finite(value: number): number | null {
-  return Number.isFinite(value) ? value : null
 }

@@ -1,4 +1,5 @@
 /** How much of the KV transfer prefill hides, and what it costs to send several layers together. */
+import { decimals } from '../rounding.js'
 import type { StudyPlot, StudyTable } from '../study.js'
 import { asPublished, type Comparison, type TransferRun } from './glitches-compare.js'
 import { GPU_IDS, GPU_NAMES, type GpuId } from './glitches-paper.js'
@@ -32,7 +33,7 @@ export function transferTable(transfers: readonly TransferRun[], comparison: Com
             overlap: percent(single.overlap),
             loaded: percent(overlapUnderLoad(comparison, gpu, inputTokens)),
             ...Object.fromEntries(
-              merges.map((merge) => [`exposed${merge}Ms`, digits(of(merge)?.exposedMs ?? Number.NaN)]),
+              merges.map((merge) => [`exposed${merge}Ms`, decimals(of(merge)?.exposedMs ?? Number.NaN, 2)]),
             ),
           },
         ]
@@ -113,8 +114,4 @@ function lengthsOf(transfers: readonly TransferRun[]): number[] {
 
 function distinct(values: readonly number[]): number[] {
   return [...new Set(values)].sort((a, b) => a - b)
-}
-
-function digits(value: number): number | null {
-  return Number.isFinite(value) ? Number(value.toFixed(2)) : null
 }

@@ -1,5 +1,6 @@
 /** The plots of a replay. */
 import type { ClusterPlan } from '../cluster/cluster-plan.js'
+import { significant } from '../rounding.js'
 import type { PlotSeries, StudyPlot } from '../study.js'
 import type { ReplayOptions } from './replay.js'
 import type { WindowMeasure } from './replay-meter.js'
@@ -143,5 +144,5 @@ function finite(value: number): number | null {
 }
 
 function round(value: number): number {
-  return Number(value.toPrecision(5))
+  return significant(value, 5)
 }

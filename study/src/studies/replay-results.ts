@@ -1,6 +1,7 @@
 /** What a replay found, as figures, tables and plots. */
 import type { Catalogue } from '@kvasir/catalogue/specs'
 import type { ClusterPlan } from '../cluster/cluster-plan.js'
+import { significant } from '../rounding.js'
 import type { Cell, Figures, StudyOptions, StudyResult } from '../study.js'
 import type { ReplayOptions } from './replay.js'
 import type { Goodput } from './replay-goodput.js'
@@ -115,7 +116,7 @@ function figuresOf({ options, coarse, rates = [], survey, whatIf }: ReplayParts,
     whatIfDevices: best?.devices ?? Number.NaN,
   }
   const finite = Object.entries(figures).filter(([, value]) => Number.isFinite(value))
-  return Object.fromEntries(finite.map(([name, value]) => [name, rounded(value)]))
+  return Object.fromEntries(finite.map(([name, value]) => [name, significant(value, 6)]))
 }
 
 /** Requests a second that come. */
@@ -208,9 +209,5 @@ function ms(value: number): string {
 }
 
 export function cell(value: number | undefined): number | null {
-  return value !== undefined && Number.isFinite(value) ? rounded(value) : null
-}
-
-function rounded(value: number): number {
-  return Number(value.toPrecision(6))
+  return value !== undefined && Number.isFinite(value) ? significant(value, 6) : null
 }
