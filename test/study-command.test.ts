@@ -31,7 +31,7 @@ test('the same seed gives the same bytes, whatever the number of workers', { tim
   const texts: string[] = []
   for (const workers of [1, 2]) {
     const folder = `studies/${workers}`
-    const command = `${kvasir} study glitches --corners --requests 4 --workers ${workers}`
+    const command = `${kvasir} study glitches --corners --requests 32 --workers ${workers}`
     const { code, stderr } = await workplace.run(`${command} --out "$KVASIR_HOME/${folder}"`)
     expect(code, stderr).toBe(0)
     const { environment, ...rest } = results(folder)

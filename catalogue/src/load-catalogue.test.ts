@@ -228,7 +228,7 @@ presets:
 
   it('that cannot be read is refused by name', () => {
     expect(() => loadCatalogue([join(folder, 'none.yaml')])).toThrow(
-      /Cannot read the catalogue file .*none\.yaml/,
+      /The catalogue file .*none\.yaml cannot be read/,
     )
   })
 })

@@ -236,9 +236,12 @@ function readText(file: string): string {
   try {
     return readFileSync(file, 'utf8')
   } catch (error) {
-    throw new InvalidInputError(`Cannot read the catalogue file ${file}: ${messageOf(error)}.`, {
-      param: 'catalogue',
-      cause: error,
-    })
+    throw new InvalidInputError(
+      `The catalogue file ${file} cannot be read (${messageOf(error)}): give the path of a YAML file with --catalogue.`,
+      {
+        param: 'catalogue',
+        cause: error,
+      },
+    )
   }
 }

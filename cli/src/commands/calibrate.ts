@@ -138,10 +138,13 @@ function textOf(file: string): string {
   try {
     return readFileSync(file, 'utf8')
   } catch (error) {
-    throw new InvalidInputError(`Cannot read ${file}: ${messageOf(error)}.`, {
-      param: 'records',
-      cause: error,
-    })
+    throw new InvalidInputError(
+      `${file} cannot be read (${messageOf(error)}): give a file that kvasir calibrate --save has written, or leave --records out to ask the cluster.`,
+      {
+        param: 'records',
+        cause: error,
+      },
+    )
   }
 }
 

@@ -32,14 +32,19 @@ export function replayCommand(seed: number, plant?: string): string {
 export function faultsResult(found: FaultsFound): StudyResult {
   const { seeds, counts, broken, stories, bugs, pointsSkipped } = found
   const plantedBugsFound = bugs.filter((bug) => bug.broken !== undefined).length
+  const bugsPlayed = bugs.filter((bug) => bug.seeds > 0 || bug.broken !== undefined).length
   const unseen = FAULT_KINDS.filter((kind) => counts.faults[kind] === 0)
   return {
     title: 'Faults from seeds: do the invariants hold, whatever befalls a cluster?',
     findings: [
-      broken.length === 0
-        ? `Every invariant held after each of ${counts.coreEvents.toLocaleString('en')} events of ${seeds.toLocaleString('en')} seeds.`
-        : `${broken.length} of ${seeds.toLocaleString('en')} seeds ${broken.length === 1 ? 'breaks' : 'break'} an invariant; ${replayCommand(broken[0]?.seed ?? 0)} shows the first.`,
-      `${plantedBugsFound} of ${bugs.length} planted mistakes were found.`,
+      seeds === 0
+        ? 'It was stopped before a seed was played.'
+        : broken.length === 0
+          ? `Every invariant held after each of ${counts.coreEvents.toLocaleString('en')} events of ${seeds.toLocaleString('en')} seeds.`
+          : `${broken.length} of ${seeds.toLocaleString('en')} seeds ${broken.length === 1 ? 'breaks' : 'break'} an invariant; ${replayCommand(broken[0]?.seed ?? 0)} shows the first.`,
+      bugsPlayed === bugs.length
+        ? `${plantedBugsFound} of ${bugs.length} planted mistakes were found.`
+        : `${plantedBugsFound} of the ${bugsPlayed} planted mistakes that were played were found; ${bugs.length - bugsPlayed} were not played.`,
       `${counts.recovered.toLocaleString('en')} requests lost their place, went on elsewhere, and finished with every token once.`,
       ...(unseen.length === 0 || seeds === 0 ? [] : [`Never struck: ${unseen.join(', ')}.`]),
     ],

@@ -150,3 +150,9 @@ it('two merged loads are inferred between none and four', () => {
   expect(inferredOfTwo(1.2)).toBeCloseTo(1.125)
   expect(inferredOfTwo(1)).toBe(1)
 })
+
+it('refuses so few requests that a device could not show what it gives', async () => {
+  await expect(studyGlitches({ ...options, requests: 31 }, context())).rejects.toThrow(
+    '--requests 31 are too few to measure eight devices at work: take 32 or more.',
+  )
+})

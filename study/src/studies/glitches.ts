@@ -4,6 +4,7 @@
  */
 import { loadCatalogue } from '@kvasir/catalogue/load-catalogue'
 import type { Catalogue } from '@kvasir/catalogue/specs'
+import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { StudyContext, StudyOptions, StudyResult } from '../study.js'
 import { homogeneousTokensPerS, mixedTokensPerS, type Workload } from './glitches-closed-form.js'
 import type { Run, TransferRun } from './glitches-compare.js'
@@ -30,11 +31,19 @@ interface Series {
 const TRANSFER_REQUESTS = 2
 const TRANSFER_EVERY_MS = 60_000
 const MERGE_LAYERS = [1, 2, 4, 8] as const
+/** With fewer, devices have not one request after another in the steady part, and seem to give nothing. */
+const REQUESTS_MIN = 32
 
 export async function studyGlitches(
   options: GlitchesOptions & StudyOptions,
   context: StudyContext,
 ): Promise<StudyResult> {
+  if (options.requests < REQUESTS_MIN) {
+    throw new InvalidInputError(
+      `--requests ${options.requests} are too few to measure eight devices at work: take ${REQUESTS_MIN} or more.`,
+      { param: 'requests' },
+    )
+  }
   const catalogue = loadCatalogue(options.catalogue)
   const lengths = options.corners ? [LENGTHS[0], LENGTHS[3]] : LENGTHS
   const workloads = lengths.flatMap((inputTokens) => {

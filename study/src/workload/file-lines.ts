@@ -67,7 +67,10 @@ function readPiece(handle: number, piece: Buffer, file: string): number {
   try {
     return readSync(handle, piece, 0, piece.length, null)
   } catch (error) {
-    throw new InvalidInputError(`The trace ${file} cannot be read: ${messageOf(error)}.`, { param: 'trace' })
+    throw new InvalidInputError(
+      `The trace ${file} cannot be read (${messageOf(error)}): give the path of a CSV or JSONL file with --trace.`,
+      { param: 'trace' },
+    )
   }
 }
 

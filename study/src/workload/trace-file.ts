@@ -82,13 +82,16 @@ export function traceFacts(source: TraceSource): TraceFacts {
   if (broken > 0 && choice === 'refuse') {
     const more = broken > told.length ? `; and ${broken - told.length} more` : ''
     throw new InvalidInputError(
-      `${file}: ${counted(broken, 'row is', 'rows are')} broken: ${told.join('; ')}${more}. Correct the file, or take the other ${counted(rows, 'row', 'rows')} with --broken-rows keep-rest.`,
+      `${file}: ${counted(broken, 'row is', 'rows are')} broken: ${told.join('; ')}${more}. ${rows === 0 ? 'No row is left: correct the file, or name its format with --format.' : `Correct the file, or take the other ${counted(rows, 'row', 'rows')} with --broken-rows keep-rest.`}`,
       { param: 'trace' },
     )
   }
   if (rows === 0) {
     const why = broken > 0 ? `: ${told.join('; ')}` : ''
-    throw new InvalidInputError(`${file} has no row that is a request${why}.`, { param: 'trace' })
+    throw new InvalidInputError(
+      `${file} has no row that is a request${why}: give a trace with one request a line.`,
+      { param: 'trace' },
+    )
   }
   if (backwards > 0 && choice === 'refuse') {
     throw new InvalidInputError(
