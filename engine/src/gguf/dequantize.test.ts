@@ -134,7 +134,8 @@ describe('writing', () => {
   const BOUNDS: Readonly<Record<WritableType, number>> = {
     F32: 0,
     F16: 2 ** -11,
-    Q8_0: 1 / 250,
+    // Half a step of 127, and the whole value by what its scale loses as a half.
+    Q8_0: 1 / 254 + 2 ** -11,
     // From −8 to 7 steps: the far end of one side is a whole step away.
     Q4_0: 1 / 7.9,
     // Half a step of 15 over the whole range, and scales of 6 bits.
