@@ -24,7 +24,7 @@ test('without a name it lists the studies; a wrong one is answered with the near
   expect(listed.stdout).toMatch(/^glitches {2}/m)
   const wrong = await workplace.run(`${kvasir} study glitch --requests 1`)
   expect(wrong).toMatchObject({ code: 2, stdout: '' })
-  expect(wrong.stderr).toContain('There is no study "glitch": did you mean glitches?')
+  expect(wrong.stderr).toContain('There is no study "glitch"; did you mean glitches.')
 })
 
 test('the same seed gives the same bytes, whatever the number of workers', { timeout: 180_000 }, async () => {

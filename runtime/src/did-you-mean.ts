@@ -1,24 +1,30 @@
-/** A hint for a word that nobody knows: the known one that is nearest. */
+/**
+ * A hint for a word that nobody knows: the known ones that it begins, else the one that is nearest.
+ * At most half of the word may differ: a hint that is no guess at all is worse than the list of what there is.
+ */
 
-/** `; did you mean <known>` where one of the known words is close, else ''. */
+import { distance } from 'fastest-levenshtein'
+
+const namedMax = 3
+const apartMax = 3
+
+/** `; did you mean <known>` where known words are close, else ''. */
 export function didYouMean(word: string, known: readonly string[]): string {
-  let best: { word: string; distance: number } | undefined
-  for (const candidate of known) {
-    const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
-    if (best === undefined || distance < best.distance) best = { word: candidate, distance }
-  }
-  return best !== undefined && best.distance <= 3 ? `; did you mean ${best.word}` : ''
+  const near = closeTo(word.toLowerCase(), known)
+  return near.length === 0 ? '' : `; did you mean ${near.join(' or ')}`
 }
 
-function editDistance(a: string, b: string): number {
-  let previous = Array.from({ length: b.length + 1 }, (_, j) => j)
-  for (let i = 1; i <= a.length; i += 1) {
-    const row = [i]
-    for (let j = 1; j <= b.length; j += 1) {
-      const substitute = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
-      row.push(Math.min(substitute, (previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1))
-    }
-    previous = row
-  }
-  return previous[b.length] ?? 0
+function closeTo(word: string, known: readonly string[]): readonly string[] {
+  const begun = known.filter((each) => word.length > 1 && each.toLowerCase().startsWith(word))
+  if (begun.length > 0 && begun.length <= namedMax) return begun
+  const ranked = known
+    .map((each) => ({ each, apart: apart(word, each.toLowerCase()) }))
+    .sort((a, b) => a.apart - b.apart)
+  const [best] = ranked
+  return best !== undefined && best.apart <= Math.min(apartMax, word.length / 2) ? [best.each] : []
+}
+
+/** A wrong letter in the beginning of a long name is nearer to that name than to a short one. */
+function apart(word: string, known: string): number {
+  return Math.min(distance(word, known), distance(word, known.slice(0, word.length)) + 0.5)
 }

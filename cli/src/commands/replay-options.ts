@@ -50,8 +50,12 @@ export function replayOptions(command: Command): Command {
     )
     .option('--slo-tpot <ms>', 'time a later token, on average', numberOption(0.001, MS_MAX), 100)
     .option('--attain <share>', 'of the requests that must meet the SLO', numberOption(0.001, 1), 0.9)
-    .option('--policy <names>', 'policies to compare, separated by commas', namesOption, ['house'])
-    .option('--goodput', 'find the largest rate at which the SLO is met', false)
+    .addOption(
+      new Option('--policy <names>', 'policies to compare, separated by commas')
+        .argParser(namesOption)
+        .default(['house'], 'house'),
+    )
+    .option('--goodput', 'find the largest rate at which the SLO is met')
     .option('--what-if <devices>', 'find the smallest cluster of these that meets the SLO', namesOption)
     .option('--devices-max <count>', 'of each type, in the search', positiveOption(512), 32)
     .option('--years <number>', 'over which prices are spread', numberOption(0.01, 100), 3)

@@ -1,5 +1,6 @@
 /** `kvasir study NAME`: what a cluster would do, in virtual time, as tables, figures and a report with plots. */
 
+import { didYouMean } from '@kvasir/runtime/did-you-mean'
 import { InvalidInputError } from '@kvasir/runtime/errors'
 import type { FaultsOptions } from '@kvasir/study/studies/faults'
 import type { GlitchesOptions } from '@kvasir/study/studies/glitches'
@@ -7,7 +8,6 @@ import type { ReplayOptions } from '@kvasir/study/studies/replay'
 import type { ScaleOptions } from '@kvasir/study/studies/scale'
 import type { StudyOptions } from '@kvasir/study/study'
 import type { Command } from 'commander'
-import { closest } from 'fastest-levenshtein'
 import { EXIT, type ExitCode } from '../exit-codes.js'
 import type { ValidateOptions } from '../study-validate/study-validate.js'
 import { color, print, renderTable } from '../terminal.js'
@@ -39,7 +39,7 @@ function addStudies(study: Command, run: Run): void {
     options: (command) =>
       command
         .option('--requests <number>', 'requests of each workload', positiveOption(100_000), 240)
-        .option('--corners', 'only the shortest and longest prompts and outputs', false),
+        .option('--corners', 'only the shortest and longest prompts and outputs'),
     run: async (options: GlitchesOptions & StudyOptions, context) =>
       (await import('@kvasir/study/studies/glitches')).studyGlitches(options, context),
   })
@@ -101,6 +101,6 @@ function unknown(word: string, study: Command): InvalidInputError {
     return new InvalidInputError(`kvasir study knows no option ${word}: name a study first.`)
   const names = study.commands.map((command) => command.name())
   return new InvalidInputError(
-    `There is no study ${JSON.stringify(word)}: did you mean ${closest(word, names)}? The studies are ${names.join(', ')}.`,
+    `There is no study ${JSON.stringify(word)}${didYouMean(word, names)}. The studies are ${names.join(', ')}.`,
   )
 }

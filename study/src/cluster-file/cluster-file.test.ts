@@ -112,7 +112,8 @@ describe('whatever is wrong is said with file, line and what to write', () => {
     ],
     ['no machines', HEAD, /machines is missing/],
     ['no YAML', `${HEAD}machines: [`, /this is not YAML/],
-    ['a list', '- a\n', /must be|missing|Invalid/],
+    ['a list', '- a\n', /:1: the file has no fields; a cluster has .*machines/],
+    ['nothing', '', /:1: the file is empty; a cluster has .*machines/],
   ])('%s', (_what, text, message) => {
     expect(() => planOf(text)).toThrow(InvalidInputError)
     expect(() => planOf(text)).toThrow(message)

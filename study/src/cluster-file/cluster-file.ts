@@ -61,12 +61,19 @@ function entryError(yaml: PlacedYaml, issue: z.core.$ZodIssue | undefined): Inva
   }
   const value = valueAt(yaml.plain, path)
   const must = issue?.message ?? 'it must be something else'
-  if (value === undefined || value === null) {
-    const name = path.length === 0 ? 'the cluster' : field
-    return yaml.error(path, `${name} is missing; ${must}.`)
+  if (path.length === 0) {
+    const what = value === undefined || value === null ? 'is empty' : 'has no fields'
+    return yaml.error(path, `the file ${what}; a cluster has ${requiredFields().join(', ')}.`)
   }
+  if (value === undefined || value === null) return yaml.error(path, `${field} is missing; ${must}.`)
   const shown = typeof value === 'object' ? 'something else' : JSON.stringify(value)
-  return yaml.error(path, `${field || 'the file'} is ${shown}; ${must}.`)
+  return yaml.error(path, `${field} is ${shown}; ${must}.`)
+}
+
+function requiredFields(): readonly string[] {
+  return Object.entries(clusterSchema.shape).flatMap(([name, type]) =>
+    type instanceof z.ZodExactOptional ? [] : [name],
+  )
 }
 
 /** Such as machines[0].devices[1].count. */

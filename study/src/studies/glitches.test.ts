@@ -9,7 +9,7 @@ import { inferredOfTwo } from './glitches-prefetch.js'
 import { fpgaModel, gpuModel } from './glitches-systems.js'
 
 const catalogue = builtinCatalogue()
-const options = { requests: 32, corners: false, seed: 1, catalogue: [], out: '' }
+const options = { requests: 32, seed: 1, catalogue: [], out: '' }
 
 function closedForm({ system, options, workload, decodeAssist }: GlitchesPoint): number {
   const [gpu, fpga] = [gpuModel(catalogue, options), fpgaModel(catalogue, options)]

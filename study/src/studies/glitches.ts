@@ -17,7 +17,7 @@ export interface GlitchesOptions {
   /** Requests of each point; more make the means steadier. */
   readonly requests: number
   /** Only the workloads [128, 128], [128, 1024], [1024, 128] and [1024, 1024]. */
-  readonly corners: boolean
+  readonly corners?: boolean
 }
 
 /** A system under one set of conditions, over all workloads. */

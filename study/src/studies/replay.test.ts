@@ -45,7 +45,7 @@ function options(changes: Partial<ReplayOptions> = {}): ReplayOptions & StudyOpt
   return {
     ...{ seed: 1, catalogue: [], out: folder, trace: traceFile(), cluster: clusterFile() },
     ...{ brokenRows: 'refuse', requests: 50, from: 0, speed: 1, arrivals: 'trace', variation: 2 },
-    ...{ sloTtft: 2_000, sloTpot: 100, attain: 0.9, policy: ['house'], goodput: false, devicesMax: 4 },
+    ...{ sloTtft: 2_000, sloTpot: 100, attain: 0.9, policy: ['house'], devicesMax: 4 },
     ...{ years: 3, kwhDollars: 0.1 },
     ...changes,
   }

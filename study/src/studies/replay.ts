@@ -38,7 +38,7 @@ export interface ReplayOptions {
   readonly sloTpot: number
   readonly attain: number
   readonly policy: readonly string[]
-  readonly goodput: boolean
+  readonly goodput?: boolean
   readonly whatIf?: readonly string[]
   readonly devicesMax: number
   readonly years: number
