@@ -6,7 +6,8 @@
  *
  * V1 A scale is the largest magnitude of its token and head ÷ 127, rounded up to 16 significant bits, and
  *    integers are rounded to nearest. Then integer · scale is exact in f32, so that what is dequantised
- *    and quantised again gives the same bytes.
+ *    and quantised again gives the same bytes. A scale below the smallest normal f32 has no 16 bits: the
+ *    row becomes zeros.
  */
 import { BLOCK_TOKENS } from './device-driver.js'
 import type { KvFormat } from './numerics.js'
@@ -97,8 +98,11 @@ export function dequantiseRows(
 const scaleFloat = new Float32Array(1)
 const scaleBits = new Uint32Array(scaleFloat.buffer)
 
+const smallestNormal = 2 ** -126
+
 /** Rounded up to 16 significant bits. */
 function shortScale(value: number): number {
+  if (value < smallestNormal) return 0
   scaleFloat[0] = value
   scaleBits[0] = ((scaleBits[0] ?? 0) + 0xff) & ~0xff
   return scaleFloat[0] ?? 0

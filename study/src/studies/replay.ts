@@ -47,7 +47,9 @@ export interface ReplayOptions {
 
 const POINT = new URL('./replay-point.js', import.meta.url)
 const SURVEY = new URL('./replay-survey.js', import.meta.url)
-const WINDOWS = 30
+const WINDOWS_MAX = 30
+/** Windows with fewer requests on average would show percentiles of one, and gaps. */
+const REQUESTS_A_WINDOW = 10
 /** What published replays of Mooncake traces name their speed by. */
 const COARSE_TOKENS = 512
 const COARSE_WARM_UPS = 3
@@ -87,8 +89,7 @@ async function replayed(
     workload: survey.workload,
     requests: survey.requests,
     slo: { ttftMs: options.sloTtft, tpotMs: options.sloTpot },
-    windowMs: Math.max(1_000, survey.spanMs / WINDOWS),
-    windows: Math.max(1, Math.min(WINDOWS, Math.ceil(survey.spanMs / 1_000))),
+    ...windowsOf(survey),
   }
   const play = (inputs: readonly ReplayInput[], what: string): Promise<readonly (ReplayRun | undefined)[]> =>
     context.points<ReplayInput, ReplayRun>(POINT, inputs, what)
@@ -141,6 +142,13 @@ function knownDevice(type: string, catalogue: Catalogue): void {
     `--what-if: the catalogue has no device ${type}${near}; --catalogue adds devices of yours.`,
     { param: 'whatIf' },
   )
+}
+
+/** Over which time the plots go, at least a second each. */
+function windowsOf({ requests, spanMs }: Survey): { readonly windowMs: number; readonly windows: number } {
+  const most = Math.min(WINDOWS_MAX, Math.ceil(spanMs / 1_000), Math.floor(requests / REQUESTS_A_WINDOW))
+  const windows = Math.max(1, most)
+  return { windowMs: Math.max(1_000, spanMs / windows), windows }
 }
 
 function idTokensOf({ workload }: Survey): number {
