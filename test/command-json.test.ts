@@ -111,7 +111,7 @@ const commands: readonly [name: string, command: () => string][] = [
   ['calibrate', () => 'calibrate --records "$KVASIR_HOME/history.jsonl"'],
   ['explain', () => `explain ${requestId}`],
   ['trace', () => `trace ${requestId}`],
-  ['study', () => 'study glitches --corners --requests 32'],
+  ['study', () => 'study replay --rate 3 --requests 50'],
   ['down', () => 'down'],
 ]
 
