@@ -120,11 +120,13 @@ export function deviceTimes(model: DeviceModel): DeviceTimes {
       return use.fusesSteps ? fusedMs(work) : prefillMs(work) + decodeMs(work)
     },
     stepWatts(work) {
-      const [prefill, decode] = [prefillMs(work), decodeMs(work)]
       const prefillWatts = use.prefillWatts ?? device.maxWatts
       const decodeWatts = use.decodeWatts ?? device.maxWatts
-      if (prefill + decode === 0) return device.idleWatts
+      if (work.prefills.length + work.decodes.length === 0) return device.idleWatts
       if (prefillWatts === undefined || decodeWatts === undefined) return undefined
+      if (work.prefills.length === 0) return decodeWatts
+      if (work.decodes.length === 0) return prefillWatts
+      const [prefill, decode] = [prefillMs(work), decodeMs(work)]
       return (prefill * prefillWatts + decode * decodeWatts) / (prefill + decode)
     },
   }

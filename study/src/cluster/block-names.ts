@@ -5,6 +5,7 @@ import type { BlockHashes } from '@kvasir/coordinator/core/block-hashes'
 import { HASH_WORDS } from '@kvasir/coordinator/core/block-hashes'
 
 const WORD = 2 ** 32
+const NO_BLOCKS: BlockHashes = new Uint32Array(0)
 
 /** As an agent's core names it. */
 export function blockText(block: number): string {
@@ -17,6 +18,7 @@ export function blockTexts(blocks: readonly number[]): readonly string[] {
 
 /** As the coordinator's core names them. */
 export function wordsOfBlocks(blocks: readonly number[]): BlockHashes {
+  if (blocks.length === 0) return NO_BLOCKS
   const words = new Uint32Array(blocks.length * HASH_WORDS)
   blocks.forEach((block, index) => {
     const low = block % WORD

@@ -12,9 +12,10 @@ import type { EventQueue } from './event-queue.js'
 export class SharedLink {
   readonly flows = new Set<Flow>()
   bytesCarried = 0
-  /** Of one filling. */
+  /** Of one filling, the one numbered `round`. */
   left = 0
   open = 0
+  round = 0
 
   /** `bytesPerMs` may change while transfers run (`SharedLinks.changed` then). */
   constructor(
@@ -37,6 +38,8 @@ export class Flow {
   isOver = false
   rateBytesPerMs = 0
   sentBytes = 0
+  /** Of one filling: it has not got its share yet. */
+  isOpen = false
   /** Time that it would have taken at the share it had, were everything available at once. */
   busyMs = 0
   settledMs: number
@@ -140,7 +143,7 @@ export class SharedLinks {
     this.events += 1
     this.#round += 1
     this.#finishDrained()
-    fill(this.#flows)
+    fill(this.#flows, this.#round)
     let nextMs = Number.POSITIVE_INFINITY
     for (const flow of this.#flows) {
       const drainsPerMs = flow.rateBytesPerMs - flow.supplyBytesPerMs
@@ -189,40 +192,46 @@ function fairShare({ path }: Flow): number {
  * Progressive filling. A transfer that wants no more than each of its links would give it gets what it wants, which leaves the
  * others more; where none is left, those on the tightest link get their share of it.
  */
-function fill(flows: ReadonlySet<Flow>): void {
-  const links = new Set<SharedLink>()
-  let open: Flow[] = []
+function fill(flows: ReadonlySet<Flow>, round: number): void {
+  let open = 0
   for (const flow of flows) {
     flow.rateBytesPerMs = 0
-    if (flow.demandBytesPerMs === 0) continue
-    open.push(flow)
+    flow.isOpen = flow.demandBytesPerMs > 0
+    if (!flow.isOpen) continue
+    open += 1
     for (const link of flow.path) {
-      if (links.has(link)) link.open += 1
+      if (link.round === round) link.open += 1
       else {
-        links.add(link)
+        link.round = round
         link.left = link.bytesPerMs
         link.open = 1
       }
     }
   }
-  while (open.length > 0) {
-    const unmet: Flow[] = []
-    for (const flow of open) {
-      const demand = flow.demandBytesPerMs
-      if (demand <= shareLeft(flow)) give(flow, demand)
-      else unmet.push(flow)
-    }
-    open = unmet.length < open.length ? unmet : fillTightest(unmet)
-  }
+  while (open > 0) open -= fillMet(flows) || fillTightest(flows)
 }
 
-/** Gives the transfers on the tightest link their share; returns the others. */
-function fillTightest(open: readonly Flow[]): Flow[] {
+/** Gives what they want to the transfers that want no more than they would get; returns how many those are. */
+function fillMet(flows: ReadonlySet<Flow>): number {
+  let met = 0
+  for (const flow of flows) {
+    if (!flow.isOpen) continue
+    const demand = flow.demandBytesPerMs
+    if (demand > shareLeft(flow)) continue
+    give(flow, demand)
+    met += 1
+  }
+  return met
+}
+
+/** Gives the transfers on the tightest link their share; returns how many those are. */
+function fillTightest(flows: ReadonlySet<Flow>): number {
   let least = Number.POSITIVE_INFINITY
-  for (const flow of open) least = Math.min(least, shareLeft(flow))
-  const tight = open.filter((flow) => shareLeft(flow) <= least * (1 + 1e-12))
+  for (const flow of flows) if (flow.isOpen) least = Math.min(least, shareLeft(flow))
+  const tight: Flow[] = []
+  for (const flow of flows) if (flow.isOpen && shareLeft(flow) <= least * (1 + 1e-12)) tight.push(flow)
   for (const flow of tight) give(flow, least)
-  return open.filter((flow) => !tight.includes(flow))
+  return tight.length
 }
 
 /** What each of its links has for it, were all others on it as eager. */
@@ -233,6 +242,7 @@ function shareLeft({ path }: Flow): number {
 }
 
 function give(flow: Flow, rateBytesPerMs: number): void {
+  flow.isOpen = false
   flow.rateBytesPerMs = Math.min(rateBytesPerMs, Number.MAX_SAFE_INTEGER)
   for (const link of flow.path) {
     link.left = Math.max(0, link.left - flow.rateBytesPerMs)

@@ -56,6 +56,7 @@ export class VirtualAgent extends Party implements KvSource {
   kvSequence = 0
   readonly #steps: DeviceSteps
   readonly #demotion: VirtualDemotion
+  readonly #variant: string
   #lastSequence = 0
   #reports = 0
 
@@ -72,6 +73,7 @@ export class VirtualAgent extends Party implements KvSource {
     this.#demotion = new VirtualDemotion(this, host)
     const { plan, options } = world
     this.facts = deviceFacts(plan, planned, String(incarnation))
+    this.#variant = modelNames(plan).variant
     this.ref = { deviceId: this.id, incarnation: String(incarnation) }
     this.uplinks = [links.up]
     this.downlinks = [links.down]
@@ -231,21 +233,25 @@ export class VirtualAgent extends Party implements KvSource {
       case 'demote':
         this.#demotion.demote(action.blocks.map(({ hash }) => hash))
         break
-      case 'kv-changed': {
-        const { network } = this.world
-        this.kvSequence += 1
-        const coordinator = this.world.coordinator()
-        const change = {
-          ...this.ref,
-          sequence: this.kvSequence,
-          stored: wordsOfTexts(action.stored),
-          removed: wordsOfTexts(action.removed),
-          variant: modelNames(this.world.plan).variant,
-          tier: this.facts.tiers[0]?.name ?? '',
-        }
-        network.publish(this, coordinator, 'kv', () => coordinator.kvChanged(change))
-      }
+      case 'kv-changed':
+        this.#tell(action.stored, action.removed)
     }
+  }
+
+  #tell(stored: readonly string[], removed: readonly string[]): void {
+    this.kvSequence += 1
+    const coordinator = this.world.coordinator()
+    const { deviceId, incarnation } = this.ref
+    const change = {
+      deviceId,
+      incarnation,
+      sequence: this.kvSequence,
+      variant: this.#variant,
+      stored: wordsOfTexts(stored),
+      removed: wordsOfTexts(removed),
+      tier: this.facts.tiers[0]?.name ?? '',
+    }
+    this.world.network.publish(this, coordinator, 'kv', () => coordinator.kvChanged(change))
   }
 
   /** What concerns sequences and whoever asked. */

@@ -26,6 +26,7 @@ export class VirtualHost extends Party implements KvSource {
   readonly machine: string
   kvSequence = 0
   readonly #memory: HostMemory
+  readonly #variant: string
   readonly #coming = new Set<string>()
   #reports = 0
   receivedBytes = 0
@@ -38,6 +39,7 @@ export class VirtualHost extends Party implements KvSource {
   ) {
     super(`host-${planned.id}`)
     this.machine = planned.id
+    this.#variant = modelNames(world.plan).variant
     this.facts = hostFacts(world.plan, planned, this.id, String(incarnation))
     this.ref = { deviceId: this.id, incarnation: String(incarnation) }
     this.#memory = new HostMemory(this.id, planned.hostTiers, this.blockBytes, world.links, (removed) =>
@@ -130,15 +132,17 @@ export class VirtualHost extends Party implements KvSource {
 
   #tell(stored: readonly string[], removed: readonly string[]): void {
     if (this.isDead) return
-    const { network, plan } = this.world
+    const { network } = this.world
     this.kvSequence += 1
     const coordinator = this.world.coordinator()
+    const { deviceId, incarnation } = this.ref
     const change = {
-      ...this.ref,
+      deviceId,
+      incarnation,
       sequence: this.kvSequence,
+      variant: this.#variant,
       stored: wordsOfTexts(stored),
       removed: wordsOfTexts(removed),
-      variant: modelNames(plan).variant,
       tier: this.planned.hostTiers[0]?.name ?? '',
     }
     network.publish(this, coordinator, 'kv', () => coordinator.kvChanged(change))

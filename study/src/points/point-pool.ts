@@ -16,6 +16,8 @@ const graceDefaultMs = 1_500
 /** Of what is free, all threads' heaps together; the rest is the asking thread's and the system's. */
 const heapShare = 0.75
 const heapMinMb = 512
+/** What waits in virtual time outlives a small young generation, which would copy it again and again: a sixth of the time. */
+const youngHeapMb = 192
 
 export interface PointPoolOptions {
   /** Threads at most, at least 1. */
@@ -161,7 +163,10 @@ export class PointPool {
       execArgv: [],
       // What a thread prints belongs to nobody's results.
       stdout: true,
-      resourceLimits: { maxOldGenerationSizeMb: Math.max(heapMinMb, Math.floor(heapMb)) },
+      resourceLimits: {
+        maxYoungGenerationSizeMb: youngHeapMb,
+        maxOldGenerationSizeMb: Math.max(heapMinMb, Math.floor(heapMb)),
+      },
     })
     worker.stdout.pipe(process.stderr, { end: false })
     const thread: Thread = { worker, job: undefined }

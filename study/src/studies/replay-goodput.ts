@@ -3,7 +3,7 @@
  * The rate of a trace is raised by compressing its times.
  */
 import type { Workload } from '../workload/workload.js'
-import type { ReplayInput, ReplayRun } from './replay-point.js'
+import type { Play, ReplayInput, ReplayRun } from './replay-point.js'
 
 export interface Goodput {
   readonly policy: string
@@ -11,8 +11,6 @@ export interface Goodput {
   readonly speed: number
   readonly tried: number
 }
-
-type Play = (inputs: readonly ReplayInput[], what: string) => Promise<readonly (ReplayRun | undefined)[]>
 
 interface Bracket {
   readonly policy: string

@@ -45,6 +45,12 @@ export interface ReplayRun extends ReplayMeasure {
   readonly isStopped: boolean
 }
 
+/** Plays in worker threads; undefined for each that a stop left out. */
+export type Play = (
+  inputs: readonly ReplayInput[],
+  what: string,
+) => Promise<readonly (ReplayRun | undefined)[]>
+
 const SAMPLES_A_WINDOW = 10
 const TELL_EVERY = 64
 

@@ -196,7 +196,7 @@ function assumptions({ options, plan, catalogue, survey, runs, whatIf, rates = [
     ...(rates.length > 0
       ? ['Goodput at other rates compresses or stretches the times of all requests alike.']
       : []),
-    'cpuS and cpuSBlock512 are CPU seconds of this machine for the run alone, reading the trace included; the second after three unmeasured runs of the same, so that code is compiled by then.',
+    'cpuS and cpuSBlock512 are CPU seconds of this machine for the run alone, reading the trace included; the second is the middle of five runs after three unmeasured ones, so that code is compiled by then.',
   ]
 }
 

@@ -12,7 +12,7 @@ import type { ArrivalModel, ArrivalName } from '../workload/arrivals.js'
 import type { BrokenRows } from '../workload/trace-file.js'
 import { withUnpacked } from '../workload/unpacked-trace.js'
 import { goodputs } from './replay-goodput.js'
-import type { ReplayInput, ReplayRun } from './replay-point.js'
+import type { Play, ReplayInput, ReplayRun } from './replay-point.js'
 import { replayPolicy } from './replay-policies.js'
 import { replayResult } from './replay-results.js'
 import type { Survey, SurveyInput } from './replay-survey.js'
@@ -53,6 +53,8 @@ const REQUESTS_A_WINDOW = 10
 /** What published replays of Mooncake traces name their speed by. */
 const COARSE_TOKENS = 512
 const COARSE_WARM_UPS = 3
+/** Of so many measured runs the middle one counts: one alone is as long as the machine happens to be busy. */
+const COARSE_RUNS = 5
 
 export function studyReplay(
   options: ReplayOptions & StudyOptions,
@@ -91,20 +93,15 @@ async function replayed(
     slo: { ttftMs: options.sloTtft, tpotMs: options.sloTpot },
     ...windowsOf(survey),
   }
-  const play = (inputs: readonly ReplayInput[], what: string): Promise<readonly (ReplayRun | undefined)[]> =>
-    context.points<ReplayInput, ReplayRun>(POINT, inputs, what)
+  const play: Play = (inputs, what) => context.points<ReplayInput, ReplayRun>(POINT, inputs, what)
 
   const [first = 'house', ...others] = options.policy
   // Alone, so that what the process takes is what it takes.
   const alone = await play([{ ...base, policy: first }], first)
   const isTimedCoarse = blockTokens < COARSE_TOKENS && idTokensOf(survey) === COARSE_TOKENS
-  const coarseInput = { ...base, policy: first, blockTokens: COARSE_TOKENS }
-  const coarseWhat = `blocks of ${COARSE_TOKENS}`
-  // So short a run would time the compiler more than the replay: the code is warm first.
-  for (let run = 0; isTimedCoarse && run < COARSE_WARM_UPS; run += 1) {
-    await play([coarseInput], `${coarseWhat}, unmeasured`)
-  }
-  const [coarse] = isTimedCoarse ? await play([coarseInput], coarseWhat) : []
+  const coarse = isTimedCoarse
+    ? await timed(play, { ...base, policy: first, blockTokens: COARSE_TOKENS })
+    : undefined
   const rest =
     others.length === 0
       ? []
@@ -142,6 +139,20 @@ function knownDevice(type: string, catalogue: Catalogue): void {
     `--what-if: the catalogue has no device ${type}${near}; --catalogue adds devices of yours.`,
     { param: 'whatIf' },
   )
+}
+
+/** The run that took the middle time; undefined where it was stopped. So short a run would time the compiler: the code is warm first. */
+async function timed(play: Play, input: ReplayInput): Promise<ReplayRun | undefined> {
+  const runs: ReplayRun[] = []
+  for (let number = 0; number < COARSE_WARM_UPS + COARSE_RUNS; number += 1) {
+    const isMeasured = number >= COARSE_WARM_UPS
+    const what = `blocks of ${input.blockTokens}${isMeasured ? '' : ', unmeasured'}`
+    // One at a time, so that none takes time from another.
+    const [run] = await play([input], what)
+    if (!run) return undefined
+    if (isMeasured) runs.push(run)
+  }
+  return runs.toSorted((a, b) => a.cpuS - b.cpuS)[Math.floor(COARSE_RUNS / 2)]
 }
 
 /** Over which time the plots go, at least a second each. */

@@ -7,7 +7,7 @@ import { type DeviceCounts, mixedPlan } from './device-mix.js'
 import { type Candidate, candidatesOf, DeviceSearch } from './device-search.js'
 import { meets } from './replay-goodput.js'
 import { dollarsOf } from './replay-money.js'
-import type { ReplayInput, ReplayRun } from './replay-point.js'
+import type { Play, ReplayInput } from './replay-point.js'
 
 export interface WhatIfQuestion {
   readonly base: ReplayInput
@@ -37,8 +37,6 @@ export interface WhatIfAnswer {
   /** Not tried since the study was stopped. */
   readonly left: number
 }
-
-type Play = (inputs: readonly ReplayInput[], what: string) => Promise<readonly (ReplayRun | undefined)[]>
 
 /** Tried side by side. */
 const AT_ONCE = 2
