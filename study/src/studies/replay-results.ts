@@ -124,6 +124,17 @@ export function perSecond({ requests, spanMs }: Survey): number {
   return requests / Math.max(1, spanMs / 1_000)
 }
 
+/** Of two policies at least. */
+function comparison(done: Done): string {
+  const ranked = done.toSorted((a, b) => b.run.attained - a.run.attained)
+  const shareOf = ({ run }: Done[number]) => percent(run.attained / run.arrived)
+  const [best, worst] = [ranked[0], ranked.at(-1)]
+  if (!best || !worst || best.run.attained === worst.run.attained) {
+    return `Under each of ${done.length} policies as many requests meet the SLO${best ? ` (${shareOf(best)})` : ''}.`
+  }
+  return `Of ${done.length} policies ${best.policy} has most requests within the SLO (${shareOf(best)}), ${worst.policy} fewest (${shareOf(worst)}).`
+}
+
 function findings({ options, rates = [], survey, whatIf, coarse }: ReplayParts, done: Done): string[] {
   const slo = `the SLO (first token within ${options.sloTtft} ms, then ${options.sloTpot} ms a token)`
   const said: string[] = []
@@ -141,15 +152,7 @@ function findings({ options, rates = [], survey, whatIf, coarse }: ReplayParts, 
       )
     }
   }
-  if (done.length > 1) {
-    const ranked = done.toSorted((a, b) => b.run.attained - a.run.attained)
-    const [best, worst] = [ranked[0], ranked.at(-1)]
-    if (best && worst) {
-      said.push(
-        `Of ${done.length} policies ${best.policy} has most requests within the SLO (${percent(best.run.attained / best.run.arrived)}), ${worst.policy} fewest (${percent(worst.run.attained / worst.run.arrived)}).`,
-      )
-    }
-  }
+  if (done.length > 1) said.push(comparison(done))
   for (const { policy, speed } of survey ? rates : []) {
     const rate = survey ? speed * perSecond(survey) : 0
     said.push(

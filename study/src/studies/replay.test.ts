@@ -85,6 +85,12 @@ test('policies stand side by side, and without reuse nothing is reused', async (
   expect(tables[0]?.rows).toHaveLength(3)
 })
 
+test('of policies that serve equally many none is called best', async () => {
+  const easy = options({ policy: ['house', 'edf'], sloTtft: 1e8, sloTpot: 1e8 })
+  const { findings } = await studyReplay(easy, quietContext())
+  expect(findings).toContain('Under each of 2 policies as many requests meet the SLO (100.0 %).')
+})
+
 test('the largest rate meets the SLO, and made-up requests do without a trace', async () => {
   const { trace: _trace, ...rest } = options({ goodput: true, rate: 4, requests: 60, sloTtft: 400 })
   const { figures } = await studyReplay(rest, quietContext())
