@@ -2,7 +2,6 @@
  * A hint for a word that nobody knows: the known ones that it begins, else the one that is nearest.
  * At most half of the word may differ: a hint that is no guess at all is worse than the list of what there is.
  */
-
 import { distance } from 'fastest-levenshtein'
 
 const namedMax = 3

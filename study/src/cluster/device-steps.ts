@@ -1,11 +1,10 @@
 /**
  * The steps of one virtual device: when they begin and end, and who hears of it.
  *
- * A1 The next step begins before anybody hears of the last one, as in the real agent.
- * A2 Steps that only decode, `repeatable` of them, run as one event. Whatever happens to the agent meanwhile first ends the
+ * E1 The next step begins before anybody hears of the last one, as in the real agent.
+ * E2 Steps that only decode, `repeatable` of them, run as one event. Whatever happens to the agent meanwhile first ends the
  *    steps that are over by then, so nobody can tell but by counting events.
  */
-
 import type { StepPart } from '@kvasir/agent/core/events'
 import { promptShares } from '@kvasir/agent/core/prompt-shares'
 import { type DeviceTimes, deviceTimes } from '@kvasir/catalogue/device-times'
@@ -103,9 +102,9 @@ export class DeviceSteps {
     for (const { sequence, role, start, count, wantLogits } of step.parts) {
       const share = shares[place] ?? 0
       place += 1
-      // Before the next chunk begins.
-      if (role === 'prefill') this.#agent.works.get(sequence)?.chunkEnds?.(start + count, false, ms * share)
       const work = this.#agent.works.get(sequence)
+      // Before the next chunk begins.
+      if (role === 'prefill') work?.chunkEnds?.(start + count, false, ms * share)
       if (wantLogits && work !== undefined && work.samplesLeft <= steps) stopped.push(sequence)
     }
     const actions = this.#agent.step(

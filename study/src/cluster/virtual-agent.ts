@@ -10,16 +10,17 @@ import type { CoreAction, CoreEvent, EndReason, Refusal } from '@kvasir/agent/co
 import type { LeaseReference } from '@kvasir/agent/core/lease-table'
 import { SHARED_BOUNDS } from '@kvasir/agent/core/shared-bounds'
 import type { BlockHashes } from '@kvasir/coordinator/core/block-hashes'
-import type { DeviceFacts, DeviceRef } from '@kvasir/coordinator/core/facts'
+import type { DeviceFacts, DeviceRef, LoadFacts } from '@kvasir/coordinator/core/facts'
 import { wordsOfTexts } from './block-names.js'
 import type { PlannedDevice } from './cluster-plan.js'
 import type { DeviceMeter } from './device-meter.js'
+import { DeviceNews } from './device-news.js'
 import { DeviceSteps } from './device-steps.js'
 import type { OutgoingKv } from './outgoing-kv.js'
 import { Party } from './party.js'
 import type { SharedLink } from './shared-links.js'
 import { VirtualDemotion } from './virtual-demotion.js'
-import { deviceFacts, loadFacts, modelNames, tierBlocks } from './virtual-facts.js'
+import { deviceFacts, loadFacts, tierBlocks } from './virtual-facts.js'
 import type { VirtualHost } from './virtual-host.js'
 import { type AnyAgentCore, type KvSource, type Lent, NOTHING_LENT, type World } from './world.js'
 
@@ -40,7 +41,6 @@ export interface SequenceWork {
 
 export type Answer = Extract<CoreAction, { type: 'granted' | 'released' | 'attached' | 'lent' | 'evicted' }>
 
-const REPORT_MS = 500
 const ROWS_MAX = 1 << 20
 
 export class VirtualAgent extends Party implements KvSource {
@@ -53,12 +53,10 @@ export class VirtualAgent extends Party implements KvSource {
   readonly uplinks: readonly SharedLink[]
   readonly downlinks: readonly SharedLink[]
   readonly latencyMs: number
-  kvSequence = 0
+  readonly news: DeviceNews
   readonly #steps: DeviceSteps
   readonly #demotion: VirtualDemotion
-  readonly #variant: string
   #lastSequence = 0
-  #reports = 0
 
   constructor(
     readonly world: World,
@@ -73,8 +71,8 @@ export class VirtualAgent extends Party implements KvSource {
     this.#demotion = new VirtualDemotion(this, host)
     const { plan, options } = world
     this.facts = deviceFacts(plan, planned, String(incarnation))
-    this.#variant = modelNames(plan).variant
     this.ref = { deviceId: this.id, incarnation: String(incarnation) }
+    this.news = new DeviceNews(world, this, (sequence) => this.#loadNow(sequence))
     this.uplinks = [links.up]
     this.downlinks = [links.down]
     this.latencyMs = planned.link.latencyUs / 1_000
@@ -114,10 +112,7 @@ export class VirtualAgent extends Party implements KvSource {
 
   /** Tells the coordinator of itself, and from now on reports. `firstReportMs`: from now. */
   begin(firstReportMs: number): void {
-    const { network, queue } = this.world
-    const coordinator = this.world.coordinator()
-    network.publish(this, coordinator, 'advertised', () => coordinator.advertised(this.facts))
-    queue.after(firstReportMs, () => this.#report())
+    this.news.begin(firstReportMs)
   }
 
   newSequence(): number {
@@ -182,23 +177,11 @@ export class VirtualAgent extends Party implements KvSource {
     for (const work of this.works.values()) work.sayTokens?.()
   }
 
-  #report(): void {
-    const { network, queue } = this.world
-    if (this.isDead) return
-    queue.after(REPORT_MS, () => this.#report())
-    if (this.stalledUntilMs > queue.nowMs) return
+  #loadNow(sequence: number): LoadFacts {
     // Leases that nobody used end by themselves, with the time that passes.
     this.apply({ type: 'tick' })
-    this.#reports += 1
-    const { kvSequence, blockBytes } = this
-    const numbers = { sequence: this.#reports, kvSequence, blockBytes }
-    const load = loadFacts(this.facts, this.core.load(), numbers)
-    const coordinator = this.world.coordinator()
-    network.publish(this, coordinator, 'load', () => coordinator.reported(load))
-    // An advertisement is repeated, as the real agent does now and then.
-    if (this.#reports % 8 === 0) {
-      network.publish(this, coordinator, 'advertised', () => coordinator.advertised(this.facts))
-    }
+    const { blockBytes } = this
+    return loadFacts(this.facts, this.core.load(), { sequence, kvSequence: this.news.kvSequence, blockBytes })
   }
 
   /** Tells the core; what it answers is for the caller to carry out. */
@@ -234,24 +217,8 @@ export class VirtualAgent extends Party implements KvSource {
         this.#demotion.demote(action.blocks.map(({ hash }) => hash))
         break
       case 'kv-changed':
-        this.#tell(action.stored, action.removed)
+        this.news.kvChanged(action.stored, action.removed)
     }
-  }
-
-  #tell(stored: readonly string[], removed: readonly string[]): void {
-    this.kvSequence += 1
-    const coordinator = this.world.coordinator()
-    const { deviceId, incarnation } = this.ref
-    const change = {
-      deviceId,
-      incarnation,
-      sequence: this.kvSequence,
-      variant: this.#variant,
-      stored: wordsOfTexts(stored),
-      removed: wordsOfTexts(removed),
-      tier: this.facts.tiers[0]?.name ?? '',
-    }
-    this.world.network.publish(this, coordinator, 'kv', () => coordinator.kvChanged(change))
   }
 
   /** What concerns sequences and whoever asked. */

@@ -11,6 +11,7 @@ import { InternalError } from '@kvasir/runtime/errors'
 import type { ClusterPlan, PlannedDevice, PlannedMachine } from './cluster-plan.js'
 import { deviceSample, deviceUsage, hostUsage, tierSums } from './cluster-usage.js'
 import { DeviceMeter } from './device-meter.js'
+import { REPORT_MS } from './device-news.js'
 import { EventQueue } from './event-queue.js'
 import { Network } from './network.js'
 import type { Party } from './party.js'
@@ -37,8 +38,6 @@ interface MachinePlace {
   host: VirtualHost | undefined
 }
 
-/** Agents do not all report at the same moment. */
-const REPORT_MS = 500
 /** A run that cannot end is a bug, not a study. */
 const IDLE_MS_MAX = 3_600_000
 
@@ -230,6 +229,7 @@ export class VirtualCluster {
     }
   }
 
+  /** Agents do not all report at the same moment. */
   #staggerMs(): number {
     return (this.#devices.size * 37) % REPORT_MS
   }

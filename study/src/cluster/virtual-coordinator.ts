@@ -221,7 +221,7 @@ export class VirtualCoordinator extends Party implements CoordinatorParty {
       (call) => {
         const { variant } = modelNames(plan)
         const snapshot = {
-          sequence: target.kvSequence,
+          sequence: target.news.kvSequence,
           groups: [{ variant, hashes: target.snapshotHashes() }],
         }
         network.answer(call, 'snapshot', () => answer(snapshot), true)

@@ -6,17 +6,17 @@
  * H1 A block counts as held, and the coordinator hears of it, once all its bytes are here.
  */
 import type { BlockHashes } from '@kvasir/coordinator/core/block-hashes'
-import type { DeviceFacts, DeviceRef, TierLoad } from '@kvasir/coordinator/core/facts'
+import type { DeviceFacts, DeviceRef, LoadFacts, TierLoad } from '@kvasir/coordinator/core/facts'
 import { wordsOfTexts } from './block-names.js'
 import type { PlannedMachine } from './cluster-plan.js'
+import { DeviceNews } from './device-news.js'
 import { HostMemory } from './host-memory.js'
 import { Party } from './party.js'
 import type { Flow, SharedLink } from './shared-links.js'
 import type { VirtualAgent } from './virtual-agent.js'
-import { hostFacts, modelNames } from './virtual-facts.js'
+import { hostFacts } from './virtual-facts.js'
 import type { KvSource, Lent, World } from './world.js'
 
-const REPORT_MS = 500
 export class VirtualHost extends Party implements KvSource {
   readonly facts: DeviceFacts
   readonly ref: DeviceRef
@@ -24,11 +24,9 @@ export class VirtualHost extends Party implements KvSource {
   readonly downlinks: readonly SharedLink[]
   readonly latencyMs = 0
   readonly machine: string
-  kvSequence = 0
+  readonly news: DeviceNews
   readonly #memory: HostMemory
-  readonly #variant: string
   readonly #coming = new Set<string>()
-  #reports = 0
   receivedBytes = 0
   sentBytes = 0
 
@@ -39,11 +37,11 @@ export class VirtualHost extends Party implements KvSource {
   ) {
     super(`host-${planned.id}`)
     this.machine = planned.id
-    this.#variant = modelNames(world.plan).variant
     this.facts = hostFacts(world.plan, planned, this.id, String(incarnation))
     this.ref = { deviceId: this.id, incarnation: String(incarnation) }
+    this.news = new DeviceNews(world, this, (sequence) => this.#loadNow(sequence))
     this.#memory = new HostMemory(this.id, planned.hostTiers, this.blockBytes, world.links, (removed) =>
-      this.#tell([], removed),
+      this.news.kvChanged([], removed),
     )
     this.downlinks = this.#memory.entry
   }
@@ -53,10 +51,7 @@ export class VirtualHost extends Party implements KvSource {
   }
 
   begin(firstReportMs: number): void {
-    const { network, queue } = this.world
-    const coordinator = this.world.coordinator()
-    network.publish(this, coordinator, 'advertised', () => coordinator.advertised(this.facts))
-    queue.after(firstReportMs, () => this.#report())
+    this.news.begin(firstReportMs)
   }
 
   /**
@@ -91,7 +86,7 @@ export class VirtualHost extends Party implements KvSource {
       from.meter.sentBytes += bytes
       this.receivedBytes += bytes
       memory.keep(taken)
-      this.#tell(taken, [])
+      this.news.kvChanged(taken, [])
       answer('taken')
     }
     memory.claim(taken.length, () => {
@@ -130,48 +125,18 @@ export class VirtualHost extends Party implements KvSource {
     return this.#memory.loads()
   }
 
-  #tell(stored: readonly string[], removed: readonly string[]): void {
-    if (this.isDead) return
-    const { network } = this.world
-    this.kvSequence += 1
-    const coordinator = this.world.coordinator()
-    const { deviceId, incarnation } = this.ref
-    const change = {
-      deviceId,
-      incarnation,
-      sequence: this.kvSequence,
-      variant: this.#variant,
-      stored: wordsOfTexts(stored),
-      removed: wordsOfTexts(removed),
-      tier: this.planned.hostTiers[0]?.name ?? '',
-    }
-    network.publish(this, coordinator, 'kv', () => coordinator.kvChanged(change))
-  }
-
-  #report(): void {
-    const { network, queue } = this.world
-    if (this.isDead) return
-    queue.after(REPORT_MS, () => this.#report())
-    if (this.stalledUntilMs > queue.nowMs) return
-    this.#reports += 1
-    const coordinator = this.world.coordinator()
-    const load = {
+  #loadNow(sequence: number): LoadFacts {
+    return {
       ...this.ref,
-      sequence: this.#reports,
-      ...{
-        decodeSlotsUsed: 0,
-        prefillTokensWaiting: 0,
-        leases: 0,
-        draining: false,
-        models: [],
-        arriving: [],
-      },
+      sequence,
+      decodeSlotsUsed: 0,
+      prefillTokensWaiting: 0,
       tiers: this.tierLoads(),
-      kvSequence: this.kvSequence,
-    }
-    network.publish(this, coordinator, 'load', () => coordinator.reported(load))
-    if (this.#reports % 8 === 0) {
-      network.publish(this, coordinator, 'advertised', () => coordinator.advertised(this.facts))
+      leases: 0,
+      draining: false,
+      models: [],
+      arriving: [],
+      kvSequence: this.news.kvSequence,
     }
   }
 }

@@ -9,6 +9,7 @@ import type { KvChange } from '@kvasir/coordinator/core/kv-follower'
 import type { CoordinatorAction, CoordinatorEvent } from '@kvasir/coordinator/core/protocol'
 import type { RequestLimits } from '@kvasir/coordinator/core/request-machine'
 import type { ClusterPlan } from './cluster-plan.js'
+import type { DeviceNews } from './device-news.js'
 import type { EventQueue } from './event-queue.js'
 import type { Network, Transit } from './network.js'
 import type { Party } from './party.js'
@@ -104,7 +105,7 @@ export interface KvSource extends Party {
   /** Cached blocks of so many bytes have left it. */
   sent(bytes: number): void
   snapshotHashes(): BlockHashes
-  readonly kvSequence: number
+  readonly news: Pick<DeviceNews, 'kvSequence'>
 }
 
 export interface World {

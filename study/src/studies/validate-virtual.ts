@@ -4,7 +4,6 @@
  * Devices of one kind are equal, and which of them a request is given hangs on thousandths of a millisecond. So the one
  * that is lost is, in virtual time, the one that serves a request that the live loss hit, whatever its name.
  */
-
 import type { VirtualRequest } from '../cluster/request.js'
 import { VirtualCluster } from '../cluster/virtual-cluster.js'
 import type { ClusterOptions } from '../cluster/world.js'

@@ -1,5 +1,4 @@
 /** The orders by name. */
-
 import { edf } from './edf.js'
 import { fcfs } from './fcfs.js'
 import { leastSlack } from './least-slack.js'

@@ -1,5 +1,4 @@
 /** The ways to pick by name. */
-
 import { earliestFinish } from './earliest-finish.js'
 import { house } from './house.js'
 import type { PickPolicy } from './pick-policy.js'
