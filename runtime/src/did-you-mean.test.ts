@@ -19,6 +19,7 @@ it.each([
   ['a100', '; did you mean a100-40-pcie or a100-80-pcie'],
   ['a100-40', '; did you mean a100-40-pcie'],
   ['a100x', '; did you mean a100-40-pcie'],
+  ['h100', '; did you mean h100-sxm, h100-pcie, h100-nvl or h100-b'],
   ['a11', '; did you mean a10'],
   ['h200', '; did you mean h100-sxm'],
   ['tpu', ''],

@@ -4,13 +4,15 @@
  */
 import { distance } from 'fastest-levenshtein'
 
-const namedMax = 3
+const either = new Intl.ListFormat('en-GB', { type: 'disjunction' })
+
+const namedMax = 4
 const apartMax = 3
 
 /** `; did you mean <known>` where known words are close, else ''. */
 export function didYouMean(word: string, known: readonly string[]): string {
   const near = closeTo(word.toLowerCase(), known)
-  return near.length === 0 ? '' : `; did you mean ${near.join(' or ')}`
+  return near.length === 0 ? '' : `; did you mean ${either.format(near)}`
 }
 
 function closeTo(word: string, known: readonly string[]): readonly string[] {

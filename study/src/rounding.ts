@@ -5,9 +5,14 @@ export function significant(value: number, digits: number): number {
   return Number(value.toPrecision(digits))
 }
 
+/** To so many digits after the point; NaN and infinities stay. */
+export function fixed(value: number, digits: number): number {
+  return Number(value.toFixed(digits))
+}
+
 /** To so many digits after the point; null, an empty cell, where there is no finite number. */
 export function decimals(value: number, digits: number): number | null {
-  return Number.isFinite(value) ? Number(value.toFixed(digits)) : null
+  return finite(fixed(value, digits))
 }
 
 /** As it is; null, an empty cell or a gap, where there is no finite number. */

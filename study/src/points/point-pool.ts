@@ -8,6 +8,7 @@
 import { Worker } from 'node:worker_threads'
 import { availableMemoryBytes } from '@kvasir/runtime/available-memory'
 import { InternalError, OverloadedError } from '@kvasir/runtime/errors'
+import { mean } from '../statistics.js'
 import { builtFile } from './built-file.js'
 import { fromSent, type PointReport, type PointTask } from './point-messages.js'
 
@@ -238,7 +239,7 @@ export class PointPool {
 
   #tell({ what, shares, done, settled }: Batch): void {
     if (settled) return
-    const share = shares.reduce((sum, each) => sum + each, 0) / shares.length
+    const share = mean(shares)
     this.#options.onProgress?.({ what, share, done, total: shares.length })
   }
 }

@@ -3,7 +3,7 @@
  * M = 2 is inferred from a time that falls with 1/M: t(M) = a + b/M with a + b = 1 and t(4) as published. Of M = 8 nothing
  * follows, since what makes it worse than 4 is not in that form.
  */
-import { decimals } from '../rounding.js'
+import { decimals, fixed } from '../rounding.js'
 import type { StudyTable } from '../study.js'
 import { asPublished, type Comparison, replayed } from './glitches-compare.js'
 import { GPU_IDS, GPU_NAMES, PAPER_PREFETCH } from './glitches-paper.js'
@@ -36,7 +36,7 @@ export function prefetchTable(comparison: Comparison): StudyTable {
 /** t(2) = a + b/2 where a + b = 1 and a + b/4 = 1/factor. */
 export function inferredOfTwo(publishedOfFour: number): number {
   const b = (1 - 1 / publishedOfFour) / (3 / 4)
-  return Number((1 / (1 - b / 2)).toFixed(3))
+  return fixed(1 / (1 - b / 2), 3)
 }
 
 function ratioOf(comparison: Comparison, mergedLoads: number, gpu: (typeof GPU_IDS)[number]): number | null {

@@ -2,6 +2,7 @@
 import { type DeviceModel, deviceTimes } from '@kvasir/catalogue/device-times'
 import type { Catalogue } from '@kvasir/catalogue/specs'
 import { decimals, finite } from '../rounding.js'
+import { mean } from '../statistics.js'
 import type { Cell, Figures, StudyPlot, StudyResult, StudyTable } from '../study.js'
 import type { Workload } from './glitches-closed-form.js'
 import {
@@ -264,7 +265,7 @@ function assistTable(comparison: Comparison): StudyTable {
           tokensPerS: decimals(comparison.mean('mixed', conditions, replayed), 1),
           overGpu: decimals(overGpu, 3),
           overFpga: decimals(overFpga, 3),
-          share: decimals((shares.reduce((sum, share) => sum + share, 0) / shares.length) * 100, 1),
+          share: decimals(mean(shares) * 100, 1),
         }
       }),
     ),

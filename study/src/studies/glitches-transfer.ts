@@ -1,5 +1,6 @@
 /** How much of the KV transfer prefill hides, and what it costs to send several layers together. */
-import { decimals } from '../rounding.js'
+import { decimals, fixed } from '../rounding.js'
+import { mean } from '../statistics.js'
 import type { StudyPlot, StudyTable } from '../study.js'
 import { asPublished, type Comparison, type TransferRun } from './glitches-compare.js'
 import { GPU_IDS, GPU_NAMES, type GpuId } from './glitches-paper.js'
@@ -29,7 +30,7 @@ export function transferTable(transfers: readonly TransferRun[], comparison: Com
           {
             gpu: GPU_NAMES[gpu],
             inputTokens,
-            prefillMs: Number(single.prefillMs.toFixed(1)),
+            prefillMs: fixed(single.prefillMs, 1),
             overlap: percent(single.overlap),
             loaded: percent(overlapUnderLoad(comparison, gpu, inputTokens)),
             ...Object.fromEntries(
@@ -94,11 +95,11 @@ function overlapUnderLoad(comparison: Comparison, gpu: GpuId, inputTokens: numbe
     return run ? [run.measure.overlap] : []
   })
   if (overlaps.length === 0) return undefined
-  return overlaps.reduce((sum, overlap) => sum + overlap, 0) / overlaps.length
+  return mean(overlaps)
 }
 
 function percent(share: number | undefined): number | null {
-  return share === undefined ? null : Number((share * 100).toFixed(1))
+  return share === undefined ? null : fixed(share * 100, 1)
 }
 
 function find(transfers: readonly TransferRun[], gpu: string, inputTokens: number, mergeLayers: number) {

@@ -1,6 +1,6 @@
 /** The plots of a replay. */
 import type { ClusterPlan } from '../cluster/cluster-plan.js'
-import { significant } from '../rounding.js'
+import { finite, significant } from '../rounding.js'
 import type { PlotSeries, StudyPlot } from '../study.js'
 import type { ReplayOptions } from './replay.js'
 import type { WindowMeasure } from './replay-meter.js'
@@ -18,7 +18,7 @@ export function replayPlots(done: Done, plan: ClusterPlan, options: ReplayOption
   const many = done.length > 1
   const overTime = (name: string, run: ReplayRun, of: (window: WindowMeasure) => number): PlotSeries => ({
     name,
-    points: run.windows.map((window) => ({ x: round(window.fromS), y: finite(of(window)) })),
+    points: run.windows.map((window) => ({ x: round(window.fromS), y: finite(round(of(window))) })),
   })
   const perPolicy = (of: (window: WindowMeasure) => number) =>
     done.map(({ policy, run }) => overTime(policy, run, of))
@@ -117,7 +117,7 @@ function busySeries(run: ReplayRun, plan: ClusterPlan): PlotSeries[] {
     points: run.windows.map(({ fromS }, window) => {
       const shares = ids.flatMap((id) => run.busy[id]?.[window] ?? [])
       const sum = shares.reduce((all, share) => all + share, 0)
-      return { x: round(fromS), y: finite((100 * sum) / shares.length) }
+      return { x: round(fromS), y: finite(round((100 * sum) / shares.length)) }
     }),
   }))
 }
@@ -135,12 +135,8 @@ function byType(
     const sum = run.devices
       .filter(({ deviceId }) => ids.includes(deviceId))
       .reduce((all, one) => all + of(one), 0)
-    return { x, y: finite((100 * sum) / (ids.length * run.virtualMs)) }
+    return { x, y: finite(round((100 * sum) / (ids.length * run.virtualMs))) }
   })
-}
-
-function finite(value: number): number | null {
-  return Number.isFinite(value) ? round(value) : null
 }
 
 function round(value: number): number {

@@ -1,7 +1,7 @@
 /** What a replay found, as figures, tables and plots. */
 import type { Catalogue } from '@kvasir/catalogue/specs'
 import type { ClusterPlan } from '../cluster/cluster-plan.js'
-import { significant } from '../rounding.js'
+import { finite, significant } from '../rounding.js'
 import type { Cell, Figures, StudyOptions, StudyResult } from '../study.js'
 import type { ReplayOptions } from './replay.js'
 import type { Goodput } from './replay-goodput.js'
@@ -212,5 +212,5 @@ function ms(value: number): string {
 }
 
 export function cell(value: number | undefined): number | null {
-  return value !== undefined && Number.isFinite(value) ? significant(value, 6) : null
+  return finite(significant(value ?? Number.NaN, 6))
 }

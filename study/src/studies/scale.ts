@@ -7,6 +7,8 @@
  */
 
 import { loadCatalogue } from '@kvasir/catalogue/load-catalogue'
+import { decimals, fixed } from '../rounding.js'
+import { mean } from '../statistics.js'
 import type { Figures, StudyContext, StudyOptions, StudyPlot, StudyResult, StudyTable } from '../study.js'
 import { prefillsPerS } from './scale-plan.js'
 import type { ScaleInput, ScaleResult } from './scale-point.js'
@@ -107,30 +109,29 @@ function resultOf(points: Points): StudyResult {
   const best = Math.max(...loaded.flatMap((one) => one?.goodputPerS ?? []))
   const at3x = loaded.at(-1)?.goodputPerS ?? Number.NaN
   const ratios = points.quality.flatMap((one) => one?.quality ?? []).map((one) => one.houseMs / one.bestMs)
-  const mean = ratios.reduce((sum, one) => sum + one, 0) / ratios.length
   const byDevices = (of: (one: ScaleResult) => number) =>
     Object.fromEntries(
       DEVICE_COUNTS.flatMap((count, index) => {
         const one = decided[index]
-        return one ? [[`at${count}Devices`, rounded(of(one))]] : []
+        return one ? [[`at${count}Devices`, fixed(of(one), 2)]] : []
       }),
     )
   const figures: Figures = {
-    requestsPerCpuS: rounded(run ? points.requests / run.cpuS : Number.NaN),
-    eventsPerCpuS: rounded(run ? run.events / run.cpuS : Number.NaN),
-    eventsHandledPerCpuS: rounded(run ? run.eventsHandled / run.cpuS : Number.NaN),
-    cpuS: rounded(run?.cpuS ?? Number.NaN),
-    heapMbMax: rounded((run?.heapBytesMax ?? Number.NaN) / 2 ** 20),
-    sustainedPerS: rounded(ratePerS),
-    goodputAt3x: rounded(at3x / best, 4),
-    qualityMean: rounded(mean, 4),
-    qualityWorst: rounded(Math.max(...ratios), 4),
+    requestsPerCpuS: fixed(run ? points.requests / run.cpuS : Number.NaN, 2),
+    eventsPerCpuS: fixed(run ? run.events / run.cpuS : Number.NaN, 2),
+    eventsHandledPerCpuS: fixed(run ? run.eventsHandled / run.cpuS : Number.NaN, 2),
+    cpuS: fixed(run?.cpuS ?? Number.NaN, 2),
+    heapMbMax: fixed((run?.heapBytesMax ?? Number.NaN) / 2 ** 20, 2),
+    sustainedPerS: fixed(ratePerS, 2),
+    goodputAt3x: fixed(at3x / best, 4),
+    qualityMean: fixed(mean(ratios), 4),
+    qualityWorst: fixed(Math.max(...ratios), 4),
     decideP50Us: byDevices(({ decideP50Us }) => decideP50Us),
     decideP99Us: byDevices(({ decideP99Us }) => decideP99Us),
   }
   return {
     title: `How decisions hold up from 10 to 1,000 devices, and over ${points.requests.toLocaleString('en')} requests`,
-    findings: findings(points, { best, at3x, mean, ratios }),
+    findings: findings(points, { best, at3x, ratios }),
     figures,
     rows: [
       ...DEVICE_COUNTS.map((devices, index) => row('decide', { devices, load: LARGE_LOAD }, decided[index])),
@@ -156,7 +157,6 @@ function findings(
   seen: {
     readonly best: number
     readonly at3x: number
-    readonly mean: number
     readonly ratios: readonly number[]
   },
 ): string[] {
@@ -169,7 +169,7 @@ function findings(
   }
   if (seen.ratios.length > 0) {
     said.push(
-      `Against the best of all ways to place four requests on three devices, played with all that comes known, requests take ${((seen.mean - 1) * 100).toFixed(1)} % longer on average over ${seen.ratios.length} cases.`,
+      `Against the best of all ways to place four requests on three devices, played with all that comes known, requests take ${((mean(seen.ratios) - 1) * 100).toFixed(1)} % longer on average over ${seen.ratios.length} cases.`,
     )
   }
   if (Number.isFinite(seen.at3x)) {
@@ -194,10 +194,7 @@ function row(
   at: { readonly devices: number; readonly load: number },
   seen: Seen,
 ): Readonly<Record<string, string | number | null>> {
-  const number = (of: (one: ScaleResult) => number): number | null => {
-    const value = seen ? of(seen) : Number.NaN
-    return Number.isFinite(value) ? rounded(value) : null
-  }
+  const number = (of: (one: ScaleResult) => number): number | null => cell(seen && of(seen))
   return {
     kind,
     ...at,
@@ -264,7 +261,7 @@ function tables({ decided, loaded, quality }: Points): StudyTable[] {
         at: index + 1,
         house: cell(one?.quality?.houseMs),
         best: cell(one?.quality?.bestMs),
-        ratio: one?.quality ? rounded(one.quality.houseMs / one.quality.bestMs, 3) : null,
+        ratio: one?.quality ? fixed(one.quality.houseMs / one.quality.bestMs, 3) : null,
         tried: cell(one?.quality?.placementsTried),
       })),
       note: 'Mean time from arrival to the last token of four requests on one A100 and two U280.',
@@ -300,7 +297,7 @@ function plots({ decided, loaded, ratePerS }: Points): StudyPlot[] {
         },
         {
           name: 'requests that come',
-          points: LOADS.map((x) => ({ x, y: rounded(x * ratePerS) })),
+          points: LOADS.map((x) => ({ x, y: fixed(x * ratePerS, 2) })),
           isReference: true,
         },
       ],
@@ -309,10 +306,5 @@ function plots({ decided, loaded, ratePerS }: Points): StudyPlot[] {
 }
 
 function cell(value: number | undefined): number | null {
-  return value !== undefined && Number.isFinite(value) ? rounded(value) : null
-}
-
-function rounded(value: number, digits = 2): number {
-  const factor = 10 ** digits
-  return Math.round(value * factor) / factor
+  return decimals(value ?? Number.NaN, 2)
 }
