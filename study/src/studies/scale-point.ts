@@ -55,7 +55,7 @@ const BEGIN_MS = 1_000
 export const point: Point<ScaleInput, ScaleResult> = (input, tell) => {
   const catalogue = loadCatalogue([...input.catalogue])
   if (input.kind === 'quality') {
-    return { ...nothing(), quality: placementQuality(catalogue, input.seed, tell) }
+    return { ...nothing(), quality: placementQuality(catalogue, input, tell) }
   }
   return play(catalogue, input, tell)
 }

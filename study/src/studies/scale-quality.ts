@@ -10,7 +10,6 @@ import { VirtualCluster } from '../cluster/virtual-cluster.js'
 import { scalePlan } from './scale-plan.js'
 import { azureLikeRequests } from './scale-workload.js'
 
-const REQUESTS = 4
 /** They come so closely that where one goes matters to the next. */
 const RATE_PER_S = 8
 
@@ -26,10 +25,10 @@ interface Pair {
   readonly decode: string
 }
 
-/** One GPU and two FPGAs of `study scale`, four requests. */
+/** One GPU and two FPGAs of `study scale`; every further request takes nine times as long. */
 export function placementQuality(
   catalogue: Catalogue,
-  seed: number,
+  { seed, requests: count }: { readonly seed: number; readonly requests: number },
   tell: (share: number) => void,
 ): QualityResult {
   const full = scalePlan(catalogue, 4)
@@ -38,15 +37,15 @@ export function placementQuality(
     devices: machine.devices.filter(({ deviceId }) => deviceId !== 'gpu-1'),
   }))
   const plan = { ...full, name: 'one GPU, two FPGAs', machines }
-  const requests = [...azureLikeRequests({ seed, requests: REQUESTS, ratePerS: RATE_PER_S })]
+  const requests = [...azureLikeRequests({ seed, requests: count, ratePerS: RATE_PER_S })]
   const ids = machines.flatMap(({ devices }) => devices.map(({ deviceId }) => deviceId))
   const played = (policy: PolicySetting) => meanMs(plan, requests, policy)
   const houseMs = played({})
   let bestMs = Number.POSITIVE_INFINITY
   let tried = 0
-  const total = (ids.length * ids.length) ** REQUESTS
+  const total = (ids.length * ids.length) ** count
   const visit = (pairs: readonly Pair[]): void => {
-    if (pairs.length === REQUESTS) {
+    if (pairs.length === count) {
       tried += 1
       bestMs = Math.min(bestMs, played({ pick: given(pairs) }))
       // Half of all are the mirror of the other half.

@@ -25,6 +25,7 @@ const LOADS = [0.25, 0.5, 0.8, 1, 1.5, 2, 3]
 const LARGE_LOAD = 0.8
 const TTFT_DEADLINE_MS = 2_000
 const QUALITY_CASES = 6
+const QUALITY_REQUESTS = 4
 const SEARCH_REQUESTS = 10_000
 /** Of what the GPUs could prefill were nothing else to do. */
 const SEARCH_SHARES = [0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3]
@@ -85,7 +86,14 @@ export async function studyScale(
   )
   const quality = await all(
     Array.from({ length: QUALITY_CASES }, (_, index) => ({
-      ...{ ...base, kind: 'quality', devices: 3, requests: 0, ratePerS: 0, seed: seed * 1_000 + index },
+      ...{
+        ...base,
+        kind: 'quality',
+        devices: 3,
+        requests: QUALITY_REQUESTS,
+        ratePerS: 0,
+        seed: seed * 1_000 + index,
+      },
     })),
     'every way to place a few requests',
   )
@@ -169,7 +177,7 @@ function findings(
   }
   if (seen.ratios.length > 0) {
     said.push(
-      `Against the best of all ways to place four requests on three devices, played with all that comes known, requests take ${((mean(seen.ratios) - 1) * 100).toFixed(1)} % longer on average over ${seen.ratios.length} cases.`,
+      `Against the best of all ways to place ${QUALITY_REQUESTS} requests on three devices, played with all that comes known, requests take ${((mean(seen.ratios) - 1) * 100).toFixed(1)} % longer on average over ${seen.ratios.length} cases.`,
     )
   }
   if (Number.isFinite(seen.at3x)) {
